@@ -1,0 +1,8 @@
+"""`python -m evalscope_evalflow` is `evalflow`."""
+
+import sys
+
+from evalscope_evalflow.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""EvalScope's own backend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow import catalog
+from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Stamps
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.errors import Problem, nearest
+from evalscope_evalflow.task import Task
+
+# EvalScope's folders, which `reuse: false` puts aside.
+_FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
+
+
+class Native(Backend):
+    """`eval_backend: Native`."""
+
+    name = "Native"
+
+    def check(self, task: Task) -> Iterable[Problem]:
+        folder = catalog.evalscope_folder(task.flow.worker_env)
+        known = sorted(catalog.native_datasets(folder))
+        for dataset in task.datasets:
+            if dataset not in known:
+                yield Problem(
+                    "datasets",
+                    f"EvalScope's Native backend has no benchmark {dataset!r}",
+                    f"{nearest(dataset, known)} `evalscope benchmark-info --list` shows all {len(known)}.".strip(),
+                )
+        yield from _dataset_args_problems(task)
+        fields = catalog.task_fields(folder)
+        for name in task.stock:
+            if fields and name not in fields:
+                yield Problem(name, "unknown key", f"{nearest(name, fields)} Known: {', '.join(fields)}".strip())
+
+    def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        folder = task.folder(model)
+        stock = {
+            "eval_batch_size": max_num_seqs,
+            **task.stock,
+            "model": model.name,
+            "model_id": model.name,
+            "eval_type": "openai_api",
+            "eval_backend": "Native",
+            "work_dir": str(folder),
+            "no_timestamp": True,
+            # One bad sample must not cost the others; the report counts it, and so do we.
+            "ignore_errors": True,
+        }
+        if not (stock.get("judge") or {}).get("models"):
+            stock.pop("analysis_report", None)  # EvalScope would ask a public host to write it
+        if has_predictions(folder):
+            stock["use_cache"] = str(folder)
+        return stock
+
+    def stamps(self, task: Task, model: ModelConfig) -> Stamps:
+        return {path: path.stat().st_mtime_ns for path in _reports(task.folder(model))}
+
+    def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
+        found = {}
+        for path in _reports(task.folder(model)):
+            report = _read(path)
+            if report and report.get("model_name") == model.name and before.get(path) != path.stat().st_mtime_ns:
+                found[str(report.get("dataset_name"))] = (path, report)
+        return [
+            _result(dataset, *found[dataset]) if dataset in found else DatasetResult(dataset)
+            for dataset in task.datasets
+        ]
+
+
+def _dataset_args_problems(task: Task) -> Iterable[Problem]:
+    for name, settings in (task.stock.get("dataset_args") or {}).items():
+        where = f"dataset_args.{name}"
+        if name not in task.datasets:
+            yield Problem(where, "this benchmark is not among the datasets", nearest(name, task.datasets))
+        path = settings.get("local_path") if isinstance(settings, Mapping) else None
+        if path and not Path(path).expanduser().exists():
+            yield Problem(f"{where}.local_path", f"{path} does not exist", "Give the folder that holds its files.")
+
+
+def _reports(folder: Path) -> list[Path]:
+    """A model's name may hold slashes, and so make folders."""
+    return sorted((folder / "reports").rglob("*.json"))
+
+
+def has_predictions(folder: Path) -> bool:
+    """Whether there is anything to go on from. EvalScope refuses a folder without the task it was made by."""
+    snapshot = folder / "configs" / "task_config.yaml"
+    return snapshot.is_file() and any(path.stat().st_size for path in (folder / "predictions").rglob("*.jsonl"))
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Move earlier results of a run folder to `evalflow/kept/TIME`, for `reuse: false`.
+
+    Returns:
+        Where they are now; None if there were none.
+    """
+    old = [folder / name for name in _FOLDERS if (folder / name).exists()]
+    if not old:
+        return None
+    kept = folder / "evalflow" / "kept" / time.strftime("%Y%m%d-%H%M%S")
+    kept.mkdir(parents=True, exist_ok=True)
+    for path in old:
+        shutil.move(str(path), kept / path.name)
+    return kept
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _result(dataset: str, path: Path, report: dict[str, Any]) -> DatasetResult:
+    metrics = [_metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
+    metrics.sort(key=lambda metric: not metric.primary)
+    execution = report.get("execution_summary") or {}
+    largest = max((metric.samples for metric in metrics), default=0)
+    judge = report.get("judge_summary") or {}
+    notes = []
+    if judge and judge.get("status") != "success":
+        valid, total = judge.get("valid_observations"), judge.get("total_observations")
+        notes.append(f"judge {judge.get('status')}: {valid} of {total} verdicts are its own")
+    return DatasetResult(
+        dataset,
+        metrics,
+        requested=int(execution.get("requested") or largest),
+        succeeded=int(execution.get("succeeded", largest)),
+        failed=int(execution.get("errored") or 0),
+        report=path,
+        notes=notes,
+    )
+
+
+def _metric(item: dict[str, Any], primary: Any) -> Metric:
+    identity = item.get("identity") or {}
+    dimensions = [str(value) for value in (identity.get("dimensions") or {}).values()]
+    name = str(item.get("legacy_name") or identity.get("name") or item.get("name"))
+    if identity.get("aggregation") not in (None, "mean"):
+        dimensions.insert(0, str(identity["aggregation"]))
+    return Metric(
+        f"{name} ({', '.join(dimensions)})" if dimensions else name,
+        item.get("score"),
+        int(item.get("num") or 0),
+        primary=primary is not None and identity == primary,
+    )

@@ -1,0 +1,176 @@
+"""FlowConfig: the `evalflow` section of a task, whichever door it came through.
+
+Stock fields of a TaskConfig keep their stock meaning and are not repeated here; this section adds what
+EvalScope lacks: which models to deploy, how, and what to do with results that are there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
+
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.keys import Key
+
+AUTO: Literal["auto"] = "auto"
+Count = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the section. Unknown keys are refused; dashes are understood as underscores."""
+
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, validate_default=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dashes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str = "evalflow") -> Self:
+        """Validate a mapping.
+
+        Args:
+            data: the settings.
+            where: how messages name them.
+
+        Raises:
+            ConfigError: with every problem found; none of them shows a value.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(*_problems(error, cls, where)) from None
+
+
+class DeployConfig(Section):
+    """How a model is served."""
+
+    engine: str = Field(
+        AUTO,
+        description="vllm, llamacpp, remote, or the name of an `evalflow.engines` entry point; "
+        "auto: llamacpp for a .gguf file, remote where there is an api_url, else vllm",
+    )
+    env: str | None = Field(
+        None,
+        description="conda prefix, venv or uv environment that has the engine; default: this interpreter's",
+    )
+    env_vars: dict[str, str] = Field(default_factory=dict, description="environment variables for the engine")
+    devices: str | None = Field(None, description='devices that the engine may see, such as "0,1"; default: all')
+    tensor_parallel: Count | Literal["auto"] = Field(
+        AUTO, description="devices a replica; auto: `devices` shared among the replicas"
+    )
+    data_parallel: Count | Literal["auto"] = Field(AUTO, description="replicas of the model; auto: 1")
+    max_model_len: int | None = Field(None, gt=0, description="context length in tokens; default: the model's own")
+    max_num_seqs: int | None = Field(None, gt=0, description="sequences served at once, and inference concurrency")
+    chat_template: str | None = Field(None, description="chat template, in the form that the engine takes")
+    host: str = Field("127.0.0.1", description="address that the engine binds")
+    port: int | None = Field(None, ge=1, le=65535, description="port, or the next free one; default: any free one")
+    api_key: Key | None = Field(None, description="key that the engine shall ask for; default: a random one")
+    extra_args: list[str] = Field(default_factory=list, description="more arguments for the engine, as they are")
+    max_restarts: int = Field(2, ge=0, description="times that an engine that dies in mid-run is started again")
+    stall_timeout_s: float = Field(
+        300, gt=0, description="seconds without any progress (log, CPU time) after which a start is given up"
+    )
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _join_devices(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            return str(value)
+        return ",".join(str(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+    @field_validator("extra_args", mode="before")
+    @classmethod
+    def _strings(cls, value: Any) -> Any:
+        return [str(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    @field_validator("env_vars", mode="before")
+    @classmethod
+    def _string_values(cls, value: Any) -> Any:
+        return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("env", "chat_template", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return None if value is None else str(value)
+
+
+class ModelConfig(Section):
+    """One model to evaluate: a checkpoint to deploy (`path`), or an API to use (`api_url`)."""
+
+    name: str = Field(min_length=1, description="name in results, and the one that is requested from the engine")
+    path: str | None = Field(None, description="checkpoint folder, or .gguf file")
+    api_url: str | None = Field(None, description="base URL of an OpenAI-compatible API (remote)")
+    api_key: Key | None = Field(None, description="key of that API")
+    deploy: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the common `deploy`")
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return None if value is None else str(value)
+
+    @field_validator("deploy", mode="before")
+    @classmethod
+    def _check_deploy(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return DeployConfig.model_validate(value).model_dump(exclude_unset=True)
+
+
+class FlowConfig(Section):
+    """The `evalflow` section of a task."""
+
+    backend: Literal["VLMEvalKit", "Native"] = Field("VLMEvalKit", description="the stock backend to wrap")
+    mode: Literal["all", "infer", "judge"] = Field("all", description="which phases to run")
+    worker_env: str | None = Field(
+        None, description="environment with EvalScope that runs the task; default: this interpreter's"
+    )
+    reuse: bool = Field(True, description="go on from what work_dir holds; false: put that aside and start afresh")
+    models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
+    deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
+    dry_run: bool = Field(False, description="check and print the plan, start nothing")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _eval_means_judge(cls, value: Any) -> Any:
+        return "judge" if value == "eval" else value  # VLMEvalKit's word
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return {"vlmevalkit": "VLMEvalKit", "native": "Native"}.get(str(value).lower(), value)
+
+    def deploy_for(self, model: ModelConfig) -> DeployConfig:
+        """The common `deploy`, with what this model sets for itself on top."""
+        return self.deploy.model_copy(update=DeployConfig.model_validate(model.deploy).model_dump(exclude_unset=True))
+
+    def to_section(self) -> dict[str, Any]:
+        """Only what was set, with keys as SecretStr: parses to the same FlowConfig again."""
+        return self.model_dump(exclude_unset=True)
+
+
+def _problems(error: ValidationError, schema: type[Section], where: str) -> Iterator[Problem]:
+    for item in error.errors(include_input=False, include_url=False, include_context=False):
+        place = ".".join([where, *(str(part) for part in item["loc"])])
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(schema, item["loc"][:-1])
+            name = str(item["loc"][-1])
+            yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
+        else:
+            yield Problem(place, item["msg"])
+
+
+def _fields_at(schema: type[Section], location: tuple[Any, ...]) -> list[str]:
+    """The keys known at a place of the section, such as ("models", 0, "deploy")."""
+    homes: dict[str, type[Section]] = {"models": ModelConfig, "deploy": DeployConfig}
+    for part in location:
+        schema = homes.get(str(part), schema)
+    return list(schema.model_fields)

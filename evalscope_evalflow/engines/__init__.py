@@ -1,0 +1,46 @@
+"""Engines by name: ours and those of other packages, from the entry-point group `evalflow.engines`."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
+from evalscope_evalflow.engines.base import Address, Command, Engine, Rule
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
+
+__all__ = ["GROUP", "Address", "Command", "Engine", "Rule", "known_engines", "load_engine", "resolve_engine"]
+
+GROUP = "evalflow.engines"
+
+
+def known_engines() -> dict[str, EntryPoint]:
+    """Every installed engine, by name; none is loaded."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def load_engine(name: str, where: str = "deploy.engine") -> Engine:
+    """The engine of this name.
+
+    Raises:
+        ConfigError: there is none, or its package is broken.
+    """
+    known = known_engines()
+    if name not in known:
+        listed = f"Known: {', '.join(sorted(known))}"
+        raise ConfigError(Problem(where, f"unknown engine {name!r}", f"{nearest(name, list(known))} {listed}".strip()))
+    try:
+        engine = known[name].load()
+    except Exception as error:
+        raise ConfigError(
+            Problem(where, f"engine {name!r} cannot be loaded from {known[name].value}: {error!r}")
+        ) from error
+    return engine()  # type: ignore[no-any-return]
+
+
+def resolve_engine(model: ModelConfig, deploy: DeployConfig) -> Engine:
+    """The engine for a model: the one that is named, or the one that its kind suggests."""
+    if deploy.engine != AUTO:
+        return load_engine(deploy.engine)
+    if model.api_url:
+        return load_engine("remote")
+    return load_engine("llamacpp" if (model.path or "").endswith(".gguf") else "vllm")

@@ -1,0 +1,145 @@
+"""What an engine is: it says how it is run and what its words mean; it knows no process.
+
+A new engine is one file with a subclass of `Engine`, and an entry point in the group `evalflow.engines`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.keys import is_secret_name, reveal
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a local engine shall listen, and the key that it shall ask for."""
+
+    host: str
+    port: int
+    api_key: str | None
+
+    @property
+    def root(self) -> str:
+        """URL without a path, such as `http://127.0.0.1:8000`."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to run an engine.
+
+    Attributes:
+        argv: the program and its arguments. Other users can read these: no keys.
+        env: variables to set on top of the environment that the engine lives in.
+        secrets: names of those variables that hold keys.
+    """
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line of an engine's log that tells why it stopped.
+
+    Attributes:
+        pattern: regular expression, searched from the end of the log.
+        cause: one line; `{0}` is the first group that matched, or the match.
+        hint: what the user can do.
+    """
+
+    pattern: str
+    cause: str
+    hint: str
+
+    def apply(self, log: str) -> tuple[str, str] | None:
+        """(cause, hint) if the log holds the line."""
+        matches = list(re.finditer(self.pattern, log, re.MULTILINE))
+        if not matches:
+            return None
+        match = matches[-1]
+        found = next((group for group in match.groups() if group), match.group(0)).strip()
+        return self.cause.format(found[:300]), self.hint
+
+
+def absolute(path: str) -> str:
+    """A path as an engine needs it, which runs in a folder of its own; what is no file here (a hub id) as it is."""
+    full = os.path.abspath(os.path.expanduser(path))
+    return full if os.path.exists(full) else path
+
+
+def check_template(deploy: DeployConfig, inline: bool = False) -> Iterable[Problem]:
+    """Whether the chat template is a file; `inline`: it may be the template itself."""
+    template = deploy.chat_template
+    if template and not (inline and "{" in template) and not os.path.isfile(os.path.expanduser(template)):
+        yield Problem("deploy.chat_template", f"{template} does not exist", "Give the path of a Jinja file.")
+
+
+class Engine(ABC):
+    """A kind of inference server.
+
+    Attributes:
+        name: as in `deploy.engine`.
+        local: whether there is something to start.
+        module: the Python module that has to be installed in the engine's environment.
+        install: how to install it, for the message that it is missing.
+        default_max_num_seqs: sequences served at once where nothing is said.
+        rules: what lines of its log mean, the most telling first.
+    """
+
+    name: ClassVar[str]
+    local: ClassVar[bool] = True
+    module: ClassVar[str] = ""
+    install: ClassVar[str] = ""
+    default_max_num_seqs: ClassVar[int] = 200
+    rules: ClassVar[Sequence[Rule]] = ()
+
+    @abstractmethod
+    def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
+        """What is wrong with this model and these settings, as far as files tell; starts nothing."""
+
+    def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+        """How to run it. Only local engines have an answer."""
+        raise NotImplementedError(self.name)
+
+    def max_num_seqs(self, deploy: DeployConfig) -> int:
+        """Sequences served at once."""
+        return deploy.max_num_seqs or self.default_max_num_seqs
+
+    def check_keys(self, deploy: DeployConfig) -> Iterable[Problem]:
+        """No key may stand in an argument, where every user of the machine can read it."""
+        for word in deploy.extra_args:
+            name = word.split("=")[0]
+            if name.startswith("-") and is_secret_name(name.lstrip("-").removesuffix("s")):
+                yield Problem("deploy.extra_args", f"{name} has no place here: others could read it", "Set api_key.")
+        for name, value in deploy.env_vars.items():
+            try:
+                reveal(value, f"deploy.env_vars.{name}")
+            except ConfigError as error:
+                yield from error.problems
+
+    def check_installed(self, deploy: DeployConfig) -> Iterable[Problem]:
+        """Whether the engine's module is in its environment."""
+        if not self.local:
+            return
+        try:
+            env = Environment.find(deploy.env)
+        except FileNotFoundError as error:
+            yield Problem("deploy.env", str(error), "Give a conda prefix, a venv, or a uv environment.")
+            return
+        if self.module and not env.has_module(self.module):
+            yield Problem(
+                "deploy.engine",
+                f"{self.name} is not installed in {env.prefix} (no module {self.module!r} there)",
+                f"{self.install}, or name the environment that has it: `deploy.env` (--conda_env).",
+            )

@@ -1,0 +1,98 @@
+"""llama.cpp's own server, through the bindings of xllamacpp, for GGUF files: no GPU, no compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import gguf
+from evalscope_evalflow.engines.base import Address, Command, Engine, Rule, absolute, check_template
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import Problem
+
+SERVER = Path(__file__).with_name("llamacpp_server.py")
+KEY_VARIABLE = "EVALFLOW_LLAMACPP_API_KEY"  # the server reads it under this name
+DEFAULT_CONTEXT = 8192  # tokens a sequence where nothing is said: every one of them costs memory at once
+
+
+class LlamaCpp(Engine):
+    """llama.cpp's server, as xllamacpp builds it."""
+
+    name = "llamacpp"
+    module = "xllamacpp"
+    install = "pip install 'evalscope-evalflow[llamacpp]'"
+    default_max_num_seqs = 4
+    rules = (
+        Rule(
+            r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",
+            "an argument is not understood: {0}",
+            f"extra_args for llamacpp are those of `python {SERVER} --help`.",
+        ),
+        Rule(
+            r"couldn't bind HTTP server socket|[Aa]ddress already in use",
+            "the port is taken",
+            "Choose another port.",
+        ),
+        Rule(
+            r"(?:unknown model architecture: )('.+?')",
+            "this llama.cpp does not know the architecture {0}",
+            "Upgrade xllamacpp.",
+        ),
+        Rule(
+            r"(failed to allocate.*|unable to allocate.*|std::bad_alloc)",
+            "there is not enough memory: {0}",
+            "Lower max_model_len or max_num_seqs.",
+        ),
+        Rule(
+            r"error loading model: (.+)",
+            "llama.cpp cannot load the file: {0}",
+            "Check that the file is complete.",
+        ),
+        Rule(r"failed to load model", "llama.cpp cannot load the file", "Check that the file is complete."),
+    )
+
+    def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
+        where = f"model {model.name}"
+        if not model.path:
+            yield Problem(where, "no file is given", "Set the .gguf file.")
+            return
+        path = Path(model.path).expanduser()
+        if not path.exists():
+            yield Problem(where, f"{model.path} does not exist", "Give the .gguf file.")
+        elif not path.is_file():
+            yield Problem(where, f"{model.path} is a folder; llamacpp serves a .gguf file", "For a folder, use vllm.")
+        else:
+            try:
+                longest = gguf.context_length(gguf.read_metadata(path))
+            except ValueError as error:
+                yield Problem(where, f"{model.path} is no GGUF file: {error}")
+                return
+            if longest and deploy.max_model_len and deploy.max_model_len > longest:
+                yield Problem(
+                    "deploy.max_model_len",
+                    f"{deploy.max_model_len} tokens, but {model.name} was made for {longest} (its GGUF header)",
+                    f"Lower it to {longest} (--eval_max_model_length).",
+                )
+        yield from check_template(deploy)
+        if deploy.tensor_parallel not in ("auto", 1) or deploy.data_parallel not in ("auto", 1):
+            yield Problem("deploy", "llamacpp has no tensor_parallel and no data_parallel", "Leave them out.")
+
+    def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+        assert model.path is not None
+        # By its file, as the environment that has xllamacpp need not have EvalFlow.
+        argv = [
+            str(env.python), str(SERVER),
+            "--model", absolute(model.path), "--alias", model.name,
+            "--host", address.host, "--port", str(address.port),
+            "--context", str(deploy.max_model_len or _default_context(Path(model.path).expanduser())),
+            "--parallel", str(self.max_num_seqs(deploy)),
+        ]  # fmt: skip
+        if deploy.chat_template:
+            argv += ["--chat-template-file", absolute(deploy.chat_template)]
+        env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
+        return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
+
+
+def _default_context(path: Path) -> int:
+    return min(gguf.context_length(gguf.read_metadata(path)) or DEFAULT_CONTEXT, DEFAULT_CONTEXT)

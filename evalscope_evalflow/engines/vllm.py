@@ -1,0 +1,112 @@
+"""vLLM's OpenAI-compatible server, from any environment that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import checkpoint
+from evalscope_evalflow.engines.base import Address, Command, Engine, Rule, absolute, check_template
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import Problem
+
+
+class VLLM(Engine):
+    """`vllm serve`, measured with 0.32."""
+
+    name = "vllm"
+    module = "vllm"
+    install = "pip install 'evalscope-evalflow[vllm]'"
+    rules = (
+        Rule(
+            r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",
+            "vLLM rejects an argument: {0}",
+            "Compare it with `vllm serve --help=all` of that environment.",
+        ),
+        Rule(
+            r"chat template string \((.+?)\) appears path-like, but doesn't exist",
+            "the chat template {0} does not exist",
+            "Give the path of a Jinja file.",
+        ),
+        Rule(
+            r"(User-specified max_model_len \(\d+\) is greater than the derived max_model_len \(.+?\))",
+            "the context is too long for this model: {0}",
+            "Lower max_model_len (--eval_max_model_length).",
+        ),
+        Rule(
+            r"((?:To serve at least one request|No available memory for the cache blocks|Available memory on node).+)",
+            "there is not enough memory for the KV cache: {0}",
+            "Lower max_model_len or max_num_seqs, or give it more devices.",
+        ),
+        Rule(
+            r"(Free memory on device .+)",
+            "the device is in use by another process: {0}",
+            "Choose an idle device, or lower --gpu-memory-utilization in extra_args.",
+        ),
+        Rule(
+            r"OutOfMemoryError: (.+)",
+            "the device ran out of memory: {0}",
+            "Lower max_num_seqs or max_model_len, or raise tensor_parallel.",
+        ),
+        Rule(r"(?:Errno 98|[Aa]ddress already in use)", "the port is taken", "Choose another port."),
+        Rule(
+            r"(Total number of attention heads \(\d+\) must be divisible by tensor parallel size \(\d+\)"
+            r"|World size \(\d+\) is larger than the number of available GPUs.+)",
+            "tensor_parallel does not fit: {0}",
+            "Choose a tensor_parallel that divides the attention heads, and devices that exist.",
+        ),
+        Rule(
+            r"(model type `.+?` but Transformers does not recognize|Model architectures \[.+?\] are not supported)",
+            "this vLLM cannot run the model: {0}",
+            "Upgrade the engine in its environment.",
+        ),
+        Rule(
+            r"(No CUDA GPUs are available|Found no NVIDIA driver.*|Failed to infer device type)",
+            "vLLM finds no device that it can use: {0}",
+            "Check the driver and `devices`; for a machine without GPU, install vLLM's CPU build.",
+        ),
+        Rule(
+            r"((?:ModuleNotFoundError|ImportError): .+)",
+            "the engine's environment is broken: {0}",
+            "Repair that environment.",
+        ),
+    )
+
+    def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
+        yield from checkpoint.check(model.path, f"model {model.name}")
+        longest = checkpoint.context_length(model.path) if model.path else None
+        overridden = any(word.startswith("--hf-overrides") for word in deploy.extra_args)
+        if longest and (deploy.max_model_len or 0) > longest and not overridden:
+            yield Problem(
+                "deploy.max_model_len",
+                f"{deploy.max_model_len} tokens, but {model.name} was made for {longest} (its config.json)",
+                f"Lower it to {longest} (--eval_max_model_length).",
+            )
+
+        yield from check_template(deploy, inline=True)
+
+    def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+        assert model.path is not None
+        argv = [
+            str(env.python), "-m", "vllm.entrypoints.cli.main", "serve", absolute(model.path),
+            "--served-model-name", model.name,
+            "--host", address.host, "--port", str(address.port),
+            # Sampling defaults from the checkpoint's folder would change results behind the user's back.
+            "--generation-config", "vllm",
+            "--max-num-seqs", str(self.max_num_seqs(deploy)),
+        ]  # fmt: skip
+        if deploy.max_model_len:
+            argv += ["--max-model-len", str(deploy.max_model_len)]
+        replicas = 1 if deploy.data_parallel == "auto" else deploy.data_parallel
+        devices = len(deploy.devices.split(",")) if deploy.devices else 1
+        tensor_parallel = max(1, devices // replicas) if deploy.tensor_parallel == "auto" else deploy.tensor_parallel
+        if tensor_parallel > 1:
+            argv += ["--tensor-parallel-size", str(tensor_parallel)]
+        if replicas > 1:
+            argv += ["--data-parallel-size", str(replicas)]
+        if deploy.chat_template:
+            argv += ["--chat-template", absolute(deploy.chat_template)]
+        env_vars = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if address.api_key:
+            env_vars["VLLM_API_KEY"] = address.api_key  # an argument would be readable by every user
+        return Command([*argv, *deploy.extra_args], env_vars, secrets=("VLLM_API_KEY",))

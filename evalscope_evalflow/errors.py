@@ -1,0 +1,75 @@
+"""What can go wrong, and the exit code that says so.
+
+None of these is a ValueError: pydantic would wrap that, and print the input beside it, keys included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of `evalflow`, and of `evalscope eval --eval-backend evalflow`."""
+
+    COMPLETE = 0
+    FAILED = 1
+    BAD_CONFIG = 2
+    INCOMPLETE = 3
+    INTERRUPTED = 130
+
+
+class EvalFlowError(Exception):
+    """Anything that EvalFlow reports as its own failure."""
+
+    exit_code = ExitCode.FAILED
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a configuration: where, what, and what to do about it."""
+
+    where: str
+    what: str
+    todo: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" + (f"\n    {self.todo}" if self.todo else "")
+
+
+class ConfigError(EvalFlowError):
+    """The configuration cannot work; nothing was started.
+
+    Attributes:
+        problems: all that was found, not only the first.
+    """
+
+    exit_code = ExitCode.BAD_CONFIG
+
+    def __init__(self, *problems: Problem) -> None:
+        self.problems = problems
+        super().__init__(problems)
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        return "\n".join([f"{len(self.problems)} problems:", *(f"- {problem}" for problem in self.problems)])
+
+
+class EngineError(EvalFlowError):
+    """The engine did not start, or died while it was needed. The message holds cause, hint and log."""
+
+
+class WorkerError(EvalFlowError):
+    """The process that runs the stock EvalScope task failed."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A sentence that names what is most like `name` among `known`; empty where nothing is."""
+    close = get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
+    if not close:
+        lowered = {item.lower(): item for item in known}
+        close = [lowered[hit] for hit in get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)]
+    return f"Did you mean {close[0]!r}?" if close else ""

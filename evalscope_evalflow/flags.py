@@ -1,0 +1,234 @@
+"""The flags of `evalflow`, and the task that they spell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.keys import is_secret_name
+
+DEFAULT_DATASETS = ["LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: with underscores; dashes are understood as well.
+        help: what it is, with unit.
+        default: what holds where it is not given, as the help shows it; None: nothing.
+        kind: type of its value; "flag" takes none.
+        several: whether it takes several values.
+        target: where it goes in a task file; several steps by dots.
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    kind: Any = str
+    several: bool = False
+    target: str = ""
+
+
+def boolean(text: str) -> bool:
+    """True or False, as people write them."""
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def json_object(text: str) -> Any:
+    """A JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text} is no JSON object, such as {{}}")
+    return value
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag("work_dir", "folder for results; one below it for each model", target="work_dir"),
+    Flag("eval_model_name", "name of each model, in results and towards the engine", several=True),
+    Flag("eval_model_path", "checkpoint folder or .gguf file of each model", several=True),
+    Flag("remote_api_url", "URL of each model's API, for remote", several=True),
+    Flag(
+        "conda_env",
+        "environment that has the engine: conda prefix, venv or uv environment; default: this one",
+        target="evalflow.deploy.env",
+    ),
+    Flag("worker_env", "environment that has EvalScope; default: this one", target="evalflow.worker_env"),
+    Flag(
+        "deploy_backend",
+        "engine: vllm, llamacpp, remote, or a plugin's",
+        "vllm; llamacpp for a .gguf file; remote with --remote_api_url",
+    ),
+    Flag("eval_backend", "stock backend: VLMEvalKit or Native", "VLMEvalKit", target="evalflow.backend"),
+    Flag("datasets", "benchmarks", DEFAULT_DATASETS, several=True, target="datasets"),
+    Flag("dataset_args", "settings of benchmarks, as JSON", kind=json_object, target="dataset_args"),
+    Flag("limit", "samples of each subset: a number, or a fraction below 1", "all", kind=float, target="limit"),
+    Flag("reuse", "go on from what work_dir holds; False puts that aside", True, kind=boolean, target="evalflow.reuse"),
+    Flag("judge_model_name", "model that judges answers"),
+    Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions"),
+    Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself"),
+    Flag(
+        "eval_max_model_length",
+        "context length, in tokens",
+        "32768, or the model's own if that is less",
+        kind=int,
+        target="evalflow.deploy.max_model_len",
+    ),
+    Flag("eval_max_new_tokens", "most tokens of an answer", 2048, kind=int, target="generation_config.max_tokens"),
+    Flag(
+        "eval_max_num_seqs",
+        "sequences served at once, and requests at once",
+        "200; llamacpp 4; remote 8",
+        kind=int,
+        target="evalflow.deploy.max_num_seqs",
+    ),
+    Flag("eval_temperature", "sampling temperature", 0.0, kind=float, target="generation_config.temperature"),
+    Flag("eval_template", "chat template; for vllm and llamacpp a Jinja file", target="evalflow.deploy.chat_template"),
+    Flag("eval_devices", "devices that the engine may use, such as 0,1", "0", target="evalflow.deploy.devices"),
+    Flag("eval_host", "address that the engine binds", "127.0.0.1", target="evalflow.deploy.host"),
+    Flag("eval_port", "port of the engine, or the next free one", 8000, kind=int, target="evalflow.deploy.port"),
+    Flag(
+        "eval_api_key",
+        "key of the engine or the remote API; EMPTY: none given, a local engine gets a random one",
+        "EMPTY",
+    ),
+    Flag(
+        "extra_args",
+        'more arguments for the engine, in one string: --extra_args="--enforce-eager --dtype bfloat16"',
+        kind=shlex.split,
+        target="evalflow.deploy.extra_args",
+    ),
+    Flag(
+        "env_vars", "environment variables for the engine, as JSON", kind=json_object, target="evalflow.deploy.env_vars"
+    ),
+    Flag("dry_run", "check and print the plan; start nothing", kind="flag"),
+    Flag("verbose", "show what EvalScope prints", kind="flag"),
+)
+DEFAULT_MAX_MODEL_LEN = 32768
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add every flag to a parser. Defaults are applied by `mapping_from_flags`, as some depend on others."""
+    for flag in FLAGS:
+        option = f"--{flag.name}"
+        if flag.kind == "flag":
+            parser.add_argument(option, action="store_true", help=flag.help)
+            continue
+        shown = " ".join(flag.default) if isinstance(flag.default, list) else flag.default
+        text = (flag.help + ("" if flag.default is None else f" (default: {shown})")).replace("%", "%%")
+        options: dict[str, Any] = {"nargs": "+"} if flag.several else {}
+        parser.add_argument(option, type=flag.kind, metavar=flag.name.split("_")[-1].upper(), help=text, **options)
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Arguments with underscores in the names of our flags; values stay as they are."""
+    names = {flag.name for flag in FLAGS}
+    result = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        plain = name[2:].replace("-", "_")
+        result.append(f"--{plain}{equals}{value}" if name.startswith("--") and plain in names else word)
+    return result
+
+
+def is_key_flag(word: str) -> bool:
+    """Whether a word of the command line is a flag whose value is a key."""
+    return word.startswith("--") and is_secret_name(word[2:])
+
+
+def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The task file that says the same.
+
+    Raises:
+        ConfigError: flags are missing, or do not go together.
+    """
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    problems = [
+        Problem(f"--{name}", "is required", "")
+        for name in ("work_dir", "eval_model_name")
+        if not given.get(name)
+    ]  # fmt: skip
+    names = given.get("eval_model_name", [])
+    task: dict[str, Any] = {"evalflow": {"models": [], "deploy": {}}, "generation_config": {}}
+    for flag in FLAGS:
+        if flag.target and (flag.name in given or isinstance(flag.default, (bool, int, float, list))):
+            _put(task, flag.target, given.get(flag.name, flag.default))
+    deploy = task["evalflow"]["deploy"]
+    remote = given.get("deploy_backend") == "remote" or ("deploy_backend" not in given and "remote_api_url" in given)
+    if remote:
+        problems += _count("remote_api_url", given, names)
+        if "eval_model_path" in given:
+            problems.append(Problem("--eval_model_path", "has no place beside an API", "Give one or the other."))
+        deploy = task["evalflow"]["deploy"] = {
+            key: value for key, value in deploy.items() if key == "max_num_seqs"
+        }  # fmt: skip
+        deploy["engine"] = "remote"
+        for name, url in zip(names, given.get("remote_api_url", []), strict=False):
+            model = {"name": name, "api_url": url, "api_key": given.get("eval_api_key")}
+            task["evalflow"]["models"].append({key: value for key, value in model.items() if value})
+    else:
+        problems += _count("eval_model_path", given, names)
+        paths = given.get("eval_model_path", [])
+        gguf = bool(paths) and all(path.endswith(".gguf") for path in paths)
+        deploy["engine"] = given.get("deploy_backend") or ("llamacpp" if gguf else "vllm")
+        if deploy["engine"] != "llamacpp":
+            deploy.setdefault("devices", "0")
+        if "eval_api_key" in given:
+            deploy["api_key"] = given["eval_api_key"]
+        for name, path in zip(names, paths, strict=False):
+            model = {"name": name, "path": path}
+            if deploy["engine"] != "llamacpp" and "eval_max_model_length" not in given:
+                model["deploy"] = {"max_model_len": _default_max_model_len(path)}
+            task["evalflow"]["models"].append(model)
+    judge = {name: given.get(f"judge_{name}") for name in ("model_name", "api_url", "api_key")}
+    if any(judge.values()):
+        problems += [
+            Problem(f"--judge_{name}", "is required with the judge's other flags")
+            for name in ("model_name", "api_url")
+            if not judge[name]
+        ]
+        task["judge"] = {
+            "models": [{"model_id": judge["model_name"], "api_url": judge["api_url"], "api_key": judge["api_key"]}]
+        }
+    if problems:
+        raise ConfigError(*problems)
+    return task
+
+
+def _count(flag: str, given: dict[str, Any], names: list[str]) -> list[Problem]:
+    values = given.get(flag, [])
+    if len(values) == len(names):
+        return []
+    return [
+        Problem(
+            f"--{flag}",
+            f"{len(values)} given for {len(names)} names",
+            "As many are needed as --eval_model_name.",
+        )
+    ]
+
+
+def _default_max_model_len(path: str) -> int:
+    from evalscope_evalflow.engines import checkpoint
+
+    return min(DEFAULT_MAX_MODEL_LEN, checkpoint.context_length(path) or DEFAULT_MAX_MODEL_LEN)
+
+
+def _put(task: dict[str, Any], target: str, value: Any) -> None:
+    *path, last = target.split(".")
+    for step in path:
+        task = task.setdefault(step, {})
+    task[last] = value

@@ -1,0 +1,115 @@
+"""The three seams by which backends attach to stock EvalScope.
+
+EvalScope (1.11 to 1.x) loads no plugins. Every entry of the group `evalscope.backends` becomes a value of
+`eval_backend`, by three changes to the imported modules:
+
+- `evalscope.arguments.add_argument` also offers the entries' names and options;
+- `TaskConfig` lets an entry's `prepare` see the raw fields first. No field is added to TaskConfig: it would
+  be written to every task's YAML, which stock EvalScope could then not read;
+- `evalscope.run.run_single_task` hands a task of such a backend to its entry.
+
+A task with any other backend takes the stock way, unchanged. Entries are listed from metadata, and loaded
+when they are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+GROUP = "evalscope.backends"
+_attached = False
+
+
+@functools.cache
+def entries() -> dict[str, EntryPoint]:
+    """The entries, by name."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+@functools.cache
+def load(name: str) -> Callable[..., Any]:
+    """The callable of an entry.
+
+    Raises:
+        RuntimeError: its package is broken.
+    """
+    try:
+        found: Callable[..., Any] = entries()[name].load()
+    except Exception as error:
+        raise RuntimeError(f"backend {name!r} cannot be loaded from {entries()[name].value}: {error!r}") from error
+    return found
+
+
+def attach() -> None:
+    """Apply the seams to the imported EvalScope, once."""
+    global _attached
+    if _attached:
+        return
+    _attached = True
+    from evalscope import arguments, config
+
+    run = sys.modules["evalscope.run"]
+    _offer_in_cli(arguments)
+    _prepare_tasks(config.TaskConfig)
+    _hand_over(run)
+
+
+def _offer_in_cli(arguments: Any) -> None:
+    stock = arguments.add_argument
+
+    @functools.wraps(stock)
+    def add_argument(parser: Any) -> None:
+        stock(parser)
+        for action in parser._actions:
+            if "--eval-backend" in action.option_strings and action.choices is not None:
+                action.choices = [
+                    *action.choices,
+                    *(name for name in entries() if name not in action.choices),
+                ]
+        for name in entries():
+            try:
+                add = getattr(load(name), "add_arguments", None)
+            except RuntimeError as error:
+                warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+                continue
+            if add is not None:
+                add(parser)
+
+    arguments.add_argument = add_argument
+
+
+def _prepare_tasks(task_config: Any) -> None:
+    from pydantic_core import core_schema
+
+    def before(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        backend = str(values.get("eval_backend") or "").lower()
+        for name in entries():
+            if name == backend or name in values:
+                prepare = getattr(load(name), "prepare", None)
+                return values if prepare is None else prepare(values)
+        return values
+
+    def schema(cls: Any, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_before_validator_function(before, handler(source))
+
+    task_config.__get_pydantic_core_schema__ = classmethod(schema)
+    task_config.model_rebuild(force=True)
+
+
+def _hand_over(run: Any) -> None:
+    stock = run.run_single_task
+
+    @functools.wraps(stock)
+    def run_single_task(task_config: Any, *args: Any, **kwargs: Any) -> Any:
+        if task_config.eval_backend not in entries():
+            return stock(task_config, *args, **kwargs)
+        return load(task_config.eval_backend)(task_config, lambda other: stock(other, *args, **kwargs))
+
+    run.run_single_task = run_single_task

@@ -1,0 +1,96 @@
+"""What can be known before anything is started: all problems at once, each with what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow import keys
+from evalscope_evalflow.backends import load_backend
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.engines import resolve_engine
+from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.serving import check_api
+from evalscope_evalflow.task import Task
+
+
+def preflight(task: Task) -> None:
+    """Check a task.
+
+    Raises:
+        ConfigError: with every problem found; nothing was started.
+    """
+    problems = list(_problems(task))
+    if not problems:  # asking an API costs seconds, and perhaps money
+        problems = list(_api_problems(task))
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+
+
+def _problems(task: Task) -> Iterator[Problem]:
+    if task.flow.mode != "all":
+        yield Problem("evalflow.mode", f"{task.flow.mode!r} is not run by this version yet", "Set `mode: all`.")
+    yield from _work_dir_problems(task.work_dir)
+    try:
+        yield from load_backend(task.flow.backend).check(task)
+    except ConfigError as error:
+        yield from error.problems
+    for model in task.models:
+        try:
+            deploy = task.flow.deploy_for(model)
+            engine = resolve_engine(model, deploy)
+            keys.reveal(deploy.api_key if engine.local else model.api_key, f"model {model.name}, api_key")
+        except ConfigError as error:
+            yield from error.problems
+            continue
+        yield from engine.check(model, deploy)
+        yield from engine.check_keys(deploy)
+        yield from engine.check_installed(deploy)
+    for number, judge in enumerate(judges(task)):
+        where = f"judge.models.{number}"
+        if not isinstance(judge, Mapping):
+            yield Problem(where, "is no mapping", "It has model_id, api_url and api_key.")
+            continue
+        if not judge.get("model_id"):
+            yield Problem(f"{where}.model_id", "none is given", "Name the judge's model.")
+        if not judge.get("api_url"):
+            yield Problem(f"{where}.api_url", "none is given", "Set it: EvalScope would ask a public host instead.")
+        try:
+            keys.reveal(keys.protect(judge.get("api_key")), f"{where}.api_key")
+        except ConfigError as error:
+            yield from error.problems
+
+
+def _api_problems(task: Task) -> Iterator[Problem]:
+    for model in task.models:
+        if not resolve_engine(model, task.flow.deploy_for(model)).local:
+            yield from _ask(f"model {model.name}", model)
+    for number, judge in enumerate(judges(task)):
+        where = f"judge.models.{number}"
+        api = ModelConfig.parse(
+            {"name": judge["model_id"], "api_url": judge["api_url"], "api_key": judge.get("api_key")}, where
+        )
+        yield from _ask(where, api)
+
+
+def _ask(where: str, api: ModelConfig) -> Iterator[Problem]:
+    assert api.api_url is not None
+    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name)
+    if found:
+        yield found
+
+
+def judges(task: Task) -> list[dict[str, Any]]:
+    """The judges that the task names."""
+    models = (task.stock.get("judge") or {}).get("models") or []
+    return [models] if isinstance(models, dict) else list(models)
+
+
+def _work_dir_problems(work_dir: Path) -> Iterator[Problem]:
+    existing = next(path for path in (work_dir, *work_dir.parents) if path.exists())
+    if not existing.is_dir():
+        yield Problem("work_dir", f"{existing} is not a folder", "Choose another folder.")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield Problem("work_dir", f"{existing} is not writable", "Choose another folder.")

@@ -1,0 +1,116 @@
+"""What a run says while it runs, and the table at its end. Everything goes to standard error but the table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from evalscope_evalflow.backends import DatasetResult
+
+
+class Reporter:
+    """Lines on what happens, with the seconds since the start."""
+
+    def __init__(self, *, forward: bool = False, quiet: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            forward: show what EvalScope prints, as it comes.
+            quiet: say nothing at all.
+        """
+        self.forward = forward
+        self._console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
+        self._start = time.monotonic()
+        self._status: Status | None = None
+
+    def say(self, text: str, *, style: str = "") -> None:
+        """One line."""
+        seconds = time.monotonic() - self._start
+        self._console.print(f"[dim]evalflow {seconds:6.1f} s[/dim]  {escape(text)}", style=style or None)
+
+    def warn(self, text: str) -> None:
+        """One line that must not be missed."""
+        self.say(text, style="yellow")
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Show, on a terminal, that something goes on."""
+        if self.forward or not self._console.is_terminal:
+            yield
+            return
+        with self._console.status(escape(text)) as self._status:
+            try:
+                yield
+            finally:
+                self._status = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a status line that `update` would change."""
+        return self._status is not None
+
+    def update(self, text: str) -> None:
+        """Change what `busy` shows."""
+        if self._status is not None:
+            self._status.update(escape(text))
+
+    def output(self, data: bytes) -> None:
+        """Pass on what EvalScope printed."""
+        sys.stderr.write(data.decode("utf-8", "replace"))
+        sys.stderr.flush()
+
+
+def score_text(result: DatasetResult) -> str:
+    """The headline figure, marked where it does not stand on every sample."""
+    metric = result.metrics[0] if result.metrics else None
+    if metric is None or metric.score is None:
+        return "none"
+    return f"{metric.score:.4f}" + ("" if result.complete else " (incomplete)")
+
+
+def show_table(
+    results: Sequence[tuple[str, Sequence[DatasetResult], str | None]], console: Console | None = None
+) -> None:
+    """Print scores with what they stand on.
+
+    Args:
+        results: for each model its name, its results, and the error that ended it, if one did.
+        console: where to print; default: standard output.
+    """
+    table = Table(title=None, header_style="bold")
+    for column in ("model", "dataset", "metric"):
+        table.add_column(column, overflow="fold")  # nothing is cut off
+    for column in ("score", "samples", "failed"):
+        table.add_column(column, justify="right")
+    for model, rows, error in results:
+        if error:
+            table.add_row(escape(model), "[red]failed[/red]", escape(error.splitlines()[0]), "", "", "")
+        for row in rows:
+            name = row.metrics[0].name if row.metrics else ""
+            samples = f"{row.succeeded}/{row.requested}"
+            style = None if row.complete else "yellow"
+            table.add_row(
+                escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), style=style
+            )
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)  # a file has no width; rich would take 80
+    console.print(table)
+    for model, rows, _ in results:
+        for row in rows:
+            for note in row.notes:
+                console.print(f"{escape(model)} / {escape(row.dataset)}: {escape(note)}", style="yellow")
+
+
+def where_to_look(work_dir: Path, outputs: Path) -> str:
+    """The lines after the table: the results' folder, and how `evalscope service` shows it."""
+    return f"Reports, answers and logs: {work_dir}\nIn a browser: evalscope service --outputs {outputs}"

@@ -1,0 +1,7 @@
+"""Serving a model: processes that are never left behind, readiness, diagnosis, release."""
+
+from evalscope_evalflow.serving.deployment import Deployment, Endpoint, deploy, new_run_id
+from evalscope_evalflow.serving.process import Guarded
+from evalscope_evalflow.serving.remote import check_api
+
+__all__ = ["Deployment", "Endpoint", "Guarded", "check_api", "deploy", "new_run_id"]

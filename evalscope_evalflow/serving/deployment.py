@@ -1,0 +1,290 @@
+"""A model, deployed: started, ready, released."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from platformdirs import user_log_path
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import Address, Engine, resolve_engine
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import ConfigError, EngineError, Problem
+from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
+from evalscope_evalflow.serving import http, ports
+from evalscope_evalflow.serving.diagnosis import diagnose
+from evalscope_evalflow.serving.process import Guarded
+from evalscope_evalflow.serving.readiness import Readiness
+from evalscope_evalflow.serving.remote import check_api
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from openai import OpenAI
+
+PORT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible API that serves a model.
+
+    Attributes:
+        api_url: base URL, ending in `/v1` for local engines.
+        model: the name to request.
+        api_key: the key to send; "EMPTY" where the API asks for none.
+    """
+
+    api_url: str
+    model: str
+    api_key: str = field(default=NO_KEY, repr=False)
+
+    def client(self, **options: Any) -> OpenAI:
+        """A client of the openai package; `options` go to its constructor."""
+        import httpx
+        from openai import OpenAI
+
+        if http.is_loopback(self.api_url):
+            options.setdefault("http_client", httpx.Client(trust_env=False))  # no proxy between us
+        return OpenAI(base_url=self.api_url, api_key=self.api_key, **options)
+
+
+class PortTaken(EngineError):
+    """Somebody took the port between our look and the engine's."""
+
+
+class Deployment:
+    """One engine serving one model, from start to proven release.
+
+    Attributes:
+        process: the engine under its guard; None for an API that runs elsewhere, or before the start.
+        seconds: how long loading took, once it is ready.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: ModelConfig,
+        deploy: DeployConfig,
+        *,
+        log: Path,
+        run_id: str,
+        on_exit: Callable[[], None] | None = None,
+    ) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            engine: what serves it.
+            model: what is served.
+            deploy: how.
+            log: file that the engine's output is appended to.
+            run_id: identifies every process of the run.
+            on_exit: is called, in a thread, when the engine's processes are gone, for whatever reason.
+        """
+        self.engine, self.model, self.deploy, self.log, self.run_id = engine, model, deploy, log, run_id
+        self.process: Guarded | None = None
+        self.argv: list[str] = []
+        self.seconds: float | None = None
+        self._on_exit = on_exit
+        self._started = 0.0
+        self._lock = threading.Lock()
+        self._watched = self._told = False
+        self._lease: ports.PortLease | None = None
+        self._endpoint: Endpoint | None = None
+        key = reveal(model.api_key if not engine.local else deploy.api_key, "api_key")
+        # Every local server asks for a key: on a shared machine, loopback is open to all its users.
+        self._key = key or (f"ef-{secrets.token_urlsafe(24)}" if engine.local else None)
+
+    @property
+    def api_key(self) -> str:
+        """The key of the endpoint to be; known before it is up."""
+        return self._key or NO_KEY
+
+    def start(self) -> None:
+        """Start the engine and return at once. Nothing to do where it runs elsewhere."""
+        if not self.engine.local:
+            assert self.model.api_url is not None
+            self._endpoint = Endpoint(http.api_base(self.model.api_url), self.model.name, self.api_key)
+            return
+        try:
+            self._lease = ports.lease(self.deploy.host, self.deploy.port)
+        except OSError as error:
+            raise ConfigError(Problem("deploy.port", str(error), "Choose another port, or leave it out.")) from error
+        address = Address(self.deploy.host, self._lease.port, self._key)
+        env = Environment.find(self.deploy.env)
+        command = self.engine.command(self.model, self.deploy, address, env)
+        self.argv = env.wrap(command.argv)
+        self._address = address
+        self._watched = self._told = False
+        self._started = time.monotonic()
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        variables = {name: reveal(value, name) or "" for name, value in self.deploy.env_vars.items()}
+        self.process = Guarded(
+            self.argv,
+            env={**env.variables(os.environ), **_devices(self.deploy), **command.env, **variables},
+            log=self.log,
+            run_id=f"{self.run_id}-engine",
+            secrets=(*command.secrets, *filter(is_secret_name, variables)),
+            on_exit=self._exited,
+        )
+
+    def wait_ready(self) -> Endpoint:
+        """Wait until the engine is ready.
+
+        Raises:
+            EngineError: it stopped, stalled, or serves something else; the message explains it.
+        """
+        attempts = Retrying(
+            stop=stop_after_attempt(PORT_ATTEMPTS), retry=retry_if_exception_type(PortTaken), reraise=True
+        )
+        for attempt in attempts:
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    self.release()
+                    self.start()
+                return self._wait_ready()
+        raise AssertionError("tenacity ends with a result or an error")
+
+    def _wait_ready(self) -> Endpoint:
+        if self._endpoint is not None:
+            return self._endpoint
+        assert self.process is not None
+        Readiness(self.process, self._address, self.model.name, self.deploy.stall_timeout_s).wait()
+        if self.process.exited.is_set():
+            raise self.failure("while it was starting")
+        self._watched = True
+        if self.process.exited.is_set():
+            self._exited()
+        self.seconds = time.monotonic() - self._started
+        self._endpoint = Endpoint(f"{self._address.root}/v1", self.model.name, self.api_key)
+        return self._endpoint
+
+    def _exited(self) -> None:
+        """Tell, once; while it starts, `wait_ready` tells, and may start another."""
+        with self._lock:
+            tell = self._watched and not self._told
+            self._told = self._told or tell
+        if tell and self._on_exit is not None:
+            self._on_exit()
+
+    def failure(self, when: str) -> EngineError:
+        """The error that explains why the engine's process ended.
+
+        Args:
+            when: such as "while it was starting".
+        """
+        assert self.process is not None
+        found = diagnose(self.log, self.engine.rules, self._log_start)
+        lines = [
+            f"{self.engine.name} stopped {when} (exit code {self.process.exit_code}, "
+            f"after {time.monotonic() - self._started:.0f} s): {found.cause}",
+            *([f"    {found.hint}"] if found.hint else []),
+            "  its last lines:",
+            *(f"    {line}" for line in found.tail),
+            f"  log: {self.log}",
+            f"  command: {shlex.join(self.argv)}",
+        ]
+        return (PortTaken if found.cause == "the port is taken" else EngineError)("\n".join(lines))
+
+    def release(self) -> list[int]:
+        """End the engine and everything it started, and wait until they are gone.
+
+        Returns:
+            PIDs that survive even SIGKILL; empty when all is well.
+        """
+        self._endpoint = None
+        left = self.process.stop() if self.process is not None else []
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+        return left
+
+    def __enter__(self) -> Endpoint:
+        try:
+            self.start()
+            return self.wait_ready()
+        except BaseException:
+            self.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        left = self.release()
+        if left and error is None:
+            raise EngineError(f"processes of {self.engine.name} survive SIGKILL: PIDs {', '.join(map(str, left))}")
+
+
+def deploy(
+    model: str | None = None,
+    *,
+    engine: str = "auto",
+    name: str | None = None,
+    api_url: str | None = None,
+    log_dir: str | Path | None = None,
+    **options: Any,
+) -> Deployment:
+    """Serve a model for the length of a `with` block.
+
+    Args:
+        model: checkpoint folder or .gguf file; for engine remote, the model's name.
+        engine: vllm, llamacpp, remote, or the name of an `evalflow.engines` entry point; auto chooses by the model.
+        name: served model name; default: the last part of `model`.
+        api_url: base URL, for engine remote.
+        log_dir: folder for `engine.log`; default: a new one in the user's log folder.
+        **options: any other key of the section's `deploy`, such as `max_model_len=4096` or `env="/opt/venv"`.
+
+    Returns:
+        A context manager that gives an Endpoint.
+
+    Raises:
+        ConfigError: it cannot work; nothing was started.
+        EngineError: on entering: the engine did not become ready.
+
+    Example:
+        >>> with deploy("model.gguf") as endpoint:
+        ...     endpoint.client().models.list()
+    """
+    from evalscope_evalflow.config import FlowConfig
+
+    remote = bool(api_url) or engine == "remote"
+    key = options.pop("api_key", None)
+    section: dict[str, Any] = {"deploy": {**options, "engine": "remote" if remote else engine}}
+    target = {"api_url": api_url, "api_key": key} if remote else {"path": model}
+    if not remote and key is not None:
+        section["deploy"]["api_key"] = key
+    section["models"] = [{"name": name or os.path.basename(str(model or "").rstrip("/")) or "model", **target}]
+    flow = FlowConfig.parse(section, where="deploy()")
+    config, settings = flow.models[0], flow.deploy
+    chosen = resolve_engine(config, settings)
+    problems = [*chosen.check(config, settings), *chosen.check_keys(settings), *chosen.check_installed(settings)]
+    if not problems and config.api_url and not chosen.local:
+        found = check_api("api_url", config.api_url, reveal(config.api_key), config.name)
+        problems += [found] if found else []
+    if problems:
+        raise ConfigError(*problems)
+    run_id = new_run_id()
+    folder = Path(log_dir) if log_dir is not None else user_log_path("evalflow") / run_id
+    return Deployment(chosen, config, settings, log=folder / "engine.log", run_id=run_id)
+
+
+def new_run_id() -> str:
+    """A name for a run that no other run has."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+def _devices(deploy: DeployConfig) -> dict[str, str]:
+    """Variables that limit the engine to its devices."""
+    if deploy.devices is None:
+        return {}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": deploy.devices}

@@ -1,0 +1,297 @@
+"""The guard: runs one command, and sees to it that nothing of it outlives its owner or itself.
+
+Run by its path as `python -IS guard.py …`: standard library only, no site-packages, about 40 ms. The guard
+is a child subreaper (prctl(2)), so whatever its command starts, daemons included, comes back to it when it is
+orphaned, and is found by walking down from the guard: never by name, never from the guard's own parent. It
+ends the whole tree when
+
+- its owner dies, by whatever means (a pidfd tells; a pipe would be kept open by a forked sibling),
+- it is told to, by SIGTERM, SIGINT or SIGHUP, or
+- the command's own process ends.
+
+It also drains the command's output into a log, with keys blanked, so that the command never blocks on it.
+Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once, `{"exit": CODE, "why": …, "left": [PID…]}`
+at the end. Exit code: the command's own, or 128 + signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+TRACKER_GRACE_S = 1.5  # multiprocessing's resource_tracker unlinks shared memory once its clients are dead
+GIVE_UP_S = 30.0  # a process stuck in a driver survives even SIGKILL
+POLL_S = 0.05
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+HOLD_BYTES = 64 * 1024  # of a line that has not ended
+LOG_CAP_BYTES = 64 * 1024 * 1024
+
+
+def stat(pid: int) -> tuple[str, int, int] | None:
+    """(state, parent's PID, start time in clock ticks since boot), or None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().decode("latin-1").rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    return fields[0], int(fields[1]), int(fields[19])
+
+
+def descendants(root: int) -> list[int]:
+    """Every process below `root` that is not a zombie."""
+    children: dict[int, list[tuple[int, str]]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            found = stat(int(name))
+            if found:
+                children.setdefault(found[1], []).append((int(name), found[0]))
+    alive, todo = [], [root]
+    while todo:
+        for pid, state in children.get(todo.pop(), ()):
+            todo.append(pid)
+            if state != "Z":
+                alive.append(pid)
+    return alive
+
+
+def is_tracker(pid: int) -> bool:
+    """Whether it is multiprocessing's resource tracker."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"multiprocessing.resource_tracker" in file.read()
+    except OSError:
+        return False
+
+
+def send(pid: int, number: int) -> None:
+    """Signal a descendant. Between listing and signalling only we could have reaped it, so the PID is its own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def remove(folders: list[str]) -> None:
+    """Delete folders."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Log:
+    """Where the command's output goes: a file of bounded size, and the owner's pipe if it wants to see it."""
+
+    def __init__(self, path: str, secrets: list[bytes], tee: int | None) -> None:
+        self.path, self.secrets, self.tee = path, secrets, tee
+        self.rest = b""
+        self.size = os.path.getsize(path) if os.path.exists(path) else 0
+        self.file: int | None = self._open()
+
+    def _open(self) -> int | None:
+        try:
+            return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:
+            return None  # a full or read-only disk must not stop the draining
+
+    def feed(self, data: bytes, last: bool = False) -> None:
+        """Take output; lines are written when they are whole, so that a key is never seen in two halves."""
+        data = self.rest + data
+        for secret in self.secrets:
+            data = data.replace(secret, b"**********")
+        cut = len(data) if last else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if len(data) - cut > HOLD_BYTES:  # a line too long to be held: all of it but what may be the half of a key
+            cut = len(data) - max(map(len, self.secrets), default=0)
+        self.rest, data = data[cut:], data[:cut]
+        if not data:
+            return
+        if self.size > LOG_CAP_BYTES:
+            with contextlib.suppress(OSError):
+                os.replace(self.path, self.path + ".1")
+            if self.file is not None:
+                os.close(self.file)
+            self.file, self.size = self._open(), 0
+        self.size += len(data)
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.file, data)
+        if self.tee is not None:
+            try:
+                os.write(self.tee, data)
+            except BlockingIOError:
+                pass  # the owner is slow to read; the log has it
+            except OSError:
+                self.tee = None
+
+
+class Guard:
+    """One command and everything it starts."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.me = os.getpid()
+        self.leader = -1
+        self.code: int | None = None
+        self.drain, output = os.pipe()
+        os.set_blocking(self.drain, False)
+        self.output = output
+        self.secrets = [os.environ[name].encode() for name in args.secrets.split(",") if os.environ.get(name)]
+        self.log = Log(args.log, self.secrets, args.tee_fd)
+
+    def start(self) -> None:
+        """Start the command. It dies with the guard; what it has started by then is the owner's to sweep."""
+        self.leader = os.fork()
+        if self.leader:
+            os.close(self.output)
+            for fd in self.args.pass_fd:
+                os.close(fd)
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)  # the command's standard input is its alone
+            return
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (*HANDLED, signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores the last two
+                signal.signal(number, signal.SIG_DFL)
+            os.setpgid(0, 0)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != self.me:
+                os._exit(125)
+            os.dup2(self.output, 1)
+            os.dup2(self.output, 2)
+            for fd in self.args.pass_fd:
+                os.set_inheritable(fd, True)
+            os.execvp(self.args.command[0], self.args.command)
+        except OSError as error:
+            os.write(2, f"cannot run {self.args.command[0]}: {error}\n".encode())
+        os._exit(127)
+
+    def reap(self) -> None:
+        """Collect whatever has ended."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self.leader:
+                    self.code = os.waitstatus_to_exitcode(status)
+
+    def read(self) -> None:
+        """Drain what there is of the command's output."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.drain, 65536):
+                self.log.feed(data)
+
+    def watch(self, owner: int, wake: int) -> str:
+        """Wait for a reason to end; return it."""
+        poll = select.poll()
+        for fd in (owner, wake, self.drain):
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, event in poll.poll():
+                if fd == owner:
+                    return "owner died"
+                if fd == wake:
+                    for number in os.read(wake, 64):
+                        if number != signal.SIGCHLD:
+                            return f"told to by {signal.Signals(number).name}"
+                elif event & select.POLLIN:
+                    self.read()
+                else:  # every writer has closed it
+                    poll.unregister(fd)
+            self.reap()
+            if self.code is not None:
+                return "command ended"
+
+    def end(self, grace_s: float) -> list[int]:
+        """Ask the command to stop, wait, then kill all there is. Returns what could not be killed."""
+        deadline = time.monotonic() + grace_s
+        if self.code is None:
+            send(self.leader, signal.SIGTERM)
+        while time.monotonic() < deadline and self.code is None:
+            self.pause()
+        killing = time.monotonic()
+        while left := descendants(self.me):
+            spare = time.monotonic() - killing < TRACKER_GRACE_S
+            for pid in left:
+                if not (spare and is_tracker(pid)):
+                    send(pid, signal.SIGKILL)
+            if time.monotonic() - killing > GIVE_UP_S:
+                return left
+            self.pause()
+        return []
+
+    def pause(self) -> None:
+        """Let time pass, while output goes on being drained."""
+        select.select([self.drain], [], [], POLL_S)
+        self.read()
+        self.reap()
+
+    def run(self, owner: int, wake: int) -> int:
+        """The guard's whole life."""
+        self.start()
+        self.say(leader=self.leader)
+        why = self.watch(owner, wake)
+        left = self.end(self.args.orphan_grace if why == "owner died" else self.args.grace)
+        self.read()
+        self.log.feed(b"", last=True)
+        remove(self.args.remove)
+        self.reap()
+        code = 128 + signal.SIGKILL if self.code is None else self.code
+        code = code if code >= 0 else 128 - code
+        self.say(exit=code, why=why, left=left)
+        return code
+
+    def say(self, **status: object) -> None:
+        """Tell the owner, if it still listens."""
+        with contextlib.suppress(OSError):
+            os.write(self.args.status_fd, (json.dumps(status) + "\n").encode())
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--owner", type=int, required=True, help="PID whose death ends the command")
+    parser.add_argument("--owner-start", type=int, required=True, help="its start time, in ticks since boot")
+    parser.add_argument("--status-fd", type=int, required=True)
+    parser.add_argument("--log", required=True, help="file for the command's output")
+    parser.add_argument("--tee-fd", type=int, default=None, help="where its output goes as well")
+    parser.add_argument("--pass-fd", type=int, action="append", default=[], help="descriptor for the command alone")
+    parser.add_argument("--secrets", default="", help="variables, by comma, whose values are blanked in its output")
+    parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
+    parser.add_argument("--orphan-grace", type=float, default=2.0, help="the same, once the owner is dead")
+    parser.add_argument("--remove", action="append", default=[], help="folder to delete at the end")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args(argv)
+    args.command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    return args
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    for fd in (args.status_fd, args.tee_fd, *args.pass_fd):
+        if fd is not None:
+            os.set_inheritable(fd, False)  # a daemon that held the status pipe would hide the guard's death
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    wake, wake_end = os.pipe()
+    for fd in (wake, wake_end):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
+    for number in HANDLED:
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    owner = None
+    with contextlib.suppress(OSError):
+        owner = os.pidfd_open(args.owner)
+    found = stat(args.owner)
+    if owner is None or found is None or found[2] != args.owner_start:
+        remove(args.remove)
+        return 125  # the owner is gone already, and another process may have its PID
+    return Guard(args).run(owner, wake)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""HTTP to inference servers, with the standard library alone: the engine starts before anything slow is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from evalscope_evalflow.keys import MASK
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A server's answer; `status` 0 means that there was none, and `text` then says why."""
+
+    status: int
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON, or None where it is none."""
+        with contextlib.suppress(ValueError):
+            return json.loads(self.text)
+        return None
+
+    @property
+    def message(self) -> str:
+        """The server's own words, in one line."""
+        body = self.json
+        if isinstance(body, dict):
+            error = body.get("error", body)
+            found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+            if found:
+                return str(found)[:500]
+        return " ".join(self.text.split())[:500]
+
+
+def api_base(url: str) -> str:
+    """The base URL that clients take, from any form: with a slash at the end, or up to `/chat/completions`."""
+    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL leads to this machine, so that no proxy may be asked."""
+    host = ""
+    with contextlib.suppress(ValueError):
+        host = urlsplit(url).hostname or ""
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def request(
+    url: str, *, api_key: str | None = None, body: Any = None, timeout_s: float = 5.0, direct: bool = False
+) -> Reply:
+    """GET a URL, or POST `body` as JSON. Never raises for what the server or the network does.
+
+    `direct`: ask no proxy; for loopback none is asked anyway.
+
+    Servers like to repeat a key that they refuse; it is masked in the reply.
+    """
+    headers = {"Accept": "application/json"}
+    api_key = (api_key or "").strip()
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    data = None
+    if body is not None:
+        data = json.dumps(body).encode()
+        headers["Content-Type"] = "application/json"
+    handlers = [urllib.request.ProxyHandler({})] if direct or is_loopback(url) else []
+    try:
+        opener = urllib.request.build_opener(*handlers)
+        with opener.open(urllib.request.Request(url, data, headers), timeout=timeout_s) as answer:
+            status, text = answer.status, answer.read().decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            status, text = error.code, error.read().decode("utf-8", "replace")
+    except (OSError, HTTPException, ValueError) as error:  # refused, reset, timed out; no HTTP; no URL
+        status, text = 0, str(getattr(error, "reason", "") or error) or type(error).__name__
+    return Reply(status, text.replace(api_key, MASK) if api_key else text)

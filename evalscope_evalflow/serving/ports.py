@@ -1,0 +1,74 @@
+"""Ports on this machine: chosen outside the range of outgoing connections, and never given out twice by us."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+# Below Linux's range of ephemeral ports (32768–60999): no outgoing connection can take one meanwhile.
+RANGE = range(20000, 32000)
+
+
+class PortLease:
+    """A port that is free now, and that no other EvalFlow process will choose while the lease is held."""
+
+    def __init__(self, port: int, lock: FileLock) -> None:
+        self.port, self._lock = port, lock
+
+    def release(self) -> None:
+        """Give the port back."""
+        self._lock.release()
+
+
+def lease(host: str, first: int | None = None) -> PortLease:
+    """Lease a port.
+
+    Args:
+        host: address that will be bound.
+        first: the port to try first; the next free one above it is the second choice. None: any.
+
+    Raises:
+        OSError: no port is free.
+    """
+    for port in _candidates(first):
+        lock = FileLock(_lock_folder() / f"port-{port}.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        if is_free(host, port):
+            return PortLease(port, lock)
+        lock.release()
+    raise OSError(f"no free port on {host}" + (f" from {first} upwards" if first else ""))
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could bind the port now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind((host, port))
+            probe.listen(1)
+            return True
+    return False
+
+
+def _candidates(first: int | None) -> Iterator[int]:
+    if first is not None:
+        yield from range(first, min(first + 1000, 65536))
+    else:
+        yield from random.sample(RANGE, 1000)
+
+
+def _lock_folder() -> Path:
+    folder = Path(tempfile.gettempdir(), f"evalflow-ports-{os.getuid()}")  # of this machine, unlike a home folder
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

@@ -1,0 +1,219 @@
+"""A task: stock EvalScope fields, the `evalflow` section, and the models that follow from both."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.config import FlowConfig, ModelConfig
+from evalscope_evalflow.errors import ConfigError, Problem
+
+SECTION = "evalflow"
+DEFAULT_WORK_DIR = "outputs"
+# Of a task file, but not for the worker's stock task: they are expressed by the section, or set by us.
+_OURS = (
+    "model",
+    "model_id",
+    "api_url",
+    "api_key",
+    "work_dir",
+    "eval_backend",
+    "eval_config",
+    "eval_type",
+    "no_timestamp",
+    "dry_run",
+    "evalscope_version",
+    SECTION,
+)
+_REFUSED = {
+    "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
+    "rerun_review": "Reviews that are missing are made; to make all of them anew, remove `reviews` from work_dir.",
+}
+# What EvalScope writes into its own configs/task_config.yaml beside the task.
+_GENERATED = ("resolved_benchmarks", "evaluation_identity")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be done.
+
+    Attributes:
+        flow: the section.
+        stock: fields of the stock TaskConfig as the user gave them; keys in it may be SecretStr.
+        models: the models to evaluate.
+        many: whether results go to a folder for each model (`models`), or to work_dir itself (`model`).
+        work_dir: where results go.
+        notes: what of the task was understood in a way that the user should know of.
+    """
+
+    flow: FlowConfig
+    stock: dict[str, Any] = field(repr=False)  # may hold keys
+    models: tuple[ModelConfig, ...]
+    many: bool
+    work_dir: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the benchmarks."""
+        return list(self.stock.get("datasets") or [])
+
+    def folder(self, model: ModelConfig) -> Path:
+        """The run folder of a model."""
+        return self.work_dir / safe_name(model.name) if self.many else self.work_dir
+
+    @property
+    def outputs(self) -> Path:
+        """The folder that `evalscope service` shows: one above the run folders."""
+        return self.work_dir if self.many else self.work_dir.parent
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], section: Mapping[str, Any] | FlowConfig | None = None) -> Task:
+        """Make a task of a mapping as a YAML file holds it.
+
+        Args:
+            data: stock fields, and the section under `evalflow`.
+            section: the section, where it is not in `data`.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        problems: list[Problem] = []
+        section = data.get(SECTION, {}) if section is None else section
+        if data.get(SECTION) is not None and data.get("eval_config"):
+            problems.append(Problem(SECTION, "both `evalflow` and `eval_config` are given", "Keep one of them."))
+        for name, hint in _REFUSED.items():
+            if data.get(name):
+                problems.append(Problem(name, "has no place beside `evalflow`", hint))
+        try:
+            flow = section if isinstance(section, FlowConfig) else FlowConfig.parse(read_section(section), SECTION)
+        except ConfigError as error:
+            raise ConfigError(*problems, *error.problems) from None
+        try:
+            models = _models(data, flow)
+        except ConfigError as error:
+            problems += error.problems
+            models = ()
+        if isinstance(data.get("datasets"), str):
+            data = {**data, "datasets": [data["datasets"]]}
+        names = data.get("datasets")
+        if not names:
+            problems.append(Problem("datasets", "none is given", "Name at least one benchmark (--datasets)."))
+        elif not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            problems.append(Problem("datasets", "is no list of names", "Write it as datasets: [gsm8k, arc]."))
+        if not isinstance(data.get("judge") or {}, Mapping):
+            problems.append(
+                Problem("judge", "is no mapping", "Write it as judge: {models: [{model_id: …, api_url: …}]}.")
+            )
+        if data.get("judge_model_args"):
+            problems.append(Problem("judge_model_args", "is EvalScope's old form", "Use `judge`."))
+        if problems:
+            raise ConfigError(*problems)
+        dropped = {*_OURS, *_REFUSED, *_GENERATED}
+        stock = {name: value for name, value in data.items() if name not in dropped and value is not None}
+        work_dir = Path(os.path.expanduser(str(data.get("work_dir") or DEFAULT_WORK_DIR)))
+        notes = []
+        if data.get("api_url") and not any(model.api_url for model in models):
+            notes.append(f"api_url {data['api_url']} is not used: the model is deployed here")
+        return cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Task:
+        """Read a task from a YAML or JSON file.
+
+        Raises:
+            ConfigError: it cannot be read, or cannot work.
+        """
+        return cls.parse(read_mapping(path))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """A YAML or JSON file that holds a mapping.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    import yaml
+
+    where = str(path)
+    try:
+        data = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))  # JSON is YAML
+    except OSError as error:
+        raise ConfigError(Problem(where, f"cannot be read: {error.strerror}")) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # Never the line itself: there may be a key in it.
+        mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or type(error).__name__
+        raise ConfigError(Problem(where, f"is neither YAML nor JSON: {what}{place}")) from None
+    if not isinstance(data, dict):
+        raise ConfigError(Problem(where, "does not hold a mapping of keys to values"))
+    return data
+
+
+def read_section(section: Any) -> Mapping[str, Any]:
+    """The section from any of its forms: a mapping, JSON, or the path of a file that holds it (or a whole task).
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if section is None:
+        return {}
+    if isinstance(section, Mapping):
+        return section
+    text = str(section)
+    if text.lstrip().startswith("{"):
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(Problem(SECTION, f"is not valid JSON: {error}")) from error
+    else:
+        data = read_mapping(text)
+    return read_section(data[SECTION]) if SECTION in data else data
+
+
+def safe_name(name: str) -> str:
+    """A model's name as the name of a folder."""
+    return re.sub(r"[^\w.+-]", "_", name).strip(".") or "_"
+
+
+def _models(data: Mapping[str, Any], flow: FlowConfig) -> tuple[ModelConfig, ...]:
+    """The section's models, or the one that stock fields describe."""
+    if flow.models:
+        if data.get("model"):
+            raise ConfigError(Problem("model", "both `model` and `evalflow.models` are given", "Keep one of them."))
+        names = [model.name for model in flow.models]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(Problem("evalflow.models", f"the name {', '.join(twice)} is given more than once"))
+        folders = [safe_name(name) for name in names]
+        twice = sorted(name for name in names if folders.count(safe_name(name)) > 1)
+        if twice:
+            raise ConfigError(
+                Problem("evalflow.models", f"{', '.join(twice)} would share a folder", "Give each a name of its own.")
+            )
+        return tuple(flow.models)
+    model, name, url = data.get("model"), data.get("model_id"), data.get("api_url")
+    if model is not None and not isinstance(model, str):
+        raise ConfigError(
+            Problem(
+                "model",
+                f"is an object ({type(model).__name__})",
+                "EvalFlow deploys a model by path, or an API.",
+            )
+        )
+    if not model:
+        raise ConfigError(Problem("model", "none is given", "Set `model`, or `models` in the section."))
+    # `evalscope service` always sends an api_url: a model that is here is deployed all the same.
+    here = os.path.exists(os.path.expanduser(model))
+    if flow.deploy.engine == "remote" or (flow.deploy.engine == "auto" and url and not here):
+        # The API knows the model by `model`; `model_id` is only how stock EvalScope files its results.
+        section = {"name": model, "api_url": url, "api_key": data.get("api_key")}
+    else:
+        section = {"name": name or os.path.basename(model.rstrip("/")), "path": model}
+    return (ModelConfig.parse(section, "model"),)

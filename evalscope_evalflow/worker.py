@@ -1,0 +1,121 @@
+"""The worker: a child process that runs one stock EvalScope task.
+
+It is run by its path, in any environment that has EvalScope, and needs nothing else of this package. It
+speaks JSON lines. On its standard input, first the task:
+
+    {"task": {…stock TaskConfig…}}
+
+then, when the model can be asked, `{"go": {"api_url": …}}`. On the descriptor EVALFLOW_STATUS_FD it says
+`imported`, `waiting` (all that can be done without the model is done), `going`, and `done` or `failed`.
+Keys are in its environment, and in the task only by reference.
+
+The task starts at once; it is held where EvalScope first needs the model, so that importing EvalScope and
+loading data cost nothing while the engine loads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from typing import Any
+
+if __name__ == "__main__":  # run by path, Python puts our folder first: `import config` would then find ours
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+
+KEY_PREFIX = "EVALFLOW_KEY_"  # variables that the parent puts keys into
+
+
+class Parent:
+    """The process that started us."""
+
+    def __init__(self, status_fd: int) -> None:
+        self._status = os.fdopen(status_fd, "w", buffering=1, encoding="utf-8")
+        self._lock = threading.Lock()
+
+    def say(self, event: str, **details: Any) -> None:
+        """Tell it what has happened."""
+        with self._lock:
+            print(json.dumps({"event": event, **details}), file=self._status)
+
+    def listen(self) -> dict[str, Any]:
+        """Its next word. Without one there is nobody to work for."""
+        line = sys.stdin.readline()
+        if not line:
+            os._exit(1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+def hold_until_go(parent: Parent) -> None:
+    """Have EvalScope wait for the model's endpoint at the point where it makes its client."""
+    from evalscope.api.model import model as model_module
+    from evalscope.utils.argument_utils import get_secret_value
+
+    make = model_module.get_model_with_task_config
+    lock = threading.Lock()
+    gone = threading.Event()
+
+    def make_when_ready(task_config: Any) -> Any:
+        with lock:
+            if not gone.is_set():
+                parent.say("waiting")
+                # Not in the task: EvalScope takes a new port for a new task, and would not resume.
+                os.environ["EVALSCOPE_BASE_URL"] = parent.listen()["go"]["api_url"]
+                gone.set()
+                parent.say("going")
+        # EvalScope unwraps keys for its judges, and not for the model's client.
+        return make(task_config.model_copy(update={"model_args": get_secret_value(task_config.model_args)}))
+
+    model_module.get_model_with_task_config = make_when_ready
+
+
+def resolve(node: Any, secret: bool = False) -> Any:
+    """Put keys in place of the references to our environment.
+
+    Those of judges and of `model_args` become SecretStr, which EvalScope masks in what it writes.
+    """
+    from pydantic import SecretStr
+
+    if isinstance(node, dict):
+        return {name: resolve(value, secret or name in ("judge", "model_args")) for name, value in node.items()}
+    if isinstance(node, list):
+        return [resolve(value, secret) for value in node]
+    if isinstance(node, str) and node.startswith("${" + KEY_PREFIX):
+        key = os.environ[node[2:-1]]
+        return SecretStr(key) if secret else key
+    return node
+
+
+def run(task: dict[str, Any], parent: Parent) -> None:
+    """Run the stock task."""
+    from evalscope.config import TaskConfig
+    from evalscope.run import run_task
+
+    parent.say("imported")
+    hold_until_go(parent)
+    # With no key of its own, EvalScope reads the variable EVALSCOPE_API_KEY.
+    run_task(TaskConfig.from_dict({**resolve(task), "api_key": None}))
+
+
+def main() -> int:
+    parent = Parent(int(os.environ.pop("EVALFLOW_STATUS_FD")))
+    task = parent.listen()["task"]
+    try:
+        run(task, parent)
+    except Exception as error:  # noqa: BLE001 - whatever a benchmark raises is the parent's to report
+        traceback.print_exc()
+        parent.say("failed", kind=type(error).__name__, message=str(error))
+        return 1
+    parent.say("done")
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # results are on disk; EvalScope's threads and imports take a second to unwind

@@ -1,0 +1,120 @@
+"""The parent's side of a worker: start it, let it go, hear how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow import keys, worker
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import WorkerError
+from evalscope_evalflow.serving import Guarded
+from evalscope_evalflow.serving.diagnosis import diagnose
+
+MODEL_KEY = "EVALSCOPE_API_KEY"  # read by EvalScope where a task has no key of its own
+
+
+class Worker:
+    """A child process that runs one stock task, held until the model can be asked.
+
+    Attributes:
+        process: it, under its guard.
+    """
+
+    def __init__(
+        self,
+        task: dict[str, Any],
+        *,
+        env: Environment,
+        api_key: str,
+        log: Path,
+        run_id: str,
+        on_event: Callable[[dict[str, Any]], None],
+        output: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            task: fields of the stock TaskConfig; keys in it may be SecretStr or `${VAR}`.
+            env: environment that has EvalScope.
+            api_key: key of the model's endpoint.
+            log: file for what EvalScope prints.
+            run_id: identifies every process of the run.
+            on_event: is called, in a thread, with every event; the last one is `exited`.
+            output: is called with what EvalScope prints, as it comes.
+        """
+        self.log = log
+        self._on_event = on_event
+        found: dict[str, str] = {}
+        public = keys.to_environment(task, found, worker.KEY_PREFIX)
+        self._keys = [key for key in (api_key, *found.values()) if key != keys.NO_KEY]
+        status, status_end = os.pipe()
+        variables = env.variables(os.environ)
+        variables.update(found)
+        variables.update({MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
+        variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
+        variables.setdefault("no_proxy", "127.0.0.1,localhost")
+        variables.setdefault("NO_PROXY", variables["no_proxy"])
+        self.process = Guarded(
+            env.wrap([str(env.python), worker.__file__]),
+            env=variables,
+            log=log,
+            run_id=f"{run_id}-worker",
+            secrets=(MODEL_KEY, *found),
+            grace_s=1.0,  # it has nothing to tidy up: every answer is saved when it comes
+            stdin=subprocess.PIPE,
+            pass_fds=(status_end,),
+            cwd=Path.cwd(),  # a task may name its data by relative paths
+            output=output,
+        )
+        os.close(status_end)
+        self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
+        self._listener.start()
+        self._send({"task": public})
+
+    def go(self, api_url: str) -> None:
+        """Let it ask the model."""
+        self._send({"go": {"api_url": api_url}})
+
+    def stop(self) -> list[int]:
+        """End it. Returns PIDs that survive even SIGKILL."""
+        left = self.process.stop()
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):  # what it never read
+                self.process.stdin.close()
+        return left
+
+    def failure(self, event: dict[str, Any]) -> WorkerError:
+        """The error for a worker that failed, or died without a word."""
+        if event["event"] == "failed":
+            return WorkerError(f"EvalScope failed: {event['kind']}: {event['message']}\n  log: {self.log}")
+        found = diagnose(self.log, ())
+        tail = "\n".join(f"    {line}" for line in found.tail)
+        return WorkerError(
+            f"the EvalScope process ended without a result (exit code {self.process.exit_code})"
+            f"\n  its last lines:\n{tail}\n  log: {self.log}"
+        )
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write((json.dumps(message, default=str) + "\n").encode())
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is dead: `exited` follows
+
+    def _listen(self, status: int) -> None:
+        with os.fdopen(status, encoding="utf-8") as lines:
+            for line in lines:
+                for key in self._keys:  # servers repeat keys in their errors
+                    line = line.replace(key, keys.MASK)
+                with contextlib.suppress(ValueError):  # half a line, of a process that was killed
+                    self._on_event(json.loads(line))
+        self.process.exited.wait()
+        self._on_event({"event": "exited"})
