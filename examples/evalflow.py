@@ -1,0 +1,3 @@
+from evalscope_evalflow.cli import main
+
+raise SystemExit(main())

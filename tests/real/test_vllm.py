@@ -1,0 +1,102 @@
+"""Real vLLM, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from evalscope_evalflow import Endpoint, EngineError, deploy
+
+pytestmark = pytest.mark.real
+BIN = Path(sys.executable).parent
+
+
+def test_endpoint_answers_and_keeps_its_key(vllm: Endpoint) -> None:
+    answer = vllm.client().chat.completions.create(
+        model=vllm.model,
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        max_tokens=16,
+        temperature=0,
+    )
+    assert "Paris" in (answer.choices[0].message.content or "")
+    for process in psutil.Process().children(recursive=True):
+        assert vllm.api_key not in " ".join(process.cmdline())
+
+
+def test_remote_engine_uses_it_and_leaves_it_alone(vllm: Endpoint, stock_task: dict[str, Any], tmp_path: Path) -> None:
+    """An API that somebody else runs: checked, used, and still there afterwards."""
+    file = tmp_path / "task.yaml"
+    model = {"name": vllm.model, "api_url": vllm.api_url + "/chat/completions/", "api_key": "${SOME_KEY}"}
+    section = {"backend": "Native", "models": [model], "deploy": {"engine": "remote"}}
+    file.write_text(yaml.safe_dump({**stock_task, "evalflow": section}))
+    env = {**os.environ, "SOME_KEY": vllm.api_key}
+    done = subprocess.run(
+        [BIN / "evalflow", "run", file], capture_output=True, text=True, env=env, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8/8" in done.stdout
+    assert vllm.client().models.list().data[0].id == vllm.model
+    for path in Path(stock_task["work_dir"]).rglob("*"):
+        if path.is_file():
+            assert vllm.api_key.encode() not in path.read_bytes(), path
+    record = json.loads((Path(stock_task["work_dir"]) / vllm.model / "evalflow" / "run.json").read_text())
+    assert record["task"]["evalflow"]["models"][0]["api_key"] == "${SOME_KEY}"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"api_key": "wrong"}, "refuses the key"),
+        ({"name": "smoll"}, "has no model 'smoll'"),
+        ({"api_url": "http://127.0.0.1:9/v1"}, "cannot be reached"),
+    ],
+)
+def test_remote_problems_are_told_apart_before_anything_runs(
+    vllm: Endpoint, stock_task: dict[str, Any], tmp_path: Path, change: dict[str, str], says: str
+) -> None:
+    model = {"name": vllm.model, "api_url": vllm.api_url, "api_key": vllm.api_key, **change}
+    file = tmp_path / "task.json"
+    file.write_text(json.dumps({**stock_task, "evalflow": {"backend": "Native", "models": [model]}}))
+    done = subprocess.run([BIN / "evalflow", "run", file], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert vllm.api_key not in done.stderr
+    assert not Path(stock_task["work_dir"]).exists()
+
+
+def test_evalscope_command_from_start_to_nothing(
+    stock_task: dict[str, Any], checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "flow.yaml"
+    file.write_text(yaml.safe_dump({"backend": "Native", "deploy": vllm_deploy}))
+    before = set(Path("/dev/shm").iterdir())
+    done = subprocess.run(
+        [BIN / "evalscope", "eval", "--eval-backend", "evalflow", "--evalflow", file, "--model", checkpoint,
+         "--model-id", "smol", "--datasets", "general_mcq", "--dataset-args", json.dumps(stock_task["dataset_args"]),
+         "--generation-config", json.dumps(stock_task["generation_config"]), "--work-dir", stock_task["work_dir"]],
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "8/8" in done.stdout
+    record = json.loads((Path(stock_task["work_dir"]) / "evalflow" / "run.json").read_text())
+    assert record["state"] == "complete"
+    assert record["left"] == []
+    assert set(Path("/dev/shm").iterdir()) <= before
+
+
+def test_start_failure_is_explained(checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**vllm_deploy, "extra_args": ["--enforce-eagre"]}
+    with pytest.raises(EngineError) as caught, deploy(str(checkpoint), name="smol", log_dir=tmp_path, **settings):
+        pass
+    said = str(caught.value)
+    assert "vLLM rejects an argument: unrecognized arguments: --enforce-eagre" in said
+    assert str(tmp_path / "engine.log") in said
+    assert "--served-model-name smol" in said

@@ -1,0 +1,42 @@
+"""An engine as another package would bring it: one class, and an entry point in its distribution's metadata.
+
+With this folder on `sys.path` (or PYTHONPATH), `deploy.engine: scripted` works. What its server does, and how it
+fails, is in `deploy.extra_args`: see `python scripted_server.py --help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import Address, Command, Engine, Rule
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import Problem
+
+SERVER = Path(__file__).with_name("scripted_server.py")
+KEY_VARIABLE = "SCRIPTED_API_KEY"
+
+
+class ScriptedEngine(Engine):
+    """A server that does as it is told, mistakes included. It takes any path for a model."""
+
+    name = "scripted"
+    default_max_num_seqs = 8
+    rules = (
+        Rule(r"[Aa]ddress already in use", "the port is taken", "Choose another port."),
+        Rule(r"ScriptedError: (.+)", "the script says: {0}", "Change the script."),
+    )
+
+    def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
+        if not model.path:
+            yield Problem(f"model {model.name}", "no path is given", "Any will do.")
+
+    def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+        argv = [
+            str(env.python), str(SERVER),
+            "--host", address.host, "--port", str(address.port), "--model", model.name,
+            *deploy.extra_args,
+        ]  # fmt: skip
+        env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
+        return Command(argv, env_vars, secrets=(KEY_VARIABLE,))

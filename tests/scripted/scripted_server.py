@@ -1,0 +1,332 @@
+"""An OpenAI-compatible server whose behaviour, faults included, is given on its command line.
+
+Standard library only. Its answers are made of the prompt's hash, so that they are the same in every run. The key
+that it asks for comes from SCRIPTED_API_KEY; without that it asks for none. Chat requests are numbered from 1, and
+the first one is whoever waits for readiness.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+
+def status_pair(text: str) -> tuple[int, int]:
+    """`K=STATUS`."""
+    number, status = text.split("=")
+    return int(number), int(status)
+
+
+def status_text(text: str) -> tuple[int, str]:
+    """`STATUS:MESSAGE`."""
+    status, message = text.split(":", 1)
+    return int(status), message
+
+
+def text_status(text: str) -> tuple[str, int]:
+    """`TEXT=STATUS`."""
+    found, status = text.rsplit("=", 1)
+    return found, int(status)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, required=True)
+    add("--model", required=True, help="served name")
+    add("--journal", help="file that every request is appended to, as a JSON line: time, path, hash of the prompt")
+    add("--answer-seconds", type=float, default=0, help="how long an answer takes")
+    add("--answer", help="answer every prompt with this; default: `ANSWER: X`, X by the prompt's hash")
+    start = parser.add_argument_group("the start")
+    add = start.add_argument
+    add("--load-seconds", type=float, default=0, help="be silent and idle for so long, then listen")
+    add("--exit-after-start", type=int, metavar="CODE", help="end with this code instead of listening")
+    add("--bind-fails", action="store_true", help="end as if the port were taken")
+    add("--bind-fails-once", metavar="FILE", help="the same, if FILE does not exist; it is created")
+    add("--silent-stall", action="store_true", help="never listen, say nothing, use no CPU")
+    add("--wrong-name", action="store_true", help="serve another name than --model")
+    add("--print-key", action="store_true", help="print the key, in one piece and in two")
+    add("--flood", type=int, metavar="BYTES", help="print so much before listening")
+    add("--unhealthy", action="store_true", help="/health is 503 for ever")
+    end = parser.add_argument_group("the end")
+    add = end.add_argument
+    add("--ignore-sigterm", action="store_true")
+    add(
+        "--daemon-children", nargs="?", const="scrubbed", choices=["scrubbed", "kept"],
+        help="start a daemon (setsid, double fork) and a child, both deaf to SIGTERM; without or with its environment",
+    )  # fmt: skip
+    add("--die-after-requests", type=int, metavar="N", help="SIGKILL itself at the chat request after the Nth")
+    add("--hang-after", type=int, metavar="N", help="never answer a chat request after the Nth")
+    chat = parser.add_argument_group("chat requests")
+    add = chat.add_argument
+    add("--reject-chat", type=status_text, metavar="STATUS:MESSAGE", help="refuse them all")
+    add(
+        "--status-for-request", type=status_pair, action="append", default=[], metavar="N=STATUS", help="refuse the Nth"
+    )
+    add("--fail-every", type=status_pair, metavar="K=STATUS", help="refuse every Kth")
+    add(
+        "--fail-prompt", type=text_status, action="append", default=[], metavar="TEXT=STATUS",
+        help="refuse every prompt that holds the text",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def start_children(environment: dict[str, str]) -> None:
+    """Start a daemon and a child that ignore SIGTERM; return when both run their own program."""
+    up, up_end = os.pipe()  # closed by exec: at its end, both have got there
+    argv = [sys.executable, "-ISc", "import time; time.sleep(600)  # of the scripted server"]
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which exec keeps
+
+    def run() -> None:
+        try:
+            os.execve(argv[0], argv, environment)
+        finally:
+            os._exit(1)
+
+    if os.fork() == 0:  # the child
+        run()
+    between = os.fork()
+    if between == 0:
+        os.setsid()
+        if os.fork() == 0:  # the daemon
+            run()
+        os._exit(0)
+    os.waitpid(between, 0)
+    signal.signal(signal.SIGTERM, handler)
+    os.close(up_end)
+    os.read(up, 1)
+    os.close(up)
+
+
+class Script:
+    """What the server does, and what it has done."""
+
+    def __init__(self, args: argparse.Namespace, key: str | None) -> None:
+        self.args, self.key = args, key
+        self.name = f"not-{args.model}" if args.wrong_name else args.model
+        self._lock = threading.Lock()
+        self.chats = self.running = 0
+
+    def note(self, path: str, prompt: str | None = None) -> int:
+        """Write a request down; return its number among the chat requests."""
+        with self._lock:
+            if prompt is not None:
+                self.chats += 1
+            if self.args.journal:
+                line = {"time": time.time(), "path": path, "prompt": prompt and short_hash(prompt)}
+                with open(self.args.journal, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            return self.chats
+
+    def refusal(self, number: int, prompt: str) -> tuple[int, str] | None:
+        """How the chat request of this number is refused, if it is."""
+        args = self.args
+        if args.reject_chat:
+            return args.reject_chat
+        for text, status in args.fail_prompt:
+            if text in prompt:
+                return status, f"the script refuses prompts with {text!r}"
+        for wanted, status in args.status_for_request:
+            if number == wanted:
+                return status, f"the script refuses request {number}"
+        if args.fail_every and number % args.fail_every[0] == 0:
+            return args.fail_every[1], f"the script refuses request {number}"
+        return None
+
+    def answer(self, body: dict[str, Any], prompt: str) -> tuple[str, dict[str, int]]:
+        """Text and usage."""
+        letter = "ABCD"[int(short_hash(prompt), 16) % 4]
+        text = self.args.answer or f"ANSWER: {letter}"
+        asked, said = len(prompt.split()), len(text.split())
+        usage = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+        return text, usage
+
+
+def short_hash(text: str) -> str:
+    """A hash as the journal has it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def chunks(name: str, text: str, usage: dict[str, int]) -> Iterator[bytes]:
+    """A streamed answer, as server-sent events."""
+    base = {"id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 0, "model": name}
+    words = text.split(" ")
+    for number, word in enumerate(words):
+        delta = {"content": word if number == 0 else f" {word}"}
+        if number == 0:
+            delta["role"] = "assistant"
+        yield event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+    yield event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    yield event({**base, "choices": [], "usage": usage})
+    yield b"data: [DONE]\n\n"
+
+
+def event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def serve(script: Script) -> None:
+    """Listen and answer until SIGTERM."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1
+
+        def log_message(self, format: str, *args: Any) -> None:
+            print(f"INFO: {self.client_address[0]} - {format % args}", flush=True)  # like uvicorn's access log
+
+        def do_GET(self) -> None:
+            script.note(self.path)
+            if self.path == "/health":
+                self.reply(503 if script.args.unhealthy else 200, {})
+            elif self.path == "/metrics":
+                lines = [
+                    "# TYPE scripted_chat_requests_total counter",
+                    f"scripted_chat_requests_total {script.chats}",
+                    "# TYPE scripted_requests_running gauge",
+                    f"scripted_requests_running {script.running}",
+                ]
+                self.send(200, "text/plain; version=0.0.4", "\n".join([*lines, ""]).encode())
+            elif self.path == "/v1/models":
+                if self.has_key():
+                    card = {"id": script.name, "object": "model", "created": 0, "owned_by": "scripted"}
+                    self.reply(200, {"object": "list", "data": [card]})
+            else:
+                self.fail(404, f"there is no {self.path}")
+
+        def do_POST(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.path != "/v1/chat/completions":
+                script.note(self.path)
+                self.fail(404, f"there is no {self.path}")
+                return
+            if not self.has_key():
+                script.note(self.path)
+                return
+            try:
+                body = json.loads(raw)
+                prompt = json.dumps(body["messages"], sort_keys=True, ensure_ascii=False)
+            except (ValueError, KeyError, TypeError) as error:
+                script.note(self.path)
+                self.fail(400, f"that is no chat request: {error!r}")
+                return
+            number = script.note(self.path, prompt)
+            script.running += 1
+            try:
+                self.chat(body, prompt, number)
+            finally:
+                script.running -= 1
+
+        def chat(self, body: dict[str, Any], prompt: str, number: int) -> None:
+            args = script.args
+            if args.die_after_requests is not None and number > args.die_after_requests:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if args.hang_after is not None and number > args.hang_after:
+                threading.Event().wait()
+            refusal = script.refusal(number, prompt)
+            if refusal:
+                self.fail(*refusal)
+                return
+            if body.get("model") != script.name:
+                self.fail(404, f"the model {body.get('model')!r} does not exist; there is {script.name!r}")
+                return
+            if args.answer_seconds:
+                threading.Event().wait(args.answer_seconds)
+            text, usage = script.answer(body, prompt)
+            if body.get("stream"):
+                self.send(200, "text/event-stream", b"".join(chunks(script.name, text, usage)))
+                return
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            self.reply(
+                200,
+                {
+                    "id": "chatcmpl-scripted",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": script.name,
+                    "choices": [choice],
+                    "usage": usage,
+                },
+            )
+
+        def has_key(self) -> bool:
+            if not script.key or self.headers.get("Authorization") == f"Bearer {script.key}":
+                return True
+            self.fail(401, "the key is wrong, or there is none")
+            return False
+
+        def fail(self, status: int, message: str) -> None:
+            self.reply(status, {"error": {"message": message, "type": "scripted", "code": status}})
+
+        def reply(self, status: int, body: dict[str, Any]) -> None:
+            self.send(status, "application/json", json.dumps(body).encode())
+
+        def send(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+        address_family = socket.AF_INET6 if ":" in script.args.host else socket.AF_INET
+
+    server = Server((script.args.host, script.args.port), Handler)
+    print(f"listening on {script.args.host}:{script.args.port}", flush=True)
+    server.serve_forever()
+
+
+def on_sigterm(*_: Any) -> None:
+    os._exit(0)
+
+
+def main() -> None:
+    args = parse()
+    key = os.environ.get("SCRIPTED_API_KEY")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if args.ignore_sigterm else on_sigterm)
+    print("scripted server: loading", args.model, flush=True)
+    if args.daemon_children:
+        start_children(dict(os.environ) if args.daemon_children == "kept" else {})
+        print("the children are up", flush=True)
+    if args.print_key and key:
+        print(f"the key is {key}", flush=True)
+        half = len(key) // 2
+        os.write(1, f"in two halves it is {key[:half]}".encode())
+        threading.Event().wait(0.2)  # so that they are read apart
+        os.write(1, f"{key[half:]}\n".encode())
+    if args.flood:
+        line = b"x" * 99 + b"\n"
+        with open(1, "wb", closefd=False) as out:
+            for start in range(0, args.flood, len(line)):
+                out.write(line[: args.flood - start])
+    if args.load_seconds:
+        threading.Event().wait(args.load_seconds)
+    if args.exit_after_start is not None:
+        print(f"ScriptedError: told to end with code {args.exit_after_start}", flush=True)
+        sys.exit(args.exit_after_start)
+    once = args.bind_fails_once
+    if args.bind_fails or (once and not os.path.exists(once)):
+        if once:
+            open(once, "w").close()
+        sys.exit("OSError: [Errno 98] Address already in use")
+    if args.silent_stall:
+        threading.Event().wait()
+    serve(Script(args, key))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+import pytest
+
+from evalscope_evalflow.engines import load_engine
+from evalscope_evalflow.serving.diagnosis import READ_BYTES, TAIL_LINES, diagnose
+
+CORE = "(EngineCore_DP0 pid=4242) ERROR 03-14 09:26:53 [core.py:845] "
+SERVER = "(APIServer pid=4200) "
+TRACE = f"""\
+{SERVER}INFO 03-14 09:26:40 [api_server.py:1346] vLLM API server version 0.32.0
+{CORE}EngineCore failed to start.
+{CORE}Traceback (most recent call last):
+{CORE}  File "/opt/vllm/v1/engine/core.py", line 836, in run_engine_core
+{CORE}    engine_core = EngineCoreProc(*args, **kwargs)
+{{line}}
+{SERVER}Traceback (most recent call last):
+{SERVER}  File "/opt/vllm/entrypoints/cli/main.py", line 73, in main
+{SERVER}RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{{{}}}}
+"""
+
+VLLM = [
+    (
+        "usage: vllm serve [model_tag] [options]\nvllm: error: unrecognized arguments: --max-modle-len 4096\n",
+        "vLLM rejects an argument: unrecognized arguments: --max-modle-len 4096",
+        "vllm serve --help",
+    ),
+    (
+        "vllm serve: error: argument --max-model-len: invalid human_readable_int value: 'long'\n",
+        "vLLM rejects an argument: argument --max-model-len: invalid human_readable_int value: 'long'",
+        "vllm serve --help",
+    ),
+    (
+        SERVER + "ValueError: The supplied chat template string (chat.jinja) appears path-like, but doesn't exist! "
+        "Tried: chat.jinja",
+        "the chat template chat.jinja does not exist",
+        "Jinja",
+    ),
+    (
+        SERVER + "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
+        "  Value error, User-specified max_model_len (99999) is greater than the derived max_model_len "
+        "(max_position_embeddings=2048 or model_max_length=None in model's config.json).",
+        "the context is too long for this model: User-specified max_model_len (99999) is greater than",
+        "Lower max_model_len",
+    ),
+    (
+        CORE + "ValueError: To serve at least one request with the model's max seq len (131072), (16.0 GiB KV cache is "
+        "needed, which is larger than the available KV cache memory (7.2 GiB). The estimated maximum model length is "
+        "58976.",
+        "58976",
+        "Lower max_model_len or max_num_seqs",
+    ),
+    (
+        CORE + "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
+        "there is not enough memory for the KV cache",
+        "more devices",
+    ),
+    (
+        CORE + "ValueError: Free memory on device cuda:0 (11.02/79.1 GiB) on startup is less than desired GPU memory "
+        "utilization (0.9, 71.19 GiB).",
+        "the device is in use by another process: Free memory on device cuda:0 (11.02/79.1 GiB)",
+        "--gpu-memory-utilization",
+    ),
+    (
+        CORE + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 448.00 MiB. GPU 0 has a total capacity.",
+        "the device ran out of memory: CUDA out of memory. Tried to allocate 448.00 MiB.",
+        "Lower max_num_seqs",
+    ),
+    (SERVER + "OSError: [Errno 98] Address already in use\n", "the port is taken", "Choose another port."),
+    (
+        CORE + "ValueError: Total number of attention heads (9) must be divisible by tensor parallel size (2).",
+        "tensor_parallel does not fit: Total number of attention heads (9) must be divisible by tensor parallel size "
+        "(2)",
+        "divides the attention heads",
+    ),
+    (
+        SERVER + "ValueError: World size (8) is larger than the number of available GPUs (1) in this node.",
+        "tensor_parallel does not fit: World size (8) is larger than",
+        "devices that exist",
+    ),
+    (
+        SERVER + "  Value error, The checkpoint you are trying to load has model type `newmodel` but Transformers does "
+        "not recognize this architecture.",
+        "this vLLM cannot run the model: model type `newmodel`",
+        "Upgrade the engine",
+    ),
+    (
+        SERVER + "ValueError: Model architectures ['NewForCausalLM'] are not supported for now.",
+        "this vLLM cannot run the model: Model architectures ['NewForCausalLM'] are not supported",
+        "Upgrade the engine",
+    ),
+    (CORE + "RuntimeError: No CUDA GPUs are available", "vLLM finds no device that it can use", "driver"),
+    (SERVER + "RuntimeError: Failed to infer device type", "vLLM finds no device that it can use", "CPU build"),
+    (
+        "ModuleNotFoundError: No module named 'torch'\n",
+        "the engine's environment is broken: ModuleNotFoundError: No module named 'torch'",
+        "Repair",
+    ),
+]
+LLAMACPP = [
+    (
+        "llamacpp_server.py: error: unrecognized arguments: --thread 3\n",
+        "an argument is not understood: unrecognized arguments: --thread 3",
+        "--help",
+    ),
+    (
+        "srv  start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 8000\n",
+        "the port is taken",
+        "another port",
+    ),
+    (
+        "llama_model_load: error loading model: error loading model architecture: "
+        "unknown model architecture: 'newone'\n"
+        "srv    load_model: failed to load model, '/m.gguf'\n",
+        "this llama.cpp does not know the architecture 'newone'",
+        "Upgrade xllamacpp",
+    ),
+    (
+        "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 51539607552\n"
+        "llama_init_from_model: failed to initialize the context\n",
+        "there is not enough memory: failed to allocate buffer of size 51539607552",
+        "Lower max_model_len or max_num_seqs",
+    ),
+    (
+        "llama_model_load: error loading model: tensor 'blk.3.ffn_up.weight' data is not within the file bounds\n"
+        "llama_model_load_from_file_impl: failed to load model\n",
+        "tensor 'blk.3.ffn_up.weight' data is not within the file bounds",
+        "file is complete",
+    ),
+]
+
+
+@pytest.fixture
+def log(tmp_path):
+    def write(text):
+        path = tmp_path / "engine.log"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(("line", "cause", "hint"), VLLM)
+@pytest.mark.parametrize("form", ["{line}\n", TRACE])
+def test_vllms_failures_are_put_in_words(log, form, line, cause, hint):
+    found = diagnose(log(form.format(line=line)), load_engine("vllm").rules)
+    assert cause in found.cause
+    assert "\n" not in found.cause
+    assert hint in found.hint
+
+
+@pytest.mark.parametrize(("text", "cause", "hint"), LLAMACPP)
+def test_llama_cpps_failures_are_put_in_words(log, text, cause, hint):
+    found = diagnose(log(text), load_engine("llamacpp").rules)
+    assert cause in found.cause
+    assert hint in found.hint
+
+
+def test_the_wrapper_is_not_taken_for_the_cause(log):
+    text = TRACE.format(line=f"{CORE}huggingface_hub.errors.LocalEntryNotFoundError: cannot find the files")
+    found = diagnose(log(text), load_engine("vllm").rules)
+    assert found.cause == "LocalEntryNotFoundError: cannot find the files"
+
+
+def test_of_errors_that_wrap_each_other_the_first_is_the_cause(log):
+    text = (
+        "OSError: the disk is gone\n\nThe above exception was the direct cause of the following exception:\n\n"
+        "RuntimeError: weights cannot be read\n"
+    )
+    assert diagnose(log(text), ()).cause == "OSError: the disk is gone"
+
+
+def test_an_engine_that_ends_with_no_known_error_shows_its_last_line(log):
+    found = diagnose(log("loading\n\nSegmentation fault (core dumped)\n\n"), load_engine("vllm").rules)
+    assert (found.cause, found.hint) == ("Segmentation fault (core dumped)", "")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", None])
+def test_an_engine_that_said_nothing_is_told_so(log, tmp_path, text):
+    path = tmp_path / "none.log" if text is None else log(text)
+    found = diagnose(path, load_engine("vllm").rules)
+    assert (found.cause, found.tail) == ("it printed nothing", [])
+
+
+@pytest.mark.parametrize("prefix", [SERVER, f"\x1b[1;36m{SERVER.strip()}\x1b[0;0m "], ids=["plain", "coloured"])
+def test_the_tail_is_short_and_without_noise(log, prefix):
+    lines = [f"{prefix}INFO 03-14 09:26:40 [api_server.py:1] \x1b[31mline {number}\x1b[0m\n" for number in range(40)]
+    tail = diagnose(log("\n".join(lines)), ()).tail
+    assert tail == [f"line {number}" for number in range(40 - TAIL_LINES, 40)]
+
+
+def test_a_long_log_is_read_from_its_end(log):
+    path = log("MemoryError: long ago\n" + "loading weights\n" * (READ_BYTES // 10) + "KeyError: 'lm_head'\n")
+    assert diagnose(path, ()).cause == "KeyError: 'lm_head'"
+
+
+def test_bytes_that_are_no_text_do_not_matter(tmp_path):
+    path = tmp_path / "engine.log"
+    path.write_bytes(b"\xff\xfe\x00 broken\nOSError: [Errno 98] Address already in use\n")
+    assert diagnose(path, load_engine("vllm").rules).cause == "the port is taken"
+
+
+def test_the_last_of_equal_lines_is_the_one_to_show(log):
+    text = "ValueError: Free memory on device cuda:0 (1/9)\nretrying\nValueError: Free memory on device cuda:1 (2/9)\n"
+    assert "cuda:1" in diagnose(log(text), load_engine("vllm").rules).cause

@@ -1,0 +1,128 @@
+"""Imports point one way: what is simple knows nothing of what is built on it."""
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import evalscope_evalflow
+
+PACKAGE = Path(evalscope_evalflow.__file__).parent
+NAME = PACKAGE.name
+FILES = sorted(PACKAGE.rglob("*.py"))
+UNITS = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
+
+TASKS = {"backends", "catalog", "record", "report", "task", "worker", "workers"}
+ABOVE_SERVING = TASKS | {"cli", "demo", "flow", "plan", "plugin", "preflight"}
+FORBIDDEN = {
+    "errors": UNITS - {"errors"},
+    "keys": UNITS - {"keys", "errors"},
+    "config": UNITS - {"config", "keys", "errors"},
+    "engines": {"serving"} | ABOVE_SERVING,
+    "serving": ABOVE_SERVING,
+    "backends": {"serving", "engines", "flow", "cli", "plugin", "preflight", "plan", "report", "workers"},
+    "flow": {"cli", "plugin"},
+    "report": {"flow", "serving", "cli", "plugin"},
+    "plugin": {"cli"},
+}
+
+
+def name(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def imports(path, *, module_level=False):
+    """Full names of what a file imports, relative to nothing; what is only for type checkers is left out."""
+    found = set()
+
+    def visit(node):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if module_level and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)} imports by dots"
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def unit(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def units_used(path):
+    parts = (imported.split(".") for imported in imports(path))
+    return {item[1] for item in parts if item[0] == NAME and len(item) > 1 and item[1] in UNITS} - {unit(path)}
+
+
+def uses(path, package, **options):
+    return any(item == package or item.startswith(f"{package}.") for item in imports(path, **options))
+
+
+def test_the_check_itself_sees_imports():
+    assert "serving" in units_used(PACKAGE / "flow.py")
+    assert "config" in units_used(PACKAGE / "engines" / "base.py")
+    assert uses(PACKAGE / "plugin" / "results.py", "evalscope", module_level=True)
+    assert uses(PACKAGE / "worker.py", "evalscope")
+    assert not uses(PACKAGE / "worker.py", "evalscope", module_level=True)
+
+
+@pytest.mark.parametrize("layer", list(FORBIDDEN))
+def test_a_layer_knows_nothing_of_what_is_built_on_it(layer):
+    assert layer in UNITS
+    found = {name(path): units_used(path) & FORBIDDEN[layer] for path in FILES if unit(path) == layer}
+    assert {path: used for path, used in found.items() if used} == {}
+
+
+def test_no_imports_go_round_in_a_circle():
+    graph = defaultdict(set)
+    for path in FILES:
+        if path.parent != PACKAGE or path.name not in ("__init__.py", "__main__.py"):
+            graph[unit(path)] |= units_used(path)
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"circle: {' -> '.join(error.args[1])}")
+
+
+def test_only_the_plugin_and_the_worker_know_evalscope():
+    users = {name(path) for path in FILES if uses(path, "evalscope")}
+    assert {path for path in users if not path.startswith("plugin/")} == {"worker.py"}
+
+
+def test_only_what_runs_inside_evalscope_imports_it_at_once():
+    users = {name(path) for path in FILES if uses(path, "evalscope", module_level=True)}
+    assert users <= {"plugin/results.py", "plugin/seams.py", "plugin/startup.py", "worker.py"}
+
+
+@pytest.mark.parametrize("file", ["worker.py", "serving/guard.py", "engines/llamacpp_server.py"])
+def test_what_is_run_by_its_path_needs_only_the_standard_library_at_once(file):
+    """It may run in an environment that has none of our packages."""
+    roots = {item.split(".")[0] for item in imports(PACKAGE / file, module_level=True)}
+    assert roots <= set(sys.stdlib_module_names)
+    assert not uses(PACKAGE / file, NAME)
+
+
+def test_what_every_interpreter_imports_at_its_start_is_next_to_nothing():
+    assert imports(PACKAGE / "plugin" / "startup.py", module_level=True) == {"os", "sys"}
+
+
+@pytest.mark.parametrize("module", ["cli", "flow", "plugin.backend"])
+def test_nothing_slow_is_imported_before_an_engine_is_started(module):
+    slow = ("evalscope", "torch", "openai", "pandas", "numpy", "httpx", "transformers", "xllamacpp", "vllm")
+    code = f"import sys, {NAME}.{module}; print(*[name for name in {slow!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []

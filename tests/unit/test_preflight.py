@@ -1,0 +1,219 @@
+import pytest
+
+from evalscope_evalflow import preflight as module
+from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.preflight import preflight
+from evalscope_evalflow.task import Task
+
+KEY = "sk-never-to-be-seen"
+
+
+@pytest.fixture
+def task(tmp_path, gguf_file, make_env):
+    """A task that can be run, with what a test changes of it."""
+    env = make_env()
+
+    def make(model=None, deploy=None, **stock):
+        section = {
+            "backend": "Native",
+            "models": [{"name": "m", "path": str(gguf_file), **(model or {})}],
+            "deploy": {"env": str(env), **(deploy or {})},
+        }
+        return Task.parse({"datasets": ["general_qa"], "work_dir": str(tmp_path / "out"), **stock, "evalflow": section})
+
+    return make
+
+
+@pytest.fixture
+def remote(task):
+    def make(url, **more):
+        return task(model={"path": None, "api_url": url, **more})
+
+    return make
+
+
+def refused(task):
+    with pytest.raises(ConfigError) as caught:
+        preflight(task)
+    return str(caught.value)
+
+
+def test_a_task_that_can_be_run_passes_and_leaves_nothing(task, tmp_path):
+    before = set(tmp_path.iterdir())
+    preflight(task())
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_an_unknown_dataset_names_the_nearest(task):
+    message = refused(task(datasets=["genral_qa"]))
+    assert "datasets: EvalScope's Native backend has no benchmark 'genral_qa'" in message
+    assert "Did you mean 'general_qa'?" in message
+
+
+def test_an_unknown_stock_key_names_the_nearest(task):
+    message = refused(task(dataset_arg={}))
+    assert "dataset_arg: unknown key" in message
+    assert "Did you mean 'dataset_args'?" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("{tmp}/none", "{tmp}/none does not exist"),
+        ("{tmp}/empty", "{tmp}/empty is no checkpoint: it has no config.json (it holds nothing)"),
+        ("{tmp}/other", "{tmp}/other is no checkpoint: it has no config.json (it holds readme.txt)"),
+        ("{tmp}/torn", "{tmp}/torn is no checkpoint: its config.json is not JSON"),
+        ("{tmp}/bare", "{tmp}/bare has a config.json, but no weights"),
+        ("{tmp}/model.gguf", "{tmp}/model.gguf is a file, not a checkpoint's folder"),
+        ("org/model", "Download it first (`hf download org/model`)"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_before_vllm_starts(task, tmp_path, path, message):
+    for name, file, text in (("other", "readme.txt", ""), ("torn", "config.json", "{"), ("bare", "config.json", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+    (tmp_path / "empty").mkdir()
+    shown = refused(task(model={"path": path.format(tmp=tmp_path)}, deploy={"engine": "vllm"}))
+    assert shown.startswith("model m: ")
+    assert message.format(tmp=tmp_path) in shown
+
+
+def test_a_checkpoint_is_enough_for_vllm(task, checkpoint_folder):
+    preflight(task(model={"path": str(checkpoint_folder)}))
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+def test_a_local_engine_without_a_path_is_told(task, engine):
+    assert "model m: no " in refused(task(model={"path": None}, deploy={"engine": engine}))
+
+
+def test_remote_without_a_url_is_told(task):
+    message = refused(task(model={"path": None}, deploy={"engine": "remote"}))
+    assert "model m: engine remote needs the API's URL" in message
+    assert "--remote_api_url" in message
+
+
+@pytest.mark.parametrize("url", ["api.example/v1", "ftp://x/v1", "http://", "localhost:8000", "http://[broken/v1"])
+def test_what_is_no_url_is_told(remote, url):
+    assert f"model m: {url} is no URL" in refused(remote(url))
+
+
+def test_an_unknown_engine_names_the_nearest_and_all(task):
+    message = refused(task(deploy={"engine": "vlm"}))
+    assert "unknown engine 'vlm'" in message
+    assert "Did you mean 'vllm'?" in message
+    assert all(name in message for name in ("llamacpp", "remote", "vllm"))
+
+
+@pytest.mark.parametrize(("engine", "extra"), [("vllm", "vllm"), ("llamacpp", "llamacpp")])
+def test_an_engine_that_is_not_installed_names_extra_and_environment(
+    task, make_env, make_checkpoint, gguf_file, engine, extra
+):
+    prefix = make_env("bare-env", has_modules=False)
+    path = gguf_file if engine == "llamacpp" else make_checkpoint()
+    message = refused(task(model={"path": str(path)}, deploy={"env": str(prefix), "engine": engine}))
+    assert f"{engine} is not installed in {prefix}" in message
+    assert f"pip install 'evalscope-evalflow[{extra}]'" in message
+    assert "`deploy.env` (--conda_env)" in message
+
+
+def test_an_engines_environment_that_is_not_there_is_told(task, tmp_path):
+    message = refused(task(deploy={"env": str(tmp_path / "none")}))
+    assert f"deploy.env: no environment {tmp_path}/none: there is no such folder" in message
+
+
+def test_too_long_a_context_is_told_with_the_longest_possible(task, checkpoint_folder):
+    assert "Lower it to 2048" in refused(task(deploy={"max_model_len": 4096}))
+    message = refused(task(model={"path": str(checkpoint_folder)}, deploy={"max_model_len": 5000}))
+    assert "Lower it to 4096" in message
+
+
+def test_an_unset_key_variable_is_told_for_engine_api_and_judge(task, remote, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    judge = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "api_key": "${NO_SUCH_KEY}"}]}
+    assert "NO_SUCH_KEY is not set" in refused(task(deploy={"api_key": "${NO_SUCH_KEY}"}))
+    assert "NO_SUCH_KEY is not set" in refused(remote("http://127.0.0.1:1/v1", api_key="${NO_SUCH_KEY}"))
+    assert "judge.models.0.api_key: the environment variable NO_SUCH_KEY is not set" in refused(task(judge=judge))
+
+
+def test_a_judge_without_a_url_is_refused(task):
+    message = refused(task(judge={"models": [{"model_id": "j", "api_key": KEY}]}))
+    assert "judge.models.0.api_url: none is given" in message
+    assert KEY not in message
+
+
+def test_a_judge_without_a_name_is_refused(task, api):
+    assert "judge.models.0.model_id: none is given" in refused(task(judge={"models": [{"api_url": api.url}]}))
+
+
+def test_a_masked_key_of_a_judge_is_refused(task, api):
+    judge = {"models": [{"model_id": "m", "api_url": api.url, "api_key": "**********"}]}
+    assert "is the mask of a key" in refused(task(judge=judge))
+
+
+@pytest.mark.parametrize("form", ["{0}/v1", "{0}/v1/", "{0}/v1/chat/completions"])
+def test_a_judge_that_answers_passes_with_either_form_of_url(task, api, form):
+    api.key = KEY
+    judge = {"models": [{"model_id": "m", "api_url": form.format(api.root), "api_key": KEY}]}
+    preflight(task(judge=judge))
+    assert api.paths == ["/v1/models", "/v1/chat/completions"]
+    assert api.seen[-1][3]["max_tokens"] == 1
+
+
+def test_a_judge_that_asks_for_no_key_may_be_written_as_evalscope_does(task, api):
+    preflight(task(judge={"models": [{"model_id": "m", "api_url": api.url, "api_key": "EMPTY"}]}))
+
+
+def test_a_judge_that_refuses_the_key_is_told_without_it(task, api):
+    api.key = "sk-right"
+    message = refused(task(judge={"models": [{"model_id": "m", "api_url": api.url, "api_key": KEY}]}))
+    assert f"judge.models.0: {api.url} refuses the key (401): Unauthorized" in message
+    assert KEY not in message
+
+
+def test_an_api_that_answers_passes(remote, api):
+    preflight(remote(api.url))
+
+
+def test_an_api_without_the_model_lists_what_it_has(remote, api):
+    api.models = ["mm", "other"]
+    message = refused(remote(api.url))
+    assert f"model m: {api.url} has no model 'm'" in message
+    assert "It lists: mm, other" in message
+
+
+def test_an_api_that_is_not_there_is_told(remote):
+    assert "cannot be reached" in refused(remote("http://127.0.0.1:1/v1"))
+
+
+def test_no_api_is_asked_while_anything_else_is_wrong(task, api):
+    judge = {"models": [{"model_id": "m", "api_url": api.url}]}
+    refused(task(datasets=["genral_qa"], judge=judge))
+    assert api.seen == []
+
+
+@pytest.mark.parametrize("work_dir", ["file", "file/below/it"])
+def test_a_file_in_the_way_of_work_dir_is_told(task, tmp_path, work_dir):
+    (tmp_path / "file").touch()
+    assert f"work_dir: {tmp_path}/file is not a folder" in refused(task(work_dir=str(tmp_path / work_dir)))
+
+
+def test_a_work_dir_that_cannot_be_written_is_told(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    assert f"work_dir: {tmp_path} is not writable" in refused(task())
+
+
+def test_every_problem_is_told_once_and_at_once(task, tmp_path):
+    (tmp_path / "file").touch()
+    judge = {"models": [{"model_id": "j"}]}
+    found = task(
+        model={"path": "/none.gguf"},
+        datasets=["genral_qa", "genral_qa"],
+        sede=1,
+        judge=judge,
+        work_dir=str(tmp_path / "file"),
+    )
+    with pytest.raises(ConfigError) as caught:
+        preflight(found)
+    places = [problem.where for problem in caught.value.problems]
+    assert sorted(places) == ["datasets", "judge.models.0.api_url", "model m", "sede", "work_dir"]
