@@ -34,7 +34,7 @@ class Native(Backend):
                     f"EvalScope's Native backend has no benchmark {dataset!r}",
                     f"{nearest(dataset, known)} `evalscope benchmark-info --list` shows all {len(known)}.".strip(),
                 )
-        yield from _dataset_args_problems(task)
+        yield from _dataset_args_problems(task, known)
         fields = catalog.task_fields(folder)
         for name in task.stock:
             if fields and name not in fields:
@@ -75,11 +75,14 @@ class Native(Backend):
         ]
 
 
-def _dataset_args_problems(task: Task) -> Iterable[Problem]:
+def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
     for name, settings in (task.stock.get("dataset_args") or {}).items():
         where = f"dataset_args.{name}"
         if name not in task.datasets:
-            yield Problem(where, "this benchmark is not among the datasets", nearest(name, task.datasets))
+            # Settings of a benchmark that is left out today do no harm; a misspelt one would be ignored in silence.
+            if name not in known:
+                yield Problem(where, "EvalScope has no such benchmark", nearest(name, [*task.datasets, *known]))
+            continue
         path = settings.get("local_path") if isinstance(settings, Mapping) else None
         if path and not Path(path).expanduser().exists():
             yield Problem(f"{where}.local_path", f"{path} does not exist", "Give the folder that holds its files.")

@@ -56,6 +56,16 @@ def test_an_unknown_stock_key_names_the_nearest(task):
     assert "Did you mean 'dataset_args'?" in message
 
 
+def test_settings_of_a_benchmark_that_is_left_out_do_no_harm(task):
+    preflight(task(dataset_args={"general_mcq": {"local_path": "/nowhere"}}))
+
+
+def test_settings_of_a_misspelt_benchmark_are_told(task):
+    message = refused(task(dataset_args={"genral_qa": {}}))
+    assert "dataset_args.genral_qa: EvalScope has no such benchmark" in message
+    assert "Did you mean 'general_qa'?" in message
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
