@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,13 @@ VLLM_DEPLOY: dict[str, Any] = {
     "extra_args": ["--enforce-eager", "--dtype", "bfloat16"],
 }
 WORDS = ["apple", "river", "stone", "cloud", "piano", "tiger", "bread", "snow"]
+
+
+def pytest_configure() -> None:
+    """The tests may run in a script's background or under nohup; their children would inherit what that ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
