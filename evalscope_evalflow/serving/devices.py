@@ -65,7 +65,7 @@ class Device:
 
 
 def devices() -> list[Device]:
-    """Every GPU of this machine, or its instances where MIG splits it; none where there is no driver of NVIDIA, or none that answers."""
+    """Every GPU of this machine, or its instances where MIG splits it; none where no driver of NVIDIA answers."""
     with contextlib.suppress(DriverError):
         return list(read(None).values())
     return []

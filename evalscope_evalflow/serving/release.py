@@ -215,20 +215,14 @@ def prove(process: Guarded, host: str, port: int, watch: DeviceWatch) -> Release
 
 def _poll(look: Callable[[], T], good: Callable[[T], bool], stop: Callable[[RetryCallState], bool]) -> T:
     """The first good answer, or the last one."""
-    last: list[T] = []
-
-    def once() -> bool:
-        last[:] = [look()]
-        return good(last[0])
-
     poll = Retrying(
-        retry=retry_if_result(lambda done: not done),
+        retry=retry_if_result(lambda found: not good(found)),
         wait=wait_fixed(POLL_S),
         stop=stop,
-        retry_error_callback=lambda state: False,
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else look(),
     )
-    poll(once)
-    return last[0]
+    found: T = poll(look)
+    return found
 
 
 def _pids_of(device: Device) -> set[int]:

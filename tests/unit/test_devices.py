@@ -21,7 +21,7 @@ print(json.dumps([dataclasses.asdict(device) for device in devices()]))
 CHECK = """
 import json, sys; from evalscope_evalflow.serving.devices import check_devices
 text, variables, idle = json.loads(sys.argv[1])
-print(json.dumps([[problem.where, problem.what, problem.todo] for problem in check_devices(text, variables, idle=idle)]))
+print(json.dumps([[found.where, found.what, found.todo] for found in check_devices(text, variables, idle=idle)]))
 """
 NOBODY = 4194303  # above every PID that Linux gives
 MIB = 1 << 20
@@ -58,7 +58,10 @@ class TestList:
         assert not module.has_driver()
 
     def test_no_library_costs_no_import(self):
-        code = "import sys; from evalscope_evalflow.serving import devices; devices.devices(); print('pynvml' in sys.modules)"
+        code = (
+            "import sys; from evalscope_evalflow.serving import devices\n"
+            "devices.devices(); print('pynvml' in sys.modules)"
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False"
 
@@ -252,10 +255,8 @@ def test_what_a_process_runs_is_told_without_its_arguments(bob, tmp_path):
     ]:
         other = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            name = os.path.basename(sys.executable)
-            wait_until(
-                lambda pid=other.pid, end=shown: module.describe_process(pid) == f"{user}, {name} {end}", "its program"
-            )
+            whole = f"{user}, {os.path.basename(sys.executable)} {shown}"
+            wait_until(lambda pid=other.pid, text=whole: module.describe_process(pid) == text, "its program")
         finally:
             other.kill()
             other.wait()
