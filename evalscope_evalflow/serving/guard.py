@@ -13,9 +13,9 @@ It also drains the command's output into a log, with keys blanked, so that the c
 SIGKILL leaves shared memory in /dev/shm under random names. So the guard notes, while they live, what its
 command's processes have mapped there, and removes what nobody uses at the end.
 
-Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once; `{"tree": [[PID, start]…], "shm": [[path,
-inode]…]}` as they are found, what is new only; `{"exit": CODE, "why": …, "left": [PID…], "removed": [path…]}` at the
-end. Exit code: the command's own, or 128 + signal.
+Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once; `{"tree": [[PID, start]…], "shm": [inode…]}`
+as they are found, what is new only; `{"exit": CODE, "why": …, "left": [PID…], "removed": [path…]}` at the end.
+Exit code: the command's own, or 128 + signal.
 """
 
 from __future__ import annotations
@@ -90,28 +90,30 @@ def remove(folders: list[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def shared_memory(pid: int) -> set[tuple[str, int]]:
-    """(path, inode) of the files in /dev/shm that a process has mapped or open; none if it must not be looked at."""
+def shared_memory(pid: int) -> set[int]:
+    """Inodes in /dev/shm that a process has mapped or open; none if it must not be looked at.
+
+    Not paths: glibc makes a semaphore under another name than it has in the end (sem_open(3)), and maps show that.
+    """
     found = set()
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
-        for line in maps:
-            if b" /dev/shm/" in line:
-                fields = line.split(None, 5)
-                found.add((os.fsdecode(fields[5].rstrip(b"\n")), int(fields[4])))
     with contextlib.suppress(OSError):
+        device = os.stat(SHM).st_dev
+        mark = f" {os.major(device):02x}:{os.minor(device):02x} ".encode()
+        with open(f"/proc/{pid}/maps", "rb") as maps:
+            found = {int(line.split(None, 5)[4]) for line in maps if mark in line}
         for name in os.listdir(f"/proc/{pid}/fd"):
-            link = f"/proc/{pid}/fd/{name}"
             with contextlib.suppress(OSError):
-                if (path := os.readlink(link)).startswith(SHM + "/"):
-                    found.add((path, os.stat(link).st_ino))
+                link = f"/proc/{pid}/fd/{name}"
+                if os.readlink(link).startswith(SHM):  # to ask the file itself could hang, as on a dead NFS
+                    found.add(os.stat(link).st_ino)
     return found
 
 
-def shared_memory_files() -> set[tuple[str, int]]:
-    """(path, inode) of what is in /dev/shm."""
+def shared_memory_files() -> dict[int, str]:
+    """What is in /dev/shm: paths by inode."""
     with contextlib.suppress(OSError), os.scandir(SHM) as entries:
-        return {(entry.path, entry.inode()) for entry in entries}
-    return set()
+        return {entry.inode(): entry.path for entry in entries}
+    return {}
 
 
 def is_private(path: str, inode: int) -> bool:
@@ -120,17 +122,20 @@ def is_private(path: str, inode: int) -> bool:
         found = os.lstat(path)
     except OSError:
         return False
-    return found.st_ino == inode and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return found.st_ino == inode and private
 
 
-def remove_shared_memory(noted: set[tuple[str, int]]) -> list[str]:
+def remove_shared_memory(noted: set[int]) -> list[str]:
     """Delete what was noted of dead processes, but for what any living process of anybody uses. Returns the paths."""
-    unused = {item for item in noted if is_private(*item)}
-    for name in os.listdir("/proc") if unused else ():
-        if name.isdigit():
-            unused -= shared_memory(int(name))
+    unused = {
+        inode: path for inode, path in shared_memory_files().items() if inode in noted and is_private(path, inode)
+    }
+    if unused:
+        used = set().union(*(shared_memory(int(name)) for name in os.listdir("/proc") if name.isdigit()))
+        unused = {inode: path for inode, path in unused.items() if inode not in used}
     removed = []
-    for path, _ in sorted(unused):
+    for path in sorted(unused.values()):
         with contextlib.suppress(OSError):
             os.unlink(path)
             removed.append(path)
@@ -196,8 +201,8 @@ class Guard:
         self.secrets = [os.environ[name].encode() for name in args.secrets.split(",") if os.environ.get(name)]
         self.log = Log(args.log, self.secrets, args.tee_fd)
         self.tree: dict[int, int] = {}
-        self.shm: set[tuple[str, int]] = set()
-        self.foreign_shm = shared_memory_files()
+        self.shm: set[int] = set()
+        self.foreign_shm = set(shared_memory_files())
 
     def start(self) -> None:
         """Start the command. It dies with the guard; what it has started by then is the owner's to sweep."""
@@ -244,7 +249,8 @@ class Guard:
 
     def look(self) -> None:
         """Note which processes there are, and the shared memory that they use; tell what is new."""
-        tree, shm = {}, set()
+        tree: dict[int, int] = {}
+        shm: set[int] = set()
         for pid in descendants(self.me):
             found = stat(pid)
             if found and self.tree.get(pid) != found[2]:

@@ -171,13 +171,13 @@ class Guarded:
     def _listen(self, status: int) -> None:
         """Follow the guard's status lines to their end, which is also the end of everything below it."""
         told: dict[str, Any] = {}
-        shm: set[tuple[str, int]] = set()
+        shm: set[int] = set()
         with os.fdopen(status, encoding="utf-8") as lines:
             for line in lines:
                 with contextlib.suppress(ValueError):  # half a line, of a guard that was killed
                     told.update(json.loads(line))
                 self.tree.update(told.pop("tree", ()))
-                shm.update((path, inode) for path, inode in told.pop("shm", ()))
+                shm.update(told.pop("shm", ()))
                 self.leader = told.get("leader", self.leader)
                 if self.leader is not None:
                     self._started.set()
