@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,14 @@ class ModelResult:
         folder: its run folder.
         datasets: its results.
         error: what ended it, if something did.
+        left: what of its engine could not be released, a line each.
     """
 
     model: ModelConfig
     folder: Path
     datasets: list[DatasetResult] = field(default_factory=list)
     error: EvalFlowError | None = None
+    left: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -67,12 +69,14 @@ class FlowResult:
 
     def rows(self) -> list[tuple[str, list[DatasetResult], str | None]]:
         """What the table shows: each model's name, results, and error."""
-        return [(item.model.name, item.datasets, str(item.error) if item.error else None) for item in self.models]
+        return [
+            (item.model.name, item.datasets, str(item.error or "; ".join(item.left)) or None) for item in self.models
+        ]
 
     @property
     def exit_code(self) -> ExitCode:
         """As documented for the command."""
-        if any(result.error is not None for result in self.models):
+        if any(result.error is not None or result.left for result in self.models):
             return ExitCode.FAILED
         return ExitCode.COMPLETE if all(result.complete for result in self.models) else ExitCode.INCOMPLETE
 
@@ -133,9 +137,10 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
             with suppress(OSError):  # a full disk may be what ends the run
                 record.finish(state, error=str(error))
             raise
-        result = ModelResult(model, folder, datasets)
+        result = ModelResult(model, folder, datasets, left=record.left)
         record.finish(
-            "complete" if result.complete else "incomplete",
+            "failed" if result.left else "complete" if result.complete else "incomplete",
+            **({"error": "; ".join(result.left)} if result.left else {}),
             results={
                 item.dataset: {
                     "metrics": {metric.name: metric.score for metric in item.metrics},
@@ -292,18 +297,22 @@ def _answers(folder: Path) -> int:
 
 
 def _release(deployment: Deployment, record: Record, reporter: Reporter) -> None:
+    """End the engine; record and say what is left of it."""
     if deployment.process is None:  # an API that runs elsewhere, or a start that came to nothing
         deployment.release()
         return
+    name = deployment.engine.name
     began = time.monotonic()
     with record.phase("release"):
-        left = deployment.release()
+        released = deployment.release()
     seconds = time.monotonic() - began
-    record.set(left=left)
-    if left:
-        reporter.warn(f"these processes of {deployment.engine.name} survive SIGKILL: PIDs {', '.join(map(str, left))}")
-    else:
-        reporter.say(f"{deployment.model.name}: {deployment.engine.name} and all it started are gone ({seconds:.1f} s)")
+    record.left += [f"{name} was ended, but {line}" for line in released.problems()]
+    for line in (*released.problems(), *released.warnings()):
+        reporter.warn(f"{deployment.model.name}: {name} was ended, but {line}")
+    if released:
+        reporter.say(f"{deployment.model.name}: {name} and all it started are gone ({seconds:.1f} s)")
+    with suppress(OSError):  # a full disk must not keep anything from being said
+        record.set(release={"released": bool(released), **asdict(released)})
 
 
 def _tell(results: list[DatasetResult], model: ModelConfig, reporter: Reporter) -> None:

@@ -13,6 +13,7 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.serving import check_api
+from evalscope_evalflow.serving.devices import check_devices
 from evalscope_evalflow.task import Task
 
 
@@ -48,6 +49,8 @@ def _problems(task: Task) -> Iterator[Problem]:
         yield from engine.check(model, deploy)
         yield from engine.check_keys(deploy)
         yield from engine.check_installed(deploy)
+        if engine.local:
+            yield from check_devices(deploy.devices, deploy.env_vars, idle=engine.needs_idle_devices)
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"
         if not isinstance(judge, Mapping):

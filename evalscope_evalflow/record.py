@@ -22,10 +22,12 @@ class Record:
 
     Attributes:
         folder: where it and the logs are.
+        left: what of its engines could not be released, a line each.
     """
 
     def __init__(self, run_folder: Path, run_id: str, **start: Any) -> None:
         self.folder = run_folder / FOLDER
+        self.left: list[str] = []
         self.folder.mkdir(parents=True, exist_ok=True)
         self._data: dict[str, Any] = {
             "run_id": run_id,

@@ -94,6 +94,7 @@ class Engine(ABC):
         module: the Python module that has to be installed in the engine's environment.
         install: how to install it, for the message that it is missing.
         default_max_num_seqs: sequences served at once where nothing is said.
+        needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
         rules: what lines of its log mean, the most telling first.
     """
 
@@ -102,6 +103,7 @@ class Engine(ABC):
     module: ClassVar[str] = ""
     install: ClassVar[str] = ""
     default_max_num_seqs: ClassVar[int] = 200
+    needs_idle_devices: ClassVar[bool] = True
     rules: ClassVar[Sequence[Rule]] = ()
 
     @abstractmethod

@@ -23,6 +23,7 @@ class LlamaCpp(Engine):
     module = "xllamacpp"
     install = "pip install 'evalscope-evalflow[llamacpp]'"
     default_max_num_seqs = 4
+    needs_idle_devices = False
     rules = (
         Rule(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",

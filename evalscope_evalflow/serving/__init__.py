@@ -2,6 +2,7 @@
 
 from evalscope_evalflow.serving.deployment import Deployment, Endpoint, deploy, new_run_id
 from evalscope_evalflow.serving.process import Guarded
+from evalscope_evalflow.serving.release import DeviceRelease, Release
 from evalscope_evalflow.serving.remote import check_api
 
-__all__ = ["Deployment", "Endpoint", "Guarded", "check_api", "deploy", "new_run_id"]
+__all__ = ["Deployment", "DeviceRelease", "Endpoint", "Guarded", "Release", "check_api", "deploy", "new_run_id"]

@@ -7,6 +7,7 @@ import secrets
 import shlex
 import threading
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,9 +22,11 @@ from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
 from evalscope_evalflow.serving import http, ports
+from evalscope_evalflow.serving.devices import VARIABLE, check_devices, split
 from evalscope_evalflow.serving.diagnosis import diagnose
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import Readiness
+from evalscope_evalflow.serving.release import DeviceWatch, Release, prove
 from evalscope_evalflow.serving.remote import check_api
 
 if TYPE_CHECKING:
@@ -100,6 +103,8 @@ class Deployment:
         self._watched = self._told = False
         self._lease: ports.PortLease | None = None
         self._endpoint: Endpoint | None = None
+        self._devices: DeviceWatch | None = None
+        self._released = Release()
         key = reveal(model.api_key if not engine.local else deploy.api_key, "api_key")
         # Every local server asks for a key: on a shared machine, loopback is open to all its users.
         self._key = key or (f"ef-{secrets.token_urlsafe(24)}" if engine.local else None)
@@ -128,6 +133,7 @@ class Deployment:
         self._started = time.monotonic()
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._devices = DeviceWatch(_devices_used(self.deploy))
         variables = {name: reveal(value, name) or "" for name, value in self.deploy.env_vars.items()}
         self.process = Guarded(
             self.argv,
@@ -162,6 +168,8 @@ class Deployment:
         Readiness(self.process, self._address, self.model.name, self.deploy.stall_timeout_s).wait()
         if self.process.exited.is_set():
             raise self.failure("while it was starting")
+        if self._devices is not None:
+            self._devices.look()
         self._watched = True
         if self.process.exited.is_set():
             self._exited()
@@ -196,18 +204,23 @@ class Deployment:
         ]
         return (PortTaken if found.cause == "the port is taken" else EngineError)("\n".join(lines))
 
-    def release(self) -> list[int]:
-        """End the engine and everything it started, and wait until they are gone.
+    def release(self) -> Release:
+        """End the engine and everything it started; wait, for a bounded time, until nothing of it is left.
 
         Returns:
-            PIDs that survive even SIGKILL; empty when all is well.
+            What is left of it; true if nothing is, as far as can be known.
         """
         self._endpoint = None
-        left = self.process.stop() if self.process is not None else []
+        if self.process is not None and self._devices is not None:
+            if not self.process.exited.is_set():
+                self._devices.look()  # the last moment at which it can be told what is its own
+            self.process.stop()
+            self._released = prove(self.process, self.deploy.host, self._address.port, self._devices)
+            self._devices = None
         if self._lease is not None:
             self._lease.release()
             self._lease = None
-        return left
+        return self._released
 
     def __enter__(self) -> Endpoint:
         try:
@@ -220,9 +233,11 @@ class Deployment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        left = self.release()
-        if left and error is None:
-            raise EngineError(f"processes of {self.engine.name} survive SIGKILL: PIDs {', '.join(map(str, left))}")
+        released = self.release()
+        for line in released.warnings():
+            warnings.warn(f"{self.engine.name} was ended, but {line}", RuntimeWarning, stacklevel=2)
+        if not released and error is None:
+            raise EngineError(f"{self.engine.name} was ended, but " + "; ".join(released.problems()))
 
 
 def deploy(
@@ -268,6 +283,8 @@ def deploy(
     config, settings = flow.models[0], flow.deploy
     chosen = resolve_engine(config, settings)
     problems = [*chosen.check(config, settings), *chosen.check_keys(settings), *chosen.check_installed(settings)]
+    if chosen.local:
+        problems += check_devices(settings.devices, settings.env_vars, idle=chosen.needs_idle_devices)
     if not problems and config.api_url and not chosen.local:
         found = check_api("api_url", config.api_url, reveal(config.api_key), config.name)
         problems += [found] if found else []
@@ -287,4 +304,9 @@ def _devices(deploy: DeployConfig) -> dict[str, str]:
     """Variables that limit the engine to its devices."""
     if deploy.devices is None:
         return {}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": deploy.devices}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", VARIABLE: deploy.devices}
+
+
+def _devices_used(deploy: DeployConfig) -> tuple[str, ...] | None:
+    """The devices to watch: those of `devices`, unless the user's own variables say something else; None: all."""
+    return None if deploy.devices is None or VARIABLE in deploy.env_vars else split(deploy.devices)

@@ -10,8 +10,12 @@ ends the whole tree when
 - the command's own process ends.
 
 It also drains the command's output into a log, with keys blanked, so that the command never blocks on it.
-Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once, `{"exit": CODE, "why": …, "left": [PID…]}`
-at the end. Exit code: the command's own, or 128 + signal.
+SIGKILL leaves shared memory in /dev/shm under random names. So the guard notes, while they live, what its
+command's processes have mapped there, and removes what nobody uses at the end.
+
+Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once; `{"tree": [[PID, start]…], "shm": [inode…]}`
+as they are found, what is new only; `{"exit": CODE, "why": …, "left": [PID…], "removed": [path…]}` at the end.
+Exit code: the command's own, or 128 + signal.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ POLL_S = 0.05
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 HOLD_BYTES = 64 * 1024  # of a line that has not ended
 LOG_CAP_BYTES = 64 * 1024 * 1024
+SHM = "/dev/shm"
+LOOK_S = (0.25, 5.0)  # seconds between looks at what the command's processes hold: at first, and at most
 
 
 def stat(pid: int) -> tuple[str, int, int] | None:
@@ -82,6 +88,58 @@ def remove(folders: list[str]) -> None:
     """Delete folders."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_memory(pid: int) -> set[int]:
+    """Inodes in /dev/shm that a process has mapped or open; none if it must not be looked at.
+
+    Not paths: glibc makes a semaphore under another name than it has in the end (sem_open(3)), and maps show that.
+    """
+    found = set()
+    with contextlib.suppress(OSError):
+        device = os.stat(SHM).st_dev
+        mark = f" {os.major(device):02x}:{os.minor(device):02x} ".encode()
+        with open(f"/proc/{pid}/maps", "rb") as maps:
+            found = {int(line.split(None, 5)[4]) for line in maps if mark in line}
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                link = f"/proc/{pid}/fd/{name}"
+                if os.readlink(link).startswith(SHM):  # to ask the file itself could hang, as on a dead NFS
+                    found.add(os.stat(link).st_ino)
+    return found
+
+
+def shared_memory_files() -> dict[int, str]:
+    """What is in /dev/shm: paths by inode."""
+    with contextlib.suppress(OSError), os.scandir(SHM) as entries:
+        return {entry.inode(): entry.path for entry in entries}
+    return {}
+
+
+def is_private(path: str, inode: int) -> bool:
+    """Whether it is still that file, this user's, and one that no other user could have opened."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    private = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return found.st_ino == inode and private
+
+
+def remove_shared_memory(noted: set[int]) -> list[str]:
+    """Delete what was noted of dead processes, but for what any living process of anybody uses. Returns the paths."""
+    unused = {
+        inode: path for inode, path in shared_memory_files().items() if inode in noted and is_private(path, inode)
+    }
+    if unused:
+        used = set().union(*(shared_memory(int(name)) for name in os.listdir("/proc") if name.isdigit()))
+        unused = {inode: path for inode, path in unused.items() if inode not in used}
+    removed = []
+    for path in sorted(unused.values()):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            removed.append(path)
+    return removed
 
 
 class Log:
@@ -142,6 +200,9 @@ class Guard:
         self.output = output
         self.secrets = [os.environ[name].encode() for name in args.secrets.split(",") if os.environ.get(name)]
         self.log = Log(args.log, self.secrets, args.tee_fd)
+        self.tree: dict[int, int] = {}
+        self.shm: set[int] = set()
+        self.foreign_shm = set(shared_memory_files())
 
     def start(self) -> None:
         """Start the command. It dies with the guard; what it has started by then is the owner's to sweep."""
@@ -186,13 +247,33 @@ class Guard:
             while data := os.read(self.drain, 65536):
                 self.log.feed(data)
 
+    def look(self) -> None:
+        """Note which processes there are, and the shared memory that they use; tell what is new."""
+        tree: dict[int, int] = {}
+        shm: set[int] = set()
+        for pid in descendants(self.me):
+            found = stat(pid)
+            if found and self.tree.get(pid) != found[2]:
+                tree[pid] = found[2]
+            shm |= shared_memory(pid)
+        shm -= self.foreign_shm | self.shm
+        self.tree.update(tree)
+        self.shm |= shm
+        if tree or shm:
+            self.say(tree=sorted(tree.items()), shm=sorted(shm))
+
     def watch(self, owner: int, wake: int) -> str:
         """Wait for a reason to end; return it."""
         poll = select.poll()
         for fd in (owner, wake, self.drain):
             poll.register(fd, select.POLLIN)
+        pause_s, looked = LOOK_S[0], time.monotonic()
         while True:
-            for fd, event in poll.poll():
+            events = poll.poll(max(0.0, looked + pause_s - time.monotonic()) * 1000 + 1)
+            if time.monotonic() >= looked + pause_s:
+                self.look()
+                pause_s, looked = min(pause_s * 1.5, LOOK_S[1]), time.monotonic()
+            for fd, event in events:
                 if fd == owner:
                     return "owner died"
                 if fd == wake:
@@ -209,11 +290,13 @@ class Guard:
 
     def end(self, grace_s: float) -> list[int]:
         """Ask the command to stop, wait, then kill all there is. Returns what could not be killed."""
+        self.look()
         deadline = time.monotonic() + grace_s
         if self.code is None:
             send(self.leader, signal.SIGTERM)
         while time.monotonic() < deadline and self.code is None:
             self.pause()
+        self.look()  # by now it may have started more
         killing = time.monotonic()
         while left := descendants(self.me):
             spare = time.monotonic() - killing < TRACKER_GRACE_S
@@ -243,7 +326,7 @@ class Guard:
         self.reap()
         code = 128 + signal.SIGKILL if self.code is None else self.code
         code = code if code >= 0 else 128 - code
-        self.say(exit=code, why=why, left=left)
+        self.say(exit=code, why=why, left=left, removed=remove_shared_memory(self.shm))
         return code
 
     def say(self, **status: object) -> None:

@@ -30,6 +30,8 @@ class Guarded:
         exited: is set when the whole tree is gone.
         exit_code: the command's, or 128 + signal; None while it runs.
         left: PIDs that survived even SIGKILL.
+        tree: every process that was seen of it: PID, and start time in clock ticks since boot.
+        removed: files in /dev/shm that it left, and that were deleted.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Guarded:
         self.leader: int | None = None
         self.exit_code: int | None = None
         self.left: list[int] = []
+        self.tree: dict[int, int] = {}
+        self.removed: list[str] = []
         self.exited = threading.Event()
         self._on_exit = on_exit
         self._started = threading.Event()
@@ -167,9 +171,13 @@ class Guarded:
     def _listen(self, status: int) -> None:
         """Follow the guard's status lines to their end, which is also the end of everything below it."""
         told: dict[str, Any] = {}
+        shm: set[int] = set()
         with os.fdopen(status, encoding="utf-8") as lines:
             for line in lines:
-                told.update(json.loads(line))
+                with contextlib.suppress(ValueError):  # half a line, of a guard that was killed
+                    told.update(json.loads(line))
+                self.tree.update(told.pop("tree", ()))
+                shm.update(told.pop("shm", ()))
                 self.leader = told.get("leader", self.leader)
                 if self.leader is not None:
                     self._started.set()
@@ -179,6 +187,8 @@ class Guarded:
         if "exit" not in told:  # the guard itself was killed: nobody has cleaned up yet
             self.left = sweep.end_run(self.run_id)
             sweep.remove_scratch(self.scratch)
+            self.removed = guard.remove_shared_memory(shm)
+        self.removed = told.get("removed", self.removed)
         self.left = told.get("left", self.left)
         self.exit_code = told.get("exit", code if code >= 0 else 128 - code)
         self._started.set()

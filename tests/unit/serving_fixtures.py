@@ -149,15 +149,20 @@ class RawGuard:
         os.close(status_end)
         self._lines = os.fdopen(self._status, encoding="utf-8")
         self._tree = []
+        self.seen = []
 
     @property
     def pid(self):
         return self.process.pid
 
     def said(self):
-        """Its next status line."""
-        line = self._lines.readline()
-        return json.loads(line) if line else None
+        """Its next status line; those that say what it has seen go to `seen`."""
+        for line in self._lines:
+            said = json.loads(line)
+            if "tree" not in said:
+                return said
+            self.seen.append(said)
+        return None
 
     def nasty_tree(self):
         """The processes of NASTY."""
