@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -20,10 +21,11 @@ from evalscope_evalflow.engines import Address, Engine, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
-from evalscope_evalflow.serving import http, ports
+from evalscope_evalflow.serving import cleanup, http, ports
 from evalscope_evalflow.serving.diagnosis import diagnose
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import Readiness
+from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.serving.remote import check_api
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class Deployment:
         log: Path,
         run_id: str,
         on_exit: Callable[[], None] | None = None,
+        entry: Registration | None = None,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -89,12 +92,14 @@ class Deployment:
             log: file that the engine's output is appended to.
             run_id: identifies every process of the run.
             on_exit: is called, in a thread, when the engine's processes are gone, for whatever reason.
+            entry: the run's, as `evalflow ps` shows it; default: one of its own.
         """
         self.engine, self.model, self.deploy, self.log, self.run_id = engine, model, deploy, log, run_id
         self.process: Guarded | None = None
         self.argv: list[str] = []
         self.seconds: float | None = None
         self._on_exit = on_exit
+        self._given_entry = self._entry = entry
         self._started = 0.0
         self._lock = threading.Lock()
         self._watched = self._told = False
@@ -114,7 +119,16 @@ class Deployment:
         if not self.engine.local:
             assert self.model.api_url is not None
             self._endpoint = Endpoint(http.api_base(self.model.api_url), self.model.name, self.api_key)
+            if self._entry is not None:
+                self._entry.set(api_url=http.public(self._endpoint.api_url))
             return
+        if self._given_entry is None:
+            with contextlib.suppress(OSError):
+                cleanup.clean()  # what died without a guard may hold the devices
+            self._entry = Registration(
+                self.run_id, one_command=True, model=self.model.name, engine=self.engine.name,
+                devices=self.deploy.devices or "",
+            )  # fmt: skip
         try:
             self._lease = ports.lease(self.deploy.host, self.deploy.port)
         except OSError as error:
@@ -128,6 +142,9 @@ class Deployment:
         self._started = time.monotonic()
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        assert self._entry is not None
+        self._entry.set(api_url=f"{address.root}/v1", port=address.port)
+        self._entry.phase("loading")
         variables = {name: reveal(value, name) or "" for name, value in self.deploy.env_vars.items()}
         self.process = Guarded(
             self.argv,
@@ -136,6 +153,8 @@ class Deployment:
             run_id=f"{self.run_id}-engine",
             secrets=(*command.secrets, *filter(is_secret_name, variables)),
             on_exit=self._exited,
+            entry=self._entry,
+            role="engine",
         )
 
     def wait_ready(self) -> Endpoint:
@@ -166,6 +185,8 @@ class Deployment:
         if self.process.exited.is_set():
             self._exited()
         self.seconds = time.monotonic() - self._started
+        if self._entry is not None:
+            self._entry.phase("ready")
         self._endpoint = Endpoint(f"{self._address.root}/v1", self.model.name, self.api_key)
         return self._endpoint
 
@@ -203,18 +224,24 @@ class Deployment:
             PIDs that survive even SIGKILL; empty when all is well.
         """
         self._endpoint = None
+        if self._entry is not None and self.process is not None and not self.process.exited.is_set():
+            self._entry.phase("releasing")
         left = self.process.stop() if self.process is not None else []
         if self._lease is not None:
             self._lease.release()
             self._lease = None
+        if self._entry is not None and self._given_entry is None:
+            self._entry.close()  # closed already, but for a start that came to nothing
         return left
 
     def __enter__(self) -> Endpoint:
         try:
             self.start()
             return self.wait_ready()
-        except BaseException:
+        except BaseException as error:
             self.release()
+            if self._entry is not None:
+                self._entry.as_stopped(type(error), error, None)
             raise
 
     def __exit__(

@@ -9,7 +9,8 @@ ends the whole tree when
 - it is told to, by SIGTERM, SIGINT or SIGHUP, or
 - the command's own process ends.
 
-It also drains the command's output into a log, with keys blanked, so that the command never blocks on it.
+It also drains the command's output into a log, with keys blanked, so that the command never blocks on it, and
+writes down who lives below it (`--tree`), for whoever has to clean up if the guard itself is killed.
 Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once, `{"exit": CODE, "why": …, "left": [PID…]}`
 at the end. Exit code: the command's own, or 128 + signal.
 """
@@ -34,6 +35,7 @@ POLL_S = 0.05
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 HOLD_BYTES = 64 * 1024  # of a line that has not ended
 LOG_CAP_BYTES = 64 * 1024 * 1024
+NOTE_FIRST_S, NOTE_EVERY_S = 0.1, 5.0  # most processes are started early; a look at /proc costs some milliseconds
 
 
 def stat(pid: int) -> tuple[str, int, int] | None:
@@ -46,15 +48,15 @@ def stat(pid: int) -> tuple[str, int, int] | None:
     return fields[0], int(fields[1]), int(fields[19])
 
 
-def descendants(root: int) -> list[int]:
-    """Every process below `root` that is not a zombie."""
+def descendants(*roots: int) -> list[int]:
+    """Every process below these that is not a zombie."""
     children: dict[int, list[tuple[int, str]]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             found = stat(int(name))
             if found:
                 children.setdefault(found[1], []).append((int(name), found[0]))
-    alive, todo = [], [root]
+    alive, todo = [], list(roots)
     while todo:
         for pid, state in children.get(todo.pop(), ()):
             todo.append(pid)
@@ -142,11 +144,16 @@ class Guard:
         self.output = output
         self.secrets = [os.environ[name].encode() for name in args.secrets.split(",") if os.environ.get(name)]
         self.log = Log(args.log, self.secrets, args.tee_fd)
+        self.noted: list[list[int]] = []
+        self.note_every = NOTE_FIRST_S
+        self.note_at = time.monotonic() + NOTE_FIRST_S
 
     def start(self) -> None:
         """Start the command. It dies with the guard; what it has started by then is the owner's to sweep."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # our handlers would swallow what reaches the child early
         self.leader = os.fork()
         if self.leader:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             os.close(self.output)
             for fd in self.args.pass_fd:
                 os.close(fd)
@@ -157,6 +164,7 @@ class Guard:
             signal.set_wakeup_fd(-1)
             for number in (*HANDLED, signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores the last two
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             os.setpgid(0, 0)
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != self.me:
@@ -192,7 +200,7 @@ class Guard:
         for fd in (owner, wake, self.drain):
             poll.register(fd, select.POLLIN)
         while True:
-            for fd, event in poll.poll():
+            for fd, event in poll.poll(self.note()):
                 if fd == owner:
                     return "owner died"
                 if fd == wake:
@@ -206,6 +214,25 @@ class Guard:
             self.reap()
             if self.code is not None:
                 return "command ended"
+
+    def note(self) -> float | None:
+        """Write down, when it is time, every process below us as [PID, start time]. Milliseconds to the next time.
+
+        A daemon with an environment of its own could not be found once this guard has been killed.
+        """
+        if not self.args.tree:
+            return None
+        if time.monotonic() >= self.note_at:
+            self.note_every = min(self.note_every * 1.5, NOTE_EVERY_S)
+            self.note_at = time.monotonic() + self.note_every
+            found = [[pid, status[2]] for pid in sorted(descendants(self.me)) if (status := stat(pid))]
+            if found != self.noted:
+                with contextlib.suppress(OSError):  # a full disk
+                    with open(f"{self.args.tree}.new", "w") as file:
+                        json.dump({"tree": found}, file)
+                    os.replace(f"{self.args.tree}.new", self.args.tree)
+                    self.noted = found
+        return max(0.0, self.note_at - time.monotonic()) * 1000
 
     def end(self, grace_s: float) -> list[int]:
         """Ask the command to stop, wait, then kill all there is. Returns what could not be killed."""
@@ -230,6 +257,7 @@ class Guard:
         select.select([self.drain], [], [], POLL_S)
         self.read()
         self.reap()
+        self.note()
 
     def run(self, owner: int, wake: int) -> int:
         """The guard's whole life."""
@@ -264,6 +292,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
     parser.add_argument("--orphan-grace", type=float, default=2.0, help="the same, once the owner is dead")
     parser.add_argument("--remove", action="append", default=[], help="folder to delete at the end")
+    parser.add_argument("--tree", default=None, help="file that lists the processes below, as [PID, start time]")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     args.command = args.command[1:] if args.command[:1] == ["--"] else args.command
