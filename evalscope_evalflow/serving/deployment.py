@@ -8,6 +8,7 @@ import secrets
 import shlex
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -162,12 +163,14 @@ class Deployment:
 
         Raises:
             EngineError: it stopped, stalled, or serves something else; the message explains it.
+            Stopped: by `evalflow stop`.
         """
         attempts = Retrying(
             stop=stop_after_attempt(PORT_ATTEMPTS), retry=retry_if_exception_type(PortTaken), reraise=True
         )
         for attempt in attempts:
-            with attempt:
+            with attempt, ExitStack() as told:
+                told.push(lambda *error: self._entry and self._entry.as_stopped(*error))
                 if attempt.retry_state.attempt_number > 1:
                     self.release()
                     self.start()
@@ -238,10 +241,8 @@ class Deployment:
         try:
             self.start()
             return self.wait_ready()
-        except BaseException as error:
+        except BaseException:
             self.release()
-            if self._entry is not None:
-                self._entry.as_stopped(type(error), error, None)
             raise
 
     def __exit__(
