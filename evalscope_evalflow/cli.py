@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -12,12 +11,17 @@ from typing import Any, NoReturn
 from evalscope_evalflow import __version__
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode, Problem, nearest
 from evalscope_evalflow.flags import FLAGS, add_flags, is_key_flag, mapping_from_flags, normalise
+from evalscope_evalflow.signals import interruptible
 
 COMMANDS: dict[str, str] = {
     "run": "run a task from a YAML or JSON file",
     "check": "check such a task and print its plan; start nothing",
     "demo": "fetch a small model, evaluate it on two small benchmarks, here and now",
     "init": "write a commented YAML file to begin with",
+    "ps": "list what runs on this machine",
+    "stop": "end a run; its owner, such as a notebook's kernel, lives on",
+    "clean": "clean up after runs that were killed, guards and all",
+    "doctor": "look at this installation, its engines, devices and leftovers",
 }
 
 
@@ -44,14 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 complete, 1 failed, 2 bad configuration, 3 finished but incomplete, 130 interrupted.
     """
-    if argv is None:
-        _hide_keys()
-        argv = sys.argv[1:]
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                signal.signal(number, _interrupt)
     try:
-        return int(_dispatch(list(argv)))
+        if argv is not None:
+            return int(_dispatch(list(argv)))
+        with interruptible():
+            _hide_keys()
+            return int(_dispatch(sys.argv[1:]))
     except EvalFlowError as error:
         sys.stderr.write(f"evalflow: {error}\n")
         return int(error.exit_code)
@@ -158,8 +160,40 @@ def _init(argv: list[str]) -> int:
     return ExitCode.COMPLETE
 
 
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+def _ps(argv: list[str]) -> int:
+    from evalscope_evalflow import runs
+
+    Parser(prog="evalflow ps", description=COMMANDS["ps"], allow_abbrev=False).parse_args(argv)
+    runs.show()
+    return ExitCode.COMPLETE
+
+
+def _stop(argv: list[str]) -> int:
+    from evalscope_evalflow import runs
+
+    parser = Parser(prog="evalflow stop", description=COMMANDS["stop"], allow_abbrev=False)
+    parser.add_argument("run", nargs="?", help="its id, as `evalflow ps` shows it, or its beginning, or the model")
+    parser.add_argument("--all", action="store_true", help="every run of yours on this machine")
+    args = parser.parse_args(argv)
+    if args.all == bool(args.run):
+        raise ConfigError(Problem("stop", "which run?", "evalflow stop RUN, or --all; `evalflow ps` lists them."))
+    return ExitCode.COMPLETE if runs.stop(args.run) else ExitCode.FAILED
+
+
+def _clean(argv: list[str]) -> int:
+    from evalscope_evalflow import runs
+
+    Parser(prog="evalflow clean", description=COMMANDS["clean"], allow_abbrev=False).parse_args(argv)
+    return ExitCode.COMPLETE if runs.clean() else ExitCode.FAILED
+
+
+def _doctor(argv: list[str]) -> int:
+    from evalscope_evalflow import doctor
+
+    parser = Parser(prog="evalflow doctor", description=COMMANDS["doctor"], allow_abbrev=False)
+    parser.add_argument("--env", metavar="PREFIX", help="look for engines in this environment, too")
+    args = parser.parse_args(argv)
+    return ExitCode.COMPLETE if doctor.show(args.env) else ExitCode.FAILED
 
 
 def _hide_keys() -> None:

@@ -62,6 +62,12 @@ class EngineError(EvalFlowError):
     """The engine did not start, or died while it was needed. The message holds cause, hint and log."""
 
 
+class Stopped(EvalFlowError):
+    """The run was stopped on purpose, by `evalflow stop`."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class WorkerError(EvalFlowError):
     """The process that runs the stock EvalScope task failed."""
 

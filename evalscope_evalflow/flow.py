@@ -24,11 +24,13 @@ from evalscope_evalflow.backends.native import put_aside
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, ExitCode, Problem
+from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, ExitCode, Stopped
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
+from evalscope_evalflow.runs import folder_in_use, sweep_before
 from evalscope_evalflow.serving import Deployment, Endpoint, new_run_id
+from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.task import Task
 from evalscope_evalflow.workers import Worker
 
@@ -93,9 +95,11 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
 
     Raises:
         ConfigError: it cannot work; nothing was started.
+        Stopped: by `evalflow stop`.
         EvalFlowError: no model could be finished.
     """
     reporter = reporter or Reporter(quiet=True)
+    sweep_before(reporter.warn)
     preflight(task)
     for note in task.notes:
         reporter.warn(note)
@@ -106,7 +110,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         except OSError as error:
             raise EvalFlowError(f"{task.folder(model)} cannot be written: {error}") from error
         except EvalFlowError as error:
-            if len(task.models) == 1:
+            if len(task.models) == 1 or isinstance(error, Stopped):
                 raise
             reporter.warn(f"{model.name}: {error}")
             results.append(ModelResult(model, task.folder(model), error=error))
@@ -123,17 +127,18 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(
-            Problem("work_dir", f"{folder} is in use by another run", "Wait for it, or choose another folder.")
-        ) from None
+        raise ConfigError(folder_in_use(folder)) from None
     run_id = new_run_id()
-    with lock:
+    with ExitStack() as cleanup:
+        cleanup.callback(lock.release)
+        entry = Registration(run_id, model=model.name, work_dir=folder.absolute())
+        cleanup.callback(entry.close)
         section = task.flow.model_dump(mode="json", exclude_unset=True)
         record = Record(folder, run_id, task={**task.stock, "evalflow": section}, model=model.name)
         try:
-            datasets = _evaluate(task, model, run_id, record, reporter)
+            datasets = _evaluate(task, model, run_id, record, reporter, entry)
         except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            state = "interrupted" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed"
             with suppress(OSError):  # a full disk may be what ends the run
                 record.finish(state, error=str(error))
             raise
@@ -159,7 +164,9 @@ class EngineDied(EngineError):
     """The engine died while it was needed; what was answered is saved."""
 
 
-def _evaluate(task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter) -> list[DatasetResult]:
+def _evaluate(
+    task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter, entry: Registration
+) -> list[DatasetResult]:
     """Deploy and evaluate; if the engine dies on the way, again, going on from the answers that were saved."""
     folder = task.folder(model)
     if not task.flow.reuse:
@@ -185,13 +192,16 @@ def _evaluate(task: Task, model: ModelConfig, run_id: str, record: Record, repor
         before_sleep=tell,
         reraise=True,
     )
-    attempts(_attempt, task, model, run_id, record, reporter)
+    attempts(_attempt, task, model, run_id, record, reporter, entry)
+    entry.phase("collecting")
     results = backend.results(task, model, before)
     _tell(results, model, reporter)
     return results
 
 
-def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter) -> None:
+def _attempt(
+    task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter, entry: Registration
+) -> None:
     """One engine from its start to its release, and the worker beside it."""
     deploy = task.flow.deploy_for(model)
     engine = resolve_engine(model, deploy)
@@ -199,7 +209,7 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
     events: Events = queue.Queue()
     deployment = Deployment(
         engine, model, deploy, log=record.folder / "engine.log", run_id=run_id,
-        on_exit=lambda: events.put({"event": "engine exited"}),
+        on_exit=lambda: events.put({"event": "engine exited"}), entry=entry,
     )  # fmt: skip
 
     def heard(event: dict[str, Any]) -> None:
@@ -210,9 +220,11 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
             deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
 
     with ExitStack() as cleanup:
+        cleanup.push(entry.as_stopped)
         cleanup.callback(_release, deployment, record, reporter)
         loading = cleanup.enter_context(ExitStack())
         loading.enter_context(record.phase("load"))
+        entry.set(engine=engine.name, devices=(deploy.devices or "") if engine.local else "")
         deployment.start()
         record.set(command=deployment.argv, engine=engine.name)
         if engine.local:
@@ -225,6 +237,7 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
             run_id=run_id,
             on_event=heard,
             output=reporter.output if reporter.forward else None,
+            entry=entry,
         )
         cleanup.callback(worker.stop)
         with reporter.busy(f"{model.name}: loading"):
@@ -235,6 +248,7 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
             return
         if deployment.seconds is not None:
             reporter.say(f"{model.name}: {engine.name} is ready at {endpoint.api_url} ({deployment.seconds:.1f} s)")
+        entry.phase("evaluating")
         with record.phase("evaluate"), reporter.busy(f"{model.name}: evaluating"):
             _follow(worker, deployment, endpoint, events, folder, reporter)
         worker.process.ask_to_stop()

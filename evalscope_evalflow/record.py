@@ -12,9 +12,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from evalscope_evalflow import keys
 
 FOLDER = "evalflow"
+DIED = "died"
+CLOCK_ERROR_S = 5.0  # a start time is counted from the boot, by a clock that may have been set since
 
 
 class Record:
@@ -29,15 +33,19 @@ class Record:
         self.folder = run_folder / FOLDER
         self.left: list[str] = []
         self.folder.mkdir(parents=True, exist_ok=True)
+        before = read(run_folder)
         self._data: dict[str, Any] = {
             "run_id": run_id,
             "state": "running",
             "started": _now(),
             "pid": os.getpid(),
+            "pid_started": _start_of(os.getpid()),
             "host": platform.node(),
             "versions": {name: _version(name) for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm")},
             **keys.redact(start),
         }
+        if before and before["state"] == DIED:
+            self.event(DIED, run_id=before.get("run_id"), pid=before.get("pid"))
         self.event("started")
         self.save()
 
@@ -79,6 +87,47 @@ class Record:
             new.replace(self.folder / "run.json")
         finally:
             new.unlink(missing_ok=True)
+
+
+def read(run_folder: Path) -> dict[str, Any] | None:
+    """What run.json in a run folder says; None if there is none that can be read.
+
+    A run that was killed had no time to write how it ended: its state is then `died`.
+    """
+    try:
+        data = json.loads((run_folder / FOLDER / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    if data.get("state") == "running" and data.get("host") == platform.node():
+        started = _start_of(data.get("pid"))
+        if started is None or abs(started - data.get("pid_started", started)) > CLOCK_ERROR_S:
+            data["state"] = DIED
+    return data
+
+
+def mark_dead(run_folder: Path, run_id: str) -> None:
+    """Write down that a run has died, if its record is still there and still says that it runs."""
+    data = read(run_folder)
+    if data is None or data.get("run_id") != run_id or data["state"] != DIED:
+        return
+    new = run_folder / FOLDER / ".run.json.new"
+    with suppress(OSError):
+        try:
+            new.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            new.replace(run_folder / FOLDER / "run.json")
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _start_of(pid: Any) -> float | None:
+    """When the process with this PID was started, in seconds since the epoch; None if there is none."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except (psutil.Error, ValueError, TypeError):
+        return None
 
 
 def _now() -> str:

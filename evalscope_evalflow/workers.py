@@ -16,6 +16,7 @@ from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import WorkerError
 from evalscope_evalflow.serving import Guarded
 from evalscope_evalflow.serving.diagnosis import diagnose
+from evalscope_evalflow.serving.registry import Registration
 
 MODEL_KEY = "EVALSCOPE_API_KEY"  # read by EvalScope where a task has no key of its own
 
@@ -37,6 +38,7 @@ class Worker:
         run_id: str,
         on_event: Callable[[dict[str, Any]], None],
         output: Callable[[bytes], None] | None = None,
+        entry: Registration | None = None,
     ) -> None:
         """Start it.
 
@@ -48,6 +50,7 @@ class Worker:
             run_id: identifies every process of the run.
             on_event: is called, in a thread, with every event; the last one is `exited`.
             output: is called with what EvalScope prints, as it comes.
+            entry: the run's, as `evalflow ps` shows it.
         """
         self.log = log
         self._on_event = on_event
@@ -72,6 +75,8 @@ class Worker:
             pass_fds=(status_end,),
             cwd=Path.cwd(),  # a task may name its data by relative paths
             output=output,
+            entry=entry,
+            role="worker",
         )
         os.close(status_end)
         self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")

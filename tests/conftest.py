@@ -41,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _runs_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests start is written down apart from what the user runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
 @pytest.fixture
 def servers_before(gguf: Path) -> set[int]:
     """What serves the GGUF file already, such as the run's shared server."""

@@ -10,6 +10,7 @@ This module is imported with EvalScope, so it imports nothing until EvalFlow is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -27,11 +28,14 @@ GIVEN = "_given"  # which stock fields the user set; kept in eval_config, as Tas
 def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     """Run a task with an `evalflow` section; returns what stock EvalScope's Native backend would."""
     from evalscope_evalflow import flow
-    from evalscope_evalflow.errors import EvalFlowError
+    from evalscope_evalflow.errors import EvalFlowError, ExitCode
     from evalscope_evalflow.plugin import results
     from evalscope_evalflow.report.console import Reporter
+    from evalscope_evalflow.signals import interruptible
 
     reporter = Reporter(forward=True)
+    # A notebook's signals are its own; `evalscope eval` would die of them at once, with no word in the record.
+    signals = interruptible() if in_cli() else contextlib.nullcontext()
     try:
         task = to_task(task_config)
         if task.flow.dry_run:
@@ -39,7 +43,13 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
 
             show_plan(task)
             return {}
-        outcome = flow.run(task, reporter)
+        with signals:
+            outcome = flow.run(task, reporter)
+    except KeyboardInterrupt:
+        if not in_cli():
+            raise
+        sys.stderr.write("evalflow: interrupted; what was saved is kept, and the same command goes on from it\n")
+        raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     except EvalFlowError as error:
         if not in_cli():
             raise

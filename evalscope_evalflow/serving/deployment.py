@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
 import threading
 import time
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,11 +23,12 @@ from evalscope_evalflow.engines import Address, Engine, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
-from evalscope_evalflow.serving import http, ports
+from evalscope_evalflow.serving import cleanup, http, ports
 from evalscope_evalflow.serving.devices import VARIABLE, check_devices, split
 from evalscope_evalflow.serving.diagnosis import diagnose
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import Readiness
+from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.serving.release import DeviceWatch, Release, prove
 from evalscope_evalflow.serving.remote import check_api
 
@@ -82,6 +85,7 @@ class Deployment:
         log: Path,
         run_id: str,
         on_exit: Callable[[], None] | None = None,
+        entry: Registration | None = None,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -92,12 +96,14 @@ class Deployment:
             log: file that the engine's output is appended to.
             run_id: identifies every process of the run.
             on_exit: is called, in a thread, when the engine's processes are gone, for whatever reason.
+            entry: the run's, as `evalflow ps` shows it; default: one of its own.
         """
         self.engine, self.model, self.deploy, self.log, self.run_id = engine, model, deploy, log, run_id
         self.process: Guarded | None = None
         self.argv: list[str] = []
         self.seconds: float | None = None
         self._on_exit = on_exit
+        self._given_entry = self._entry = entry
         self._started = 0.0
         self._lock = threading.Lock()
         self._watched = self._told = False
@@ -119,7 +125,16 @@ class Deployment:
         if not self.engine.local:
             assert self.model.api_url is not None
             self._endpoint = Endpoint(http.api_base(self.model.api_url), self.model.name, self.api_key)
+            if self._entry is not None:
+                self._entry.set(api_url=http.public(self._endpoint.api_url))
             return
+        if self._given_entry is None:
+            with contextlib.suppress(OSError):
+                cleanup.clean()  # what died without a guard may hold the devices
+            self._entry = Registration(
+                self.run_id, one_command=True, model=self.model.name, engine=self.engine.name,
+                devices=self.deploy.devices or "",
+            )  # fmt: skip
         try:
             self._lease = ports.lease(self.deploy.host, self.deploy.port)
         except OSError as error:
@@ -134,6 +149,9 @@ class Deployment:
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._devices = DeviceWatch(_devices_used(self.deploy))
+        assert self._entry is not None
+        self._entry.set(api_url=f"{address.root}/v1", port=address.port)
+        self._entry.phase("loading")
         variables = {name: reveal(value, name) or "" for name, value in self.deploy.env_vars.items()}
         self.process = Guarded(
             self.argv,
@@ -142,6 +160,8 @@ class Deployment:
             run_id=f"{self.run_id}-engine",
             secrets=(*command.secrets, *filter(is_secret_name, variables)),
             on_exit=self._exited,
+            entry=self._entry,
+            role="engine",
         )
 
     def wait_ready(self) -> Endpoint:
@@ -149,12 +169,14 @@ class Deployment:
 
         Raises:
             EngineError: it stopped, stalled, or serves something else; the message explains it.
+            Stopped: by `evalflow stop`.
         """
         attempts = Retrying(
             stop=stop_after_attempt(PORT_ATTEMPTS), retry=retry_if_exception_type(PortTaken), reraise=True
         )
         for attempt in attempts:
-            with attempt:
+            with attempt, ExitStack() as told:
+                told.push(lambda *error: self._entry and self._entry.as_stopped(*error))
                 if attempt.retry_state.attempt_number > 1:
                     self.release()
                     self.start()
@@ -174,6 +196,8 @@ class Deployment:
         if self.process.exited.is_set():
             self._exited()
         self.seconds = time.monotonic() - self._started
+        if self._entry is not None:
+            self._entry.phase("ready")
         self._endpoint = Endpoint(f"{self._address.root}/v1", self.model.name, self.api_key)
         return self._endpoint
 
@@ -213,6 +237,8 @@ class Deployment:
         self._endpoint = None
         if self.process is not None and self._devices is not None:
             if not self.process.exited.is_set():
+                if self._entry is not None:
+                    self._entry.phase("releasing")
                 self._devices.look()  # the last moment at which it can be told what is its own
             self.process.stop()
             self._released = prove(self.process, self.deploy.host, self._address.port, self._devices)
@@ -220,6 +246,8 @@ class Deployment:
         if self._lease is not None:
             self._lease.release()
             self._lease = None
+        if self._entry is not None and self._given_entry is None:
+            self._entry.close()  # closed already, but for a start that came to nothing
         return self._released
 
     def __enter__(self) -> Endpoint:

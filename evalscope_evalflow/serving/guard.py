@@ -10,8 +10,9 @@ ends the whole tree when
 - the command's own process ends.
 
 It also drains the command's output into a log, with keys blanked, so that the command never blocks on it.
-SIGKILL leaves shared memory in /dev/shm under random names. So the guard notes, while they live, what its
-command's processes have mapped there, and removes what nobody uses at the end.
+SIGKILL leaves shared memory in /dev/shm under random names. So the guard notes, while they live, who its command's
+processes are and what they have mapped there, and removes what nobody uses at the end. It writes that down as well
+(`--notes`), for whoever has to clean up if the guard itself is killed.
 
 Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once; `{"tree": [[PID, start]…], "shm": [inode…]}`
 as they are found, what is new only; `{"exit": CODE, "why": …, "left": [PID…], "removed": [path…]}` at the end.
@@ -39,7 +40,7 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 HOLD_BYTES = 64 * 1024  # of a line that has not ended
 LOG_CAP_BYTES = 64 * 1024 * 1024
 SHM = "/dev/shm"
-LOOK_S = (0.25, 5.0)  # seconds between looks at what the command's processes hold: at first, and at most
+LOOK_S = (0.1, 5.0)  # seconds between looks at what the command's processes are and hold: at first, and at most
 
 
 def stat(pid: int) -> tuple[str, int, int] | None:
@@ -52,15 +53,15 @@ def stat(pid: int) -> tuple[str, int, int] | None:
     return fields[0], int(fields[1]), int(fields[19])
 
 
-def descendants(root: int) -> list[int]:
-    """Every process below `root` that is not a zombie."""
+def descendants(*roots: int) -> list[int]:
+    """Every process below these that is not a zombie."""
     children: dict[int, list[tuple[int, str]]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             found = stat(int(name))
             if found:
                 children.setdefault(found[1], []).append((int(name), found[0]))
-    alive, todo = [], [root]
+    alive, todo = [], list(roots)
     while todo:
         for pid, state in children.get(todo.pop(), ()):
             todo.append(pid)
@@ -203,11 +204,16 @@ class Guard:
         self.tree: dict[int, int] = {}
         self.shm: set[int] = set()
         self.foreign_shm = set(shared_memory_files())
+        self.written = ""
+        self.pause_s = LOOK_S[0]  # most processes are started early, and a look at /proc costs some milliseconds
+        self.look_at = time.monotonic() + self.pause_s
 
     def start(self) -> None:
         """Start the command. It dies with the guard; what it has started by then is the owner's to sweep."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # our handlers would swallow what reaches the child early
         self.leader = os.fork()
         if self.leader:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             os.close(self.output)
             for fd in self.args.pass_fd:
                 os.close(fd)
@@ -218,6 +224,7 @@ class Guard:
             signal.set_wakeup_fd(-1)
             for number in (*HANDLED, signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores the last two
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             os.setpgid(0, 0)
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != self.me:
@@ -249,31 +256,46 @@ class Guard:
 
     def look(self) -> None:
         """Note which processes there are, and the shared memory that they use; tell what is new."""
-        tree: dict[int, int] = {}
+        now: dict[int, int] = {}
         shm: set[int] = set()
         for pid in descendants(self.me):
             found = stat(pid)
-            if found and self.tree.get(pid) != found[2]:
-                tree[pid] = found[2]
+            if found:
+                now[pid] = found[2]
             shm |= shared_memory(pid)
         shm -= self.foreign_shm | self.shm
+        tree = {pid: start for pid, start in now.items() if self.tree.get(pid) != start}
         self.tree.update(tree)
         self.shm |= shm
         if tree or shm:
             self.say(tree=sorted(tree.items()), shm=sorted(shm))
+        self.write_down(now)
+
+    def write_down(self, now: dict[int, int]) -> None:
+        """A daemon with an environment of its own could not be found once this guard and its owner are killed."""
+        text = json.dumps({"tree": sorted(now.items()), "shm": sorted(self.shm)})
+        if self.args.notes and text != self.written:
+            with contextlib.suppress(OSError):  # a full disk
+                with open(f"{self.args.notes}.new", "w") as file:
+                    file.write(text)
+                os.replace(f"{self.args.notes}.new", self.args.notes)
+                self.written = text
+
+    def look_if_due(self) -> float:
+        """Look, when it is time to. Milliseconds to the next time."""
+        if time.monotonic() >= self.look_at:
+            self.look()
+            self.pause_s = min(self.pause_s * 1.5, LOOK_S[1])
+            self.look_at = time.monotonic() + self.pause_s
+        return max(0.0, self.look_at - time.monotonic()) * 1000 + 1
 
     def watch(self, owner: int, wake: int) -> str:
         """Wait for a reason to end; return it."""
         poll = select.poll()
         for fd in (owner, wake, self.drain):
             poll.register(fd, select.POLLIN)
-        pause_s, looked = LOOK_S[0], time.monotonic()
         while True:
-            events = poll.poll(max(0.0, looked + pause_s - time.monotonic()) * 1000 + 1)
-            if time.monotonic() >= looked + pause_s:
-                self.look()
-                pause_s, looked = min(pause_s * 1.5, LOOK_S[1]), time.monotonic()
-            for fd, event in events:
+            for fd, event in poll.poll(self.look_if_due()):
                 if fd == owner:
                     return "owner died"
                 if fd == wake:
@@ -313,6 +335,7 @@ class Guard:
         select.select([self.drain], [], [], POLL_S)
         self.read()
         self.reap()
+        self.look_if_due()
 
     def run(self, owner: int, wake: int) -> int:
         """The guard's whole life."""
@@ -347,6 +370,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
     parser.add_argument("--orphan-grace", type=float, default=2.0, help="the same, once the owner is dead")
     parser.add_argument("--remove", action="append", default=[], help="folder to delete at the end")
+    parser.add_argument(
+        "--notes", default=None, help="file for what it notes of the processes below"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     args.command = args.command[1:] if args.command[:1] == ["--"] else args.command

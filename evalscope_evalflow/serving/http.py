@@ -50,6 +50,12 @@ def api_base(url: str) -> str:
     return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
 
+def public(url: str) -> str:
+    """A URL without user, password and query, any of which may be a key."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
 def is_loopback(url: str) -> bool:
     """Whether a URL leads to this machine, so that no proxy may be asked."""
     host = ""

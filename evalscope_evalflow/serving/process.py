@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from evalscope_evalflow.serving import guard, sweep
+from evalscope_evalflow.serving.registry import Command, Registration
 
 GUARD = Path(guard.__file__)
 RUN_ID = sweep.RUN_ID
@@ -32,6 +33,7 @@ class Guarded:
         left: PIDs that survived even SIGKILL.
         tree: every process that was seen of it: PID, and start time in clock ticks since boot.
         removed: files in /dev/shm that it left, and that were deleted.
+        stopped: whether somebody else has told the guard to end it, as `evalflow stop` does.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Guarded:
         cwd: Path | None = None,
         output: Callable[[bytes], None] | None = None,
         on_exit: Callable[[], None] | None = None,
+        entry: Registration | None = None,
+        role: str = "command",
     ) -> None:
         """Start a command.
 
@@ -63,6 +67,8 @@ class Guarded:
             pass_fds: descriptors that the command, and nothing else, inherits.
             output: is called with the command's output as it comes, in a thread.
             on_exit: is called, in a thread, when the whole tree is gone.
+            entry: the run's, which is told of it.
+            role: what it is in that entry.
         """
         # Short, as the paths of unix sockets in it must not exceed 107 bytes.
         self.scratch = Path(tempfile.mkdtemp(prefix="evalflow-"))
@@ -72,8 +78,10 @@ class Guarded:
         self.left: list[int] = []
         self.tree: dict[int, int] = {}
         self.removed: list[str] = []
+        self.stopped = self._asked = False
         self.exited = threading.Event()
         self._on_exit = on_exit
+        self._entry, self._role = entry, role
         self._started = threading.Event()
         status, status_end = os.pipe()
         passed = [status_end, *pass_fds]
@@ -90,13 +98,16 @@ class Guarded:
         if cwd is None:
             cwd = self.scratch / "cwd"
             cwd.mkdir()
+        if entry is not None:
+            entry.starting(role, Command(run_id=run_id, scratch=self.scratch, log=log.absolute()))
         try:
             self._guard = subprocess.Popen(
                 [
                     sys.executable, "-IS", str(GUARD),
                     "--owner", str(os.getpid()), "--owner-start", str(owner[2]),
                     "--status-fd", str(status_end), "--log", str(log), "--secrets", ",".join(secrets),
-                    "--grace", str(grace_s), "--remove", str(self.scratch), *options, "--", *argv,
+                    "--grace", str(grace_s), "--remove", str(self.scratch),
+                    "--notes", str(self.scratch / sweep.NOTES), *options, "--", *argv,
                 ],
                 env={**env, "TMPDIR": str(self.scratch), RUN_ID: run_id},
                 cwd=cwd,
@@ -111,11 +122,15 @@ class Guarded:
             if output is not None:
                 os.close(tee)
             sweep.remove_scratch(self.scratch)
+            if entry is not None:
+                entry.ended(role, [])
             raise
         finally:
             for fd in passed:
                 if fd not in pass_fds:
                     os.close(fd)
+        if entry is not None:
+            entry.started(role, self._guard.pid)
         self.stdin = self._guard.stdin
         if output is not None:
             threading.Thread(target=_forward, args=(tee, output), daemon=True, name="evalflow-output").start()
@@ -165,6 +180,7 @@ class Guarded:
 
     def ask_to_stop(self) -> None:
         """Begin to end the tree, without waiting."""
+        self._asked = True
         if not self.exited.is_set():
             self._guard.send_signal(signal.SIGTERM)
 
@@ -185,12 +201,15 @@ class Guarded:
                     break
         code = self._guard.wait()
         if "exit" not in told:  # the guard itself was killed: nobody has cleaned up yet
-            self.left = sweep.end_run(self.run_id)
+            self.left = sweep.end_run(self.run_id, self.scratch)
             sweep.remove_scratch(self.scratch)
             self.removed = guard.remove_shared_memory(shm)
         self.removed = told.get("removed", self.removed)
         self.left = told.get("left", self.left)
         self.exit_code = told.get("exit", code if code >= 0 else 128 - code)
+        self.stopped = not self._asked and str(told.get("why", "")).startswith("told to")
+        if self._entry is not None:
+            self._entry.ended(self._role, self.left, stopped=self.stopped)
         self._started.set()
         self.exited.set()
         if self._on_exit is not None:

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 UNITS = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
 
 TASKS = {"backends", "catalog", "record", "report", "task", "worker", "workers"}
-ABOVE_SERVING = TASKS | {"cli", "demo", "flow", "plan", "plugin", "preflight"}
+ABOVE_SERVING = TASKS | {"cli", "demo", "doctor", "flow", "plan", "plugin", "preflight", "runs"}
 FORBIDDEN = {
     "errors": UNITS - {"errors"},
     "keys": UNITS - {"keys", "errors"},
@@ -25,7 +25,9 @@ FORBIDDEN = {
     "engines": {"serving"} | ABOVE_SERVING,
     "serving": ABOVE_SERVING,
     "backends": {"serving", "engines", "flow", "cli", "plugin", "preflight", "plan", "report", "workers"},
-    "flow": {"cli", "plugin"},
+    "runs": {"flow", "cli", "doctor", "plugin"},
+    "signals": UNITS - {"signals"},
+    "flow": {"cli", "doctor", "plugin"},
     "report": {"flow", "serving", "cli", "plugin"},
     "plugin": {"cli"},
 }

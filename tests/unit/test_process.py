@@ -269,16 +269,75 @@ def test_guard_is_killed(log):
         assert not process.scratch.exists()
 
 
+def written_down(process):
+    """PIDs that the guard of a command has noted."""
+    return {one.pid for one in sweep.noted(process.scratch)}
+
+
 def test_guard_is_killed_and_the_daemons_have_no_environment(log):
-    """The gap that is known: such a daemon is not found. The owner must not hang because of it."""
-    with nasty(log) as (process, tree):
-        leader = psutil.Process(process.leader)
+    """The owner ends them, too: the guard has written down who they are."""
+    with bystander(), nasty(log) as (process, tree):
+        wait_until(lambda: written_down(process) == {one.pid for one in tree}, "what the guard writes down")
         os.kill(process.guard_pid, signal.SIGKILL)
-        wait_gone([leader])  # dies with the guard
         assert process.exited.wait(20), "the owner does not notice that the guard is dead"
+        assert not any(map(alive, tree))
+        assert process.left == []
         assert not process.scratch.exists()
-        assert process.stop() == []
-        assert [alive(one) for one in tree if one != leader] == [True, True]
+
+
+def test_what_the_guard_writes_down_follows_the_tree(log):
+    """A daemon that is started later is in it within seconds; one that has ended is not."""
+    code = (
+        "import os, subprocess, sys\n"
+        "one = subprocess.Popen(sys.argv[1:], env={}, start_new_session=True)\n"
+        "print(one.pid, flush=True)\n"
+        "one.wait()\n"
+        "print(subprocess.Popen(sys.argv[1:], env={}, start_new_session=True).pid, flush=True)\n"
+        "os.wait()\n"
+    )
+    with guarded(python(code, *SLEEP), log) as process:
+        leader = process.wait_started()
+        (first,) = wait_until(lambda: read(log).split(), "the first daemon")
+        wait_until(lambda: written_down(process) == {leader, int(first)}, "the first daemon's being noted")
+        os.kill(int(first), signal.SIGKILL)
+        _, second = wait_until(lambda: len(read(log).split()) == 2 and read(log).split(), "the second daemon")
+        wait_until(lambda: written_down(process) == {leader, int(second)}, "the second daemon's being noted")
+
+
+def test_a_pid_that_was_written_down_is_another_process_now(tmp_path):
+    """The same PID with another start time is nobody's business."""
+    with bystander() as other:
+        start = guard.stat(other.pid)[2]
+        (tmp_path / sweep.NOTES).write_text(json.dumps({"tree": [[other.pid, start - 1], [2**22 + 1, start]]}))
+        assert sweep.noted(tmp_path) == []
+        assert sweep.end_run(new_run_id(), tmp_path) == []
+        (tmp_path / sweep.NOTES).write_text(json.dumps({"tree": [[other.pid, start]]}))
+        assert [found.pid for found in sweep.noted(tmp_path)] == [other.pid]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"tree": [1]}', '{"tree": [["a", "b"]]}'])
+def test_what_was_written_down_may_be_damaged(tmp_path, text):
+    """The command can write to its own folder."""
+    (tmp_path / sweep.NOTES).write_text(text)
+    assert sweep.noted(tmp_path) == []
+
+
+def test_guard_is_told_to_end_by_somebody_else(log):
+    with guarded(SLEEP, log) as process:
+        process.wait_started()
+        os.kill(process.guard_pid, signal.SIGTERM)
+        assert process.exited.wait(20)
+        assert process.stopped
+
+
+def test_being_stopped_by_the_owner_is_not_being_stopped_by_somebody_else(log):
+    with guarded(SLEEP, log) as process:
+        process.wait_started()
+        process.stop()
+        assert not process.stopped
+    with guarded(python("pass"), log) as process:
+        assert process.exited.wait(20)
+        assert not process.stopped
 
 
 def test_guard_is_killed_while_it_is_being_stopped(log):
