@@ -13,6 +13,7 @@ import queue
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, E
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
-from evalscope_evalflow.serving import Deployment, Endpoint, new_run_id
+from evalscope_evalflow.serving import Deployment, Endpoint, Watch, new_run_id
 from evalscope_evalflow.task import Task
 from evalscope_evalflow.workers import Worker
 
@@ -151,7 +152,18 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
 
 
 class EngineDied(EngineError):
-    """The engine died while it was needed; what was answered is saved."""
+    """The engine died, or hung, while it was needed; what was answered is saved.
+
+    Attributes:
+        answers: the number of those that were added since its start.
+    """
+
+    def __init__(self, error: EngineError, answers: int) -> None:
+        self.answers = answers
+        lines = str(error).splitlines()
+        if not answers:  # the first line is the one that is always shown
+            lines[0] += "; not one answer was added since its start: a prompt that it was asked may be the cause"
+        super().__init__("\n".join(lines))
 
 
 def _evaluate(task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter) -> list[DatasetResult]:
@@ -168,11 +180,13 @@ def _evaluate(task: Task, model: ModelConfig, run_id: str, record: Record, repor
     def tell(state: RetryCallState) -> None:
         died = state.outcome.exception() if state.outcome else None
         saved = _answers(folder)
+        added = died.answers if isinstance(died, EngineDied) else 0
         reporter.warn(f"{model.name}: {str(died).splitlines()[0]}")
         reporter.warn(
-            f"{model.name}: starting it again ({state.attempt_number} of {restarts}); {saved} answers are saved"
+            f"{model.name}: starting it again ({state.attempt_number} of {restarts}); {saved} answers are saved, "
+            f"{added} of them since its last start"
         )
-        record.event("engine died", error=str(died), answers=saved)
+        record.event("engine died", error=str(died), answers=saved, added=added)
 
     attempts = Retrying(
         stop=stop_after_attempt(1 + restarts),
@@ -230,7 +244,10 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
             return
         if deployment.seconds is not None:
             reporter.say(f"{model.name}: {engine.name} is ready at {endpoint.api_url} ({deployment.seconds:.1f} s)")
-        with record.phase("evaluate"), reporter.busy(f"{model.name}: evaluating"):
+        with record.phase("evaluate"), reporter.busy(f"{model.name}: evaluating"), ExitStack() as watching:
+            if deployment.process is not None:
+                tell = partial(_engine_is_sick, events)
+                watching.enter_context(Watch(engine, deployment.process, endpoint, deploy.stall_timeout_s, tell))
             _follow(worker, deployment, endpoint, events, folder, reporter)
         worker.process.ask_to_stop()
 
@@ -264,6 +281,8 @@ def _follow(
     name = deployment.model.name
     worker.go(endpoint.api_url)
     began = time.monotonic()
+    saved_before = _answers(folder)
+    when = "in the middle of the evaluation"
     while True:
         try:
             event = events.get(timeout=PROGRESS_EVERY_S)
@@ -277,9 +296,16 @@ def _follow(
             return
         if kind == "engine exited":
             worker.stop()  # at once: it would take the engine's silence for the model's answers
-            raise EngineDied(str(deployment.failure("in the middle of the evaluation")))
+            raise EngineDied(deployment.failure(when), _answers(folder) - saved_before)
+        if kind == "engine sick":
+            worker.stop()
+            raise EngineDied(deployment.failure(when, event["seen"]), _answers(folder) - saved_before)
         if kind in ("failed", "exited"):
             raise worker.failure(event)
+
+
+def _engine_is_sick(events: Events, seen: str) -> None:
+    events.put({"event": "engine sick", "seen": seen})
 
 
 def _answers(folder: Path) -> int:

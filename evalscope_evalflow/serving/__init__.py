@@ -3,5 +3,6 @@
 from evalscope_evalflow.serving.deployment import Deployment, Endpoint, deploy, new_run_id
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.remote import check_api
+from evalscope_evalflow.serving.watch import Watch
 
-__all__ = ["Deployment", "Endpoint", "Guarded", "check_api", "deploy", "new_run_id"]
+__all__ = ["Deployment", "Endpoint", "Guarded", "Watch", "check_api", "deploy", "new_run_id"]
