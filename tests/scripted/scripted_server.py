@@ -54,8 +54,8 @@ ERRORS: dict[str, tuple[int, dict[str, Any]]] = {
         400,
         {
             "message": "This model's maximum context length is 1024 tokens. However, your prompt contains at least "
-            "1025 input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the "
-            "input prompt.",
+            "1025 input tokens, which exceeds this limit even without any output tokens. Please reduce the length "
+            "of the input prompt.",
             "type": "BadRequestError",
             "param": "input_tokens",
             "code": 400,
@@ -386,10 +386,14 @@ def serve(script: Script) -> None:
 
     server = Server((script.args.host, script.args.port), Handler)
     print(f"listening on {script.args.host}:{script.args.port}", flush=True)
-    threading.Thread(
-        target=lambda: (script.close.wait(), server.server_close(), server.shutdown()), daemon=True
-    ).start()
+
+    def close() -> None:
+        script.close.wait()
+        server.shutdown()
+
+    threading.Thread(target=close, daemon=True).start()
     server.serve_forever()
+    server.server_close()
     threading.Event().wait()
 
 

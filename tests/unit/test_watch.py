@@ -1,4 +1,4 @@
-"""Watching an engine while it works, on the scripted server: what is dead or hangs is told, what works is left alone."""
+"""Watching an engine while it works, on the scripted server: what hangs is told, what works is left alone."""
 
 import queue
 import signal
@@ -132,13 +132,12 @@ def test_nothing_is_told_after_the_end(watching):
 
 
 def test_a_look_costs_next_to_nothing(watching):
-    """CPU time of this process, which holds the watch, over the looks of ten seconds at the real pace."""
+    """CPU time of this process, which holds the watch, in the ten looks that take ten seconds otherwise."""
     with watching() as (_, ask, _):
         ask().join()
-        began, looks = time.process_time(), 10 / 0.2
-        threading.Event().wait(2)
-        spent = (time.process_time() - began) * (looks / 10) * watch.HEALTH_EVERY_S
-        assert spent < 0.5, "seconds of CPU time in ten of watching"
+        began = time.process_time()
+        threading.Event().wait(10 * watch.HEALTH_EVERY_S)
+        assert time.process_time() - began < 0.2
 
 
 @pytest.mark.parametrize("name", ["vllm", "llamacpp", "scripted"])
