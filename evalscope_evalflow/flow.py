@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
+from evalscope_evalflow import failures
 from evalscope_evalflow.backends import DatasetResult, load_backend
 from evalscope_evalflow.backends.native import put_aside
 from evalscope_evalflow.config import ModelConfig
@@ -143,6 +144,7 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
                     "requested": item.requested,
                     "succeeded": item.succeeded,
                     "failed": item.failed,
+                    "failures": item.failures,
                     "notes": item.notes,
                 }
                 for item in datasets
@@ -230,6 +232,7 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
             load_backend(task.flow.backend).stock_task(task, model, engine.max_num_seqs(deploy)),
             env=Environment.find(task.flow.worker_env),
             api_key=deployment.api_key,
+            failures={"file": str(failures.path_in(folder)), "cause": failures.cause(task, model)},
             log=record.folder / "worker.log",
             run_id=run_id,
             on_event=heard,
@@ -240,7 +243,7 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
             endpoint = _wait_ready(deployment, worker, events)
         loading.close()
         if endpoint is None:
-            reporter.say(f"{model.name}: every answer was saved already; {engine.name} was not needed")
+            reporter.say(f"{model.name}: nothing was left to ask; {engine.name} was not needed")
             return
         if deployment.seconds is not None:
             reporter.say(f"{model.name}: {engine.name} is ready at {endpoint.api_url} ({deployment.seconds:.1f} s)")
