@@ -22,7 +22,7 @@ from evalscope_evalflow import Endpoint
 pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
 SCRIPTED = Path(__file__).resolve().parents[1] / "scripted"
-POISON = "'stone'"  # stands in the question of one sample of the eight, the one with index 2
+POISON = "A) stone"  # stands in the question of one sample of the eight, the one with index 2
 ITEMS = 8
 
 
