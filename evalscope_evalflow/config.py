@@ -77,7 +77,10 @@ class DeployConfig(Section):
     extra_args: list[str] = Field(default_factory=list, description="more arguments for the engine, as they are")
     max_restarts: int = Field(2, ge=0, description="times that an engine that dies in mid-run is started again")
     stall_timeout_s: float = Field(
-        300, gt=0, description="seconds without any progress (log, CPU time) after which a start is given up"
+        300,
+        gt=0,
+        description="seconds without any progress after which a start is given up (log, CPU time), "
+        "or a working engine is started again (its counters)",
     )
 
     @field_validator("devices", mode="before")

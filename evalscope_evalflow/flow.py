@@ -13,12 +13,14 @@ import queue
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
+from evalscope_evalflow import failures
 from evalscope_evalflow.backends import DatasetResult, load_backend
 from evalscope_evalflow.backends.native import put_aside
 from evalscope_evalflow.config import ModelConfig
@@ -29,7 +31,7 @@ from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
 from evalscope_evalflow.runs import folder_in_use, sweep_before
-from evalscope_evalflow.serving import Deployment, Endpoint, new_run_id
+from evalscope_evalflow.serving import Deployment, Endpoint, Watch, new_run_id
 from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.task import Task
 from evalscope_evalflow.workers import Worker
@@ -152,6 +154,7 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
                     "requested": item.requested,
                     "succeeded": item.succeeded,
                     "failed": item.failed,
+                    "failures": item.failures,
                     "notes": item.notes,
                 }
                 for item in datasets
@@ -161,7 +164,18 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
 
 
 class EngineDied(EngineError):
-    """The engine died while it was needed; what was answered is saved."""
+    """The engine died, or hung, while it was needed; what was answered is saved.
+
+    Attributes:
+        answers: the number of those that were added since its start.
+    """
+
+    def __init__(self, error: EngineError, answers: int) -> None:
+        self.answers = answers
+        lines = str(error).splitlines()
+        if not answers:  # the first line is the one that is always shown
+            lines[0] += "; not one answer was added since its start: a prompt that it was asked may be the cause"
+        super().__init__("\n".join(lines))
 
 
 def _evaluate(
@@ -180,11 +194,13 @@ def _evaluate(
     def tell(state: RetryCallState) -> None:
         died = state.outcome.exception() if state.outcome else None
         saved = _answers(folder)
+        added = died.answers if isinstance(died, EngineDied) else 0
         reporter.warn(f"{model.name}: {str(died).splitlines()[0]}")
         reporter.warn(
-            f"{model.name}: starting it again ({state.attempt_number} of {restarts}); {saved} answers are saved"
+            f"{model.name}: starting it again ({state.attempt_number} of {restarts}); {saved} answers are saved, "
+            f"{added} of them since its last start"
         )
-        record.event("engine died", error=str(died), answers=saved)
+        record.event("engine died", error=str(died), answers=saved, added=added)
 
     attempts = Retrying(
         stop=stop_after_attempt(1 + restarts),
@@ -233,6 +249,7 @@ def _attempt(
             load_backend(task.flow.backend).stock_task(task, model, engine.max_num_seqs(deploy)),
             env=Environment.find(task.flow.worker_env),
             api_key=deployment.api_key,
+            failures={"file": str(failures.path_in(folder)), "cause": failures.cause(task, model)},
             log=record.folder / "worker.log",
             run_id=run_id,
             on_event=heard,
@@ -244,12 +261,15 @@ def _attempt(
             endpoint = _wait_ready(deployment, worker, events)
         loading.close()
         if endpoint is None:
-            reporter.say(f"{model.name}: every answer was saved already; {engine.name} was not needed")
+            reporter.say(f"{model.name}: nothing was left to ask; {engine.name} was not needed")
             return
         if deployment.seconds is not None:
             reporter.say(f"{model.name}: {engine.name} is ready at {endpoint.api_url} ({deployment.seconds:.1f} s)")
         entry.phase("evaluating")
-        with record.phase("evaluate"), reporter.busy(f"{model.name}: evaluating"):
+        with record.phase("evaluate"), reporter.busy(f"{model.name}: evaluating"), ExitStack() as watching:
+            if deployment.process is not None:
+                tell = partial(_engine_is_sick, events)
+                watching.enter_context(Watch(engine, deployment.process, endpoint, deploy.stall_timeout_s, tell))
             _follow(worker, deployment, endpoint, events, folder, reporter)
         worker.process.ask_to_stop()
 
@@ -283,6 +303,8 @@ def _follow(
     name = deployment.model.name
     worker.go(endpoint.api_url)
     began = time.monotonic()
+    saved_before = _answers(folder)
+    when = "in the middle of the evaluation"
     while True:
         try:
             event = events.get(timeout=PROGRESS_EVERY_S)
@@ -296,9 +318,16 @@ def _follow(
             return
         if kind == "engine exited":
             worker.stop()  # at once: it would take the engine's silence for the model's answers
-            raise EngineDied(str(deployment.failure("in the middle of the evaluation")))
+            raise EngineDied(deployment.failure(when), _answers(folder) - saved_before)
+        if kind == "engine sick":
+            worker.stop()
+            raise EngineDied(deployment.failure(when, event["seen"]), _answers(folder) - saved_before)
         if kind in ("failed", "exited"):
             raise worker.failure(event)
+
+
+def _engine_is_sick(events: Events, seen: str) -> None:
+    events.put({"event": "engine sick", "seen": seen})
 
 
 def _answers(folder: Path) -> int:

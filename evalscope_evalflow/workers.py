@@ -34,6 +34,7 @@ class Worker:
         *,
         env: Environment,
         api_key: str,
+        failures: dict[str, str],
         log: Path,
         run_id: str,
         on_event: Callable[[dict[str, Any]], None],
@@ -46,6 +47,7 @@ class Worker:
             task: fields of the stock TaskConfig; keys in it may be SecretStr or `${VAR}`.
             env: environment that has EvalScope.
             api_key: key of the model's endpoint.
+            failures: `file` that samples without an answer are appended to, and `cause` (see failures.py).
             log: file for what EvalScope prints.
             run_id: identifies every process of the run.
             on_event: is called, in a thread, with every event; the last one is `exited`.
@@ -81,7 +83,7 @@ class Worker:
         os.close(status_end)
         self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
         self._listener.start()
-        self._send({"task": public})
+        self._send({"task": public, "failures": failures})
 
     def go(self, api_url: str) -> None:
         """Let it ask the model."""
@@ -98,7 +100,8 @@ class Worker:
     def failure(self, event: dict[str, Any]) -> WorkerError:
         """The error for a worker that failed, or died without a word."""
         if event["event"] == "failed":
-            return WorkerError(f"EvalScope failed: {event['kind']}: {event['message']}\n  log: {self.log}")
+            what = f"EvalScope failed: {event['kind']}: " if event["kind"] else ""  # none: it is about the API
+            return WorkerError(f"{what}{event['message']}\n  log: {self.log}")
         found = diagnose(self.log, ())
         tail = "\n".join(f"    {line}" for line in found.tail)
         return WorkerError(

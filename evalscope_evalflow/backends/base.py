@@ -44,6 +44,7 @@ class DatasetResult:
         failed: samples that were not.
         report: the report's file; None where there is none.
         notes: what else the score stands on, such as a judge that failed.
+        failures: how many samples have no answer or no score, by kind.
     """
 
     dataset: str
@@ -53,6 +54,7 @@ class DatasetResult:
     failed: int = 0
     report: Path | None = None
     notes: list[str] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

@@ -6,10 +6,11 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow import catalog
+from evalscope_evalflow import catalog, failures
 from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Stamps
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.errors import Problem, nearest
@@ -69,10 +70,11 @@ class Native(Backend):
             report = _read(path)
             if report and report.get("model_name") == model.name and before.get(path) != path.stat().st_mtime_ns:
                 found[str(report.get("dataset_name"))] = (path, report)
-        return [
+        results = [
             _result(dataset, *found[dataset]) if dataset in found else DatasetResult(dataset)
             for dataset in task.datasets
         ]
+        return [_with_failures(result, task.folder(model), model.name) for result in results]
 
 
 def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
@@ -105,7 +107,7 @@ def put_aside(folder: Path) -> Path | None:
     Returns:
         Where they are now; None if there were none.
     """
-    old = [folder / name for name in _FOLDERS if (folder / name).exists()]
+    old = [path for path in (*(folder / name for name in _FOLDERS), failures.path_in(folder)) if path.exists()]
     if not old:
         return None
     kept = folder / "evalflow" / "kept" / time.strftime("%Y%m%d-%H%M%S")
@@ -142,6 +144,14 @@ def _result(dataset: str, path: Path, report: dict[str, Any]) -> DatasetResult:
         report=path,
         notes=notes,
     )
+
+
+def _with_failures(result: DatasetResult, folder: Path, model: str) -> DatasetResult:
+    """A result, with why some of its samples have no answer."""
+    if result.report is not None and not result.failed and result.succeeded >= result.requested:
+        return result  # all is there; what the file has is of another time
+    found = failures.standing(folder, model, result.dataset)
+    return replace(result, notes=[*result.notes, *failures.notes(found)], failures=failures.by_kind(found))
 
 
 def _metric(item: dict[str, Any], primary: Any) -> Metric:

@@ -5,10 +5,20 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.engines.base import Address, Command, Engine, Rule
+from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, Rule
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
-__all__ = ["GROUP", "Address", "Command", "Engine", "Rule", "known_engines", "load_engine", "resolve_engine"]
+__all__ = [
+    "GROUP",
+    "Address",
+    "Command",
+    "Counters",
+    "Engine",
+    "Rule",
+    "known_engines",
+    "load_engine",
+    "resolve_engine",
+]
 
 GROUP = "evalflow.engines"
 

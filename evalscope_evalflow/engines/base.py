@@ -72,6 +72,19 @@ class Rule:
         return self.cause.format(found[:300]), self.hint
 
 
+@dataclass(frozen=True)
+class Counters:
+    """Where an engine says what it is doing: names of its Prometheus metrics at `/metrics`.
+
+    Attributes:
+        in_flight: gauges whose sum is the number of requests that it works at, or that wait for it.
+        progress: what moves while it works, in the middle of an answer too.
+    """
+
+    in_flight: tuple[str, ...]
+    progress: tuple[str, ...]
+
+
 def absolute(path: str) -> str:
     """A path as an engine needs it, which runs in a folder of its own; what is no file here (a hub id) as it is."""
     full = os.path.abspath(os.path.expanduser(path))
@@ -96,6 +109,7 @@ class Engine(ABC):
         default_max_num_seqs: sequences served at once where nothing is said.
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
         rules: what lines of its log mean, the most telling first.
+        counters: how to see that it works; None: only by its CPU time.
     """
 
     name: ClassVar[str]
@@ -105,6 +119,7 @@ class Engine(ABC):
     default_max_num_seqs: ClassVar[int] = 200
     needs_idle_devices: ClassVar[bool] = True
     rules: ClassVar[Sequence[Rule]] = ()
+    counters: ClassVar[Counters | None] = None
 
     @abstractmethod
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import gguf
-from evalscope_evalflow.engines.base import Address, Command, Engine, Rule, absolute, check_template
+from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, Rule, absolute, check_template
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import Problem
 
@@ -24,6 +24,11 @@ class LlamaCpp(Engine):
     install = "pip install 'evalscope-evalflow[llamacpp]'"
     default_max_num_seqs = 4
     needs_idle_devices = False
+    # Its totals of tokens move only when an answer is finished; decode calls, with every token.
+    counters = Counters(
+        in_flight=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        progress=("llamacpp:n_decode_total", "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"),
+    )
     rules = (
         Rule(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import checkpoint
-from evalscope_evalflow.engines.base import Address, Command, Engine, Rule, absolute, check_template
+from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, Rule, absolute, check_template
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import Problem
 
@@ -17,6 +17,11 @@ class VLLM(Engine):
     name = "vllm"
     module = "vllm"
     install = "pip install 'evalscope-evalflow[vllm]'"
+    # Tokens of a prompt are counted when all of it is read; its KV cache grows with every part of it.
+    counters = Counters(
+        in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
+        progress=("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:kv_cache_usage_perc"),
+    )
     rules = (
         Rule(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",

@@ -4,5 +4,16 @@ from evalscope_evalflow.serving.deployment import Deployment, Endpoint, deploy, 
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.release import DeviceRelease, Release
 from evalscope_evalflow.serving.remote import check_api
+from evalscope_evalflow.serving.watch import Watch
 
-__all__ = ["Deployment", "DeviceRelease", "Endpoint", "Guarded", "Release", "check_api", "deploy", "new_run_id"]
+__all__ = [
+    "Deployment",
+    "DeviceRelease",
+    "Endpoint",
+    "Guarded",
+    "Release",
+    "Watch",
+    "check_api",
+    "deploy",
+    "new_run_id",
+]

@@ -209,17 +209,20 @@ class Deployment:
         if tell and self._on_exit is not None:
             self._on_exit()
 
-    def failure(self, when: str) -> EngineError:
+    def failure(self, when: str, seen: str | None = None) -> EngineError:
         """The error that explains why the engine's process ended.
 
         Args:
             when: such as "while it was starting".
+            seen: what the engine did, where it had to be ended.
         """
         assert self.process is not None
         found = diagnose(self.log, self.engine.rules, self._log_start)
+        seconds = f"after {time.monotonic() - self._started:.0f} s"
         lines = [
-            f"{self.engine.name} stopped {when} (exit code {self.process.exit_code}, "
-            f"after {time.monotonic() - self._started:.0f} s): {found.cause}",
+            f"{self.engine.name} {seen} ({when}, {seconds})" + ("" if seen.startswith("hangs") else f": {found.cause}")
+            if seen
+            else f"{self.engine.name} stopped {when} (exit code {self.process.exit_code}, {seconds}): {found.cause}",
             *([f"    {found.hint}"] if found.hint else []),
             "  its last lines:",
             *(f"    {line}" for line in found.tail),

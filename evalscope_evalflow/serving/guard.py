@@ -370,9 +370,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
     parser.add_argument("--orphan-grace", type=float, default=2.0, help="the same, once the owner is dead")
     parser.add_argument("--remove", action="append", default=[], help="folder to delete at the end")
-    parser.add_argument(
-        "--notes", default=None, help="file for what it notes of the processes below"
-    )
+    parser.add_argument("--notes", default=None, help="file for what it notes of the processes below")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args(argv)
     args.command = args.command[1:] if args.command[:1] == ["--"] else args.command

@@ -17,10 +17,15 @@ from evalscope_evalflow.keys import MASK
 
 @dataclass(frozen=True)
 class Reply:
-    """A server's answer; `status` 0 means that there was none, and `text` then says why."""
+    """A server's answer; `status` 0 means that there was none, and `text` then says why.
+
+    Attributes:
+        cut: whether the connection was refused or broken off, which a server that is only slow does not do.
+    """
 
     status: int
     text: str
+    cut: bool = False
 
     @property
     def ok(self) -> bool:
@@ -78,7 +83,7 @@ def request(
     api_key = (api_key or "").strip()
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    data = None
+    data, cut = None, False
     if body is not None:
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
@@ -91,5 +96,6 @@ def request(
         with error:
             status, text = error.code, error.read().decode("utf-8", "replace")
     except (OSError, HTTPException, ValueError) as error:  # refused, reset, timed out; no HTTP; no URL
-        status, text = 0, str(getattr(error, "reason", "") or error) or type(error).__name__
-    return Reply(status, text.replace(api_key, MASK) if api_key else text)
+        reason = getattr(error, "reason", "") or error
+        status, text, cut = 0, str(reason) or type(error).__name__, isinstance(reason, ConnectionError)
+    return Reply(status, text.replace(api_key, MASK) if api_key else text, cut)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.engines import Address, Command, Engine, Rule
+from evalscope_evalflow.engines import Address, Command, Counters, Engine, Rule
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import Problem
 
@@ -23,6 +23,7 @@ class ScriptedEngine(Engine):
 
     name = "scripted"
     default_max_num_seqs = 8
+    counters = Counters(("scripted_requests_running",), ("scripted_chat_requests_total", "scripted_tokens_total"))
     rules = (
         Rule(r"[Aa]ddress already in use", "the port is taken", "Choose another port."),
         Rule(r"ScriptedError: (.+)", "the script says: {0}", "Change the script."),

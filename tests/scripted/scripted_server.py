@@ -38,6 +38,60 @@ def text_status(text: str) -> tuple[str, int]:
     return found, int(status)
 
 
+# What real servers answer: status, and the error in the body.
+ERRORS: dict[str, tuple[int, dict[str, Any]]] = {
+    "openai": (
+        400,
+        {
+            "message": "This model's maximum context length is 1024 tokens. However, your messages resulted in 3031 "
+            "tokens. Please reduce the length of the messages.",
+            "type": "invalid_request_error",
+            "param": "messages",
+            "code": "context_length_exceeded",
+        },
+    ),
+    "vllm": (  # 0.32
+        400,
+        {
+            "message": "This model's maximum context length is 1024 tokens. However, your prompt contains at least "
+            "1025 input tokens, which exceeds this limit even without any output tokens. Please reduce the length "
+            "of the input prompt.",
+            "type": "BadRequestError",
+            "param": "input_tokens",
+            "code": 400,
+        },
+    ),
+    "llamacpp": (
+        400,
+        {
+            "code": 400,
+            "message": "request (3031 tokens) exceeds the available context size (1024 tokens), try increasing it",
+            "type": "exceed_context_size_error",
+            "n_prompt_tokens": 3031,
+            "n_ctx": 1024,
+        },
+    ),
+    "azure": (
+        400,
+        {
+            "message": "The response was filtered due to the prompt triggering Azure OpenAI's content management "
+            "policy.",
+            "type": None,
+            "param": "prompt",
+            "code": "content_filter",
+        },
+    ),
+}
+
+
+def text_form(text: str) -> tuple[str, str]:
+    """`TEXT=FORM`."""
+    found, form = text.rsplit("=", 1)
+    if form not in ERRORS:
+        raise ValueError(form)
+    return found, form
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
@@ -67,6 +121,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add("--die-after-requests", type=int, metavar="N", help="SIGKILL itself at the chat request after the Nth")
     add("--hang-after", type=int, metavar="N", help="never answer a chat request after the Nth")
+    add(
+        "--sick-after", type=int, metavar="N",
+        help="the same, and /health is 503 from then on, as of vLLM whose engine process has died",
+    )  # fmt: skip
+    add("--sick-once", type=int, metavar="N", help="after the Nth, /health is 503 once; that is all")
+    add("--stop-listening-after", type=int, metavar="N", help="close the port at the chat request after the Nth")
+    add("--no-metrics", action="store_true", help="there is no /metrics")
     chat = parser.add_argument_group("chat requests")
     add = chat.add_argument
     add("--reject-chat", type=status_text, metavar="STATUS:MESSAGE", help="refuse them all")
@@ -78,6 +139,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--fail-prompt", type=text_status, action="append", default=[], metavar="TEXT=STATUS",
         help="refuse every prompt that holds the text",
     )  # fmt: skip
+    add(
+        "--fail-prompt-like", type=text_form, action="append", default=[], metavar="TEXT=FORM",
+        help=f"the same, in the words of a real server: {', '.join(ERRORS)}",
+    )  # fmt: skip
+    add("--finish-reason", default="stop", help="of every answer")
+    add("--stuck-prompt", metavar="TEXT", help="die (SIGKILL) of a prompt that holds the text")
     return parser.parse_args(argv)
 
 
@@ -115,7 +182,10 @@ class Script:
         self.args, self.key = args, key
         self.name = f"not-{args.model}" if args.wrong_name else args.model
         self._lock = threading.Lock()
-        self.chats = self.running = 0
+        self.chats = self.running = self.tokens = 0
+        self.sick = False
+        self.colds = 0  # looks at /health that are still to be answered with 503
+        self.close = threading.Event()
 
     def note(self, path: str, prompt: str | None = None) -> int:
         """Write a request down; return its number among the chat requests."""
@@ -127,6 +197,14 @@ class Script:
                 with open(self.args.journal, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
             return self.chats
+
+    def work(self) -> None:
+        """Take the time that an answer takes, a token every tenth of a second."""
+        steps = max(1, round(self.args.answer_seconds * 10)) if self.args.answer_seconds else 0
+        for _ in range(steps):
+            threading.Event().wait(self.args.answer_seconds / steps)
+            with self._lock:
+                self.tokens += 1
 
     def refusal(self, number: int, prompt: str) -> tuple[int, str] | None:
         """How the chat request of this number is refused, if it is."""
@@ -190,13 +268,16 @@ def serve(script: Script) -> None:
         def do_GET(self) -> None:
             script.note(self.path)
             if self.path == "/health":
-                self.reply(503 if script.args.unhealthy else 200, {})
-            elif self.path == "/metrics":
+                cold, script.colds = script.colds > 0, max(0, script.colds - 1)
+                self.reply(503 if script.args.unhealthy or script.sick or cold else 200, {})
+            elif self.path == "/metrics" and not script.args.no_metrics:
                 lines = [
                     "# TYPE scripted_chat_requests_total counter",
                     f"scripted_chat_requests_total {script.chats}",
                     "# TYPE scripted_requests_running gauge",
-                    f"scripted_requests_running {script.running}",
+                    f'scripted_requests_running{{engine="0"}} {script.running}',
+                    "# TYPE scripted_tokens_total counter",
+                    f"scripted_tokens_total {script.tokens}",
                 ]
                 self.send(200, "text/plain; version=0.0.4", "\n".join([*lines, ""]).encode())
             elif self.path == "/v1/models":
@@ -235,6 +316,21 @@ def serve(script: Script) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             if args.hang_after is not None and number > args.hang_after:
                 threading.Event().wait()
+            if args.stuck_prompt and args.stuck_prompt in prompt:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if args.sick_after is not None and number > args.sick_after:
+                script.sick = True
+                threading.Event().wait()
+            if args.sick_once is not None and number == args.sick_once + 1:
+                script.colds = 1
+            if args.stop_listening_after is not None and number > args.stop_listening_after:
+                script.close.set()
+                threading.Event().wait()
+            for text, form in args.fail_prompt_like:
+                if text in prompt:
+                    status, error = ERRORS[form]
+                    self.reply(status, {"error": error})
+                    return
             refusal = script.refusal(number, prompt)
             if refusal:
                 self.fail(*refusal)
@@ -242,13 +338,16 @@ def serve(script: Script) -> None:
             if body.get("model") != script.name:
                 self.fail(404, f"the model {body.get('model')!r} does not exist; there is {script.name!r}")
                 return
-            if args.answer_seconds:
-                threading.Event().wait(args.answer_seconds)
+            script.work()
             text, usage = script.answer(body, prompt)
             if body.get("stream"):
                 self.send(200, "text/event-stream", b"".join(chunks(script.name, text, usage)))
                 return
-            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            choice = {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": args.finish_reason,
+            }
             self.reply(
                 200,
                 {
@@ -287,7 +386,15 @@ def serve(script: Script) -> None:
 
     server = Server((script.args.host, script.args.port), Handler)
     print(f"listening on {script.args.host}:{script.args.port}", flush=True)
+
+    def close() -> None:
+        script.close.wait()
+        server.shutdown()
+
+    threading.Thread(target=close, daemon=True).start()
     server.serve_forever()
+    server.server_close()
+    threading.Event().wait()
 
 
 def on_sigterm(*_: Any) -> None:
