@@ -92,8 +92,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         EvalFlowError: no model could be finished.
     """
     reporter = reporter or Reporter(quiet=True)
-    preflight(task)
-    for note in task.notes:
+    for note in (*task.notes, *preflight(task, reporter.say)):
         reporter.warn(note)
     results = []
     for model in task.models:

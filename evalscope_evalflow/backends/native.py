@@ -39,6 +39,8 @@ class Native(Backend):
         for name in task.stock:
             if fields and name not in fields:
                 yield Problem(name, "unknown key", f"{nearest(name, fields)} Known: {', '.join(fields)}".strip())
+        yield from _generation_problems(task.stock.get("generation_config"), catalog.generation_fields(folder))
+        yield from _limit_problems(task.stock.get("limit"))
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         folder = task.folder(model)
@@ -86,6 +88,33 @@ def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
         path = settings.get("local_path") if isinstance(settings, Mapping) else None
         if path and not Path(path).expanduser().exists():
             yield Problem(f"{where}.local_path", f"{path} does not exist", "Give the folder that holds its files.")
+
+
+def _generation_problems(settings: Any, known: tuple[str, ...]) -> Iterable[Problem]:
+    if settings is None or isinstance(settings, str) or not known:  # a string is parsed by EvalScope
+        return
+    if not isinstance(settings, Mapping):
+        yield Problem("generation_config", "is no mapping", "Write it as generation_config: {max_tokens: 512}.")
+        return
+    for name in settings:
+        if name not in known:
+            yield Problem(
+                f"generation_config.{name}",
+                "EvalScope would ignore it",
+                f"{nearest(str(name), known)} What only the API knows goes into `extra_body`.".strip(),
+            )
+
+
+def _limit_problems(limit: Any) -> Iterable[Problem]:
+    todo = "Give a number of samples, or a fraction of them (0.1); leave it out for all."
+    if limit is None:
+        return
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+        yield Problem("limit", f"{limit!r} is no number", todo)
+    elif not limit > 0:
+        yield Problem("limit", f"{limit} leaves nothing to evaluate", todo)
+    elif isinstance(limit, float) and limit > 1:
+        yield Problem("limit", f"{limit} is neither a whole number nor a fraction", todo)
 
 
 def _reports(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from platformdirs import user_log_path
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.engines import Address, Engine, resolve_engine
+from evalscope_evalflow.engines import Address, Engine, check_engine, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
@@ -267,7 +268,9 @@ def deploy(
     flow = FlowConfig.parse(section, where="deploy()")
     config, settings = flow.models[0], flow.deploy
     chosen = resolve_engine(config, settings)
-    problems = [*chosen.check(config, settings), *chosen.check_keys(settings), *chosen.check_installed(settings)]
+    problems = list(
+        check_engine(chosen, config, settings, say=lambda text: print(f"evalflow: {text}", file=sys.stderr))
+    )
     if not problems and config.api_url and not chosen.local:
         found = check_api("api_url", config.api_url, reveal(config.api_key), config.name)
         problems += [found] if found else []
