@@ -33,7 +33,9 @@ class Record:
             "started": _now(),
             "pid": os.getpid(),
             "host": platform.node(),
-            "versions": {name: _version(name) for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm")},
+            "versions": {
+                name: _version(name) for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm", "lmdeploy")
+            },
             **keys.redact(start),
         }
         self.event("started")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import time
@@ -75,6 +76,17 @@ class Native(Backend):
             _result(dataset, *found[dataset]) if dataset in found else DatasetResult(dataset)
             for dataset in task.datasets
         ]
+
+    def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
+        # predictions/MODEL/DATASET_SUBSET.jsonl; a name that starts with another dataset's is that one's.
+        others = [name for name in task.datasets if name != dataset and name.startswith(f"{dataset}_")]
+        folder = task.folder(model) / "predictions" / model.name
+        files = [
+            path
+            for path in folder.glob(f"{glob.escape(dataset)}_*.jsonl")
+            if not any(path.name.startswith(f"{name}_") for name in others)
+        ]
+        return sum(line.strip() != b"" for path in files for line in path.read_bytes().splitlines())
 
 
 def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:

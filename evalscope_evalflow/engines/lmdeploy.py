@@ -52,6 +52,11 @@ class LMDeploy(Engine):
         ),
         *WHERE_IS_IT,
         Rule(
+            r"Could not find model architecture from config",
+            "this is not a checkpoint: its config.json is missing, or names no architecture",
+            "Give the folder that holds config.json and the weights.",
+        ),
+        Rule(
             r"(?:Errno 98|[Aa]ddress already in use|Port \d+ is not available)",
             "the port is taken",
             "Choose another port.",
@@ -94,8 +99,9 @@ class LMDeploy(Engine):
             "--server-name", address.host, "--server-port", str(address.port),  # its default is every address
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
             "--generation-config", "lmdeploy",
-            "--max-batch-size", str(self.max_num_seqs(deploy)),
         ]  # fmt: skip
+        if deploy.max_num_seqs:  # else its own default, which goes by the device
+            argv += ["--max-batch-size", str(deploy.max_num_seqs)]
         if deploy.max_model_len:
             argv += ["--session-len", str(deploy.max_model_len)]
         devices = len(deploy.devices.split(",")) if deploy.devices else 1

@@ -7,13 +7,14 @@ these would cost 20 to 60 s of imports on its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import traceback
 
-SECONDS_EACH = 120
+SECONDS_EACH = 90
 
 
 def run(argv: list[str], env: dict[str, str], log: str) -> int:
@@ -35,23 +36,21 @@ def run(argv: list[str], env: dict[str, str], log: str) -> int:
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
-        except BaseException:
+        except BaseException:  # noqa: BLE001  nothing of it may get back to the loop
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     _, status = os.waitpid(child, 0)
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what it may have left: nothing else is in its group
-    except ProcessLookupError:
-        pass
     return os.waitstatus_to_exitcode(status)
 
 
 def main() -> None:
     cases = json.load(sys.stdin)
     import vllm.entrypoints.cli.main
-    import vllm.entrypoints.cli.serve  # noqa: F401
+    import vllm.entrypoints.cli.serve
     import vllm.v1.engine.core  # noqa: F401
 
     print(json.dumps([run(case["argv"], case["env"], case["log"]) for case in cases]))
