@@ -51,13 +51,27 @@ def native_datasets(folder: Path) -> frozenset[str]:
 @lru_cache
 def task_fields(folder: Path) -> tuple[str, ...]:
     """The fields of TaskConfig, in their order, and the old names that it still takes."""
-    tree = ast.parse((folder / "config.py").read_text(encoding="utf-8"))
+    fields = _fields(folder / "config.py", "TaskConfig")
+    return (*fields, "judge_strategy", "judge_model_args") if fields else ()
+
+
+@lru_cache
+def generation_fields(folder: Path) -> tuple[str, ...]:
+    """The keys of `generation_config`, in their order."""
+    return _fields(folder / "api" / "model" / "generate_config.py", "GenerateConfig")
+
+
+def _fields(file: Path, name: str) -> tuple[str, ...]:
+    """The annotated names of a class; empty where it is not found."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except OSError:
+        return ()
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == "TaskConfig":
-            fields = [
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return tuple(
                 item.target.id
                 for item in node.body
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-            ]
-            return (*fields, "judge_strategy", "judge_model_args")
+            )
     return ()

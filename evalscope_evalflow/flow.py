@@ -102,8 +102,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     """
     reporter = reporter or Reporter(quiet=True)
     sweep_before(reporter.warn)
-    preflight(task)
-    for note in task.notes:
+    for note in (*task.notes, *preflight(task, reporter.say)):
         reporter.warn(note)
     results = []
     for model in task.models:

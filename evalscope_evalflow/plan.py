@@ -4,14 +4,51 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 
+from evalscope_evalflow.backends import load_backend
+from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.task import Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one dataset, as the run folder has it now.
+
+    Attributes:
+        dataset: its name.
+        state: done: there is a report that stands on every sample; started: there are answers; to do: nothing is.
+        answers: how many answers are saved.
+    """
+
+    dataset: str
+    state: Literal["done", "started", "to do"]
+    answers: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.dataset}: {self.state}" + (f", {self.answers} answers are saved" if self.answers else "")
+
+
+def cells(task: Task, model: ModelConfig) -> list[Cell]:
+    """What of a model's part of the task is done, dataset by dataset; EvalScope is not imported."""
+    if not task.flow.reuse:
+        return [Cell(dataset, "to do") for dataset in task.datasets]
+    backend = load_backend(task.flow.backend)
+    found = []
+    for result in backend.results(task, model, {}):
+        answers = backend.answers(task, model, result.dataset)
+        if result.complete:
+            found.append(Cell(result.dataset, "done", answers))
+        else:
+            found.append(Cell(result.dataset, "started" if answers else "to do", answers))
+    return found
 
 
 def show_plan(task: Task, console: Console | None = None) -> None:
@@ -20,22 +57,29 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     Raises:
         ConfigError: it cannot work.
     """
-    preflight(task)
     console = console or Console(soft_wrap=True, highlight=False)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    notes = preflight(task, lambda text: errors.print(escape(text), style="dim"))
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
-    for note in task.notes:
+    for note in (*task.notes, *notes):
         console.print(f"Note: {escape(note)}", style="yellow")
     for model in task.models:
         deploy = task.flow.deploy_for(model)
-        engine = resolve_engine(model, deploy)
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
-        if engine.local:
-            address = Address(deploy.host, deploy.port or 0, None)
-            env = Environment.find(deploy.env)
-            command = engine.command(model, deploy, address, env)
-            console.print(f"  {engine.name}: {escape(shlex.join(env.wrap(command.argv)))}")
-            if not deploy.port:
-                console.print("  (port 0 here stands for one that is free)")
-        else:
-            console.print(f"  {engine.name}: {escape(str(model.api_url))}, which answers")
+        for line in _serving(model, deploy):
+            console.print(f"  {escape(line)}")
+        for cell in cells(task, model):
+            console.print(f"  {escape(str(cell))}")
     console.print("Nothing was started.")
+
+
+def _serving(model: ModelConfig, deploy: DeployConfig) -> list[str]:
+    """How a model would be served."""
+    engine = resolve_engine(model, deploy)
+    if not engine.local:
+        return [f"{engine.name}: {model.api_url}, which answers"]
+    env = Environment.find(deploy.env)
+    command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)
+    devices = "every device that it finds" if deploy.devices is None else f"devices {deploy.devices}"
+    lines = [f"{engine.name} on {devices}: {shlex.join(env.wrap(command.argv))}"]
+    return lines if deploy.port else [*lines, "(port 0 here stands for one that is free)"]

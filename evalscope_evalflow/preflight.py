@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from evalscope_evalflow import keys
+from evalscope_evalflow import keys, surroundings
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.engines import resolve_engine
+from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.serving import check_api
 from evalscope_evalflow.serving.devices import check_devices
 from evalscope_evalflow.task import Task
 
 
-def preflight(task: Task) -> None:
+def preflight(task: Task, say: Callable[[str], None] | None = None) -> list[str]:
     """Check a task.
+
+    Args:
+        task: it.
+        say: is told of what takes longer than a moment.
+
+    Returns:
+        What is no obstacle, but should be known.
 
     Raises:
         ConfigError: with every problem found; nothing was started.
     """
-    problems = list(_problems(task))
+    notes: list[str] = []
+    problems = list(_problems(task, notes.append, say))
     if not problems:  # asking an API costs seconds, and perhaps money
         problems = list(_api_problems(task))
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
+    return list(dict.fromkeys(notes))
 
 
-def _problems(task: Task) -> Iterator[Problem]:
+def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None] | None) -> Iterator[Problem]:
     if task.flow.mode != "all":
         yield Problem("evalflow.mode", f"{task.flow.mode!r} is not run by this version yet", "Set `mode: all`.")
-    yield from _work_dir_problems(task.work_dir)
+    yield from surroundings.check_folder(task.work_dir, note)
     try:
         yield from load_backend(task.flow.backend).check(task)
     except ConfigError as error:
@@ -46,11 +53,10 @@ def _problems(task: Task) -> Iterator[Problem]:
         except ConfigError as error:
             yield from error.problems
             continue
-        yield from engine.check(model, deploy)
-        yield from engine.check_keys(deploy)
-        yield from engine.check_installed(deploy)
+        yield from check_engine(engine, model, deploy, say)
         if engine.local:
             yield from check_devices(deploy.devices, deploy.env_vars, idle=engine.needs_idle_devices)
+            yield from surroundings.check_port(deploy, note)
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"
         if not isinstance(judge, Mapping):
@@ -89,11 +95,3 @@ def judges(task: Task) -> list[dict[str, Any]]:
     """The judges that the task names."""
     models = (task.stock.get("judge") or {}).get("models") or []
     return [models] if isinstance(models, dict) else list(models)
-
-
-def _work_dir_problems(work_dir: Path) -> Iterator[Problem]:
-    existing = next(path for path in (work_dir, *work_dir.parents) if path.exists())
-    if not existing.is_dir():
-        yield Problem("work_dir", f"{existing} is not a folder", "Choose another folder.")
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        yield Problem("work_dir", f"{existing} is not writable", "Choose another folder.")

@@ -41,7 +41,9 @@ class Record:
             "pid": os.getpid(),
             "pid_started": _start_of(os.getpid()),
             "host": platform.node(),
-            "versions": {name: _version(name) for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm")},
+            "versions": {
+                name: _version(name) for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm", "lmdeploy")
+            },
             **keys.redact(start),
         }
         if before and before["state"] == DIED:

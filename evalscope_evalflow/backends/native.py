@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import time
@@ -40,6 +41,8 @@ class Native(Backend):
         for name in task.stock:
             if fields and name not in fields:
                 yield Problem(name, "unknown key", f"{nearest(name, fields)} Known: {', '.join(fields)}".strip())
+        yield from _generation_problems(task.stock.get("generation_config"), catalog.generation_fields(folder))
+        yield from _limit_problems(task.stock.get("limit"))
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         folder = task.folder(model)
@@ -76,6 +79,17 @@ class Native(Backend):
         ]
         return [_with_failures(result, task.folder(model), model.name) for result in results]
 
+    def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
+        # predictions/MODEL/DATASET_SUBSET.jsonl; a name that starts with another dataset's is that one's.
+        others = [name for name in task.datasets if name != dataset and name.startswith(f"{dataset}_")]
+        folder = task.folder(model) / "predictions" / model.name
+        files = [
+            path
+            for path in folder.glob(f"{glob.escape(dataset)}_*.jsonl")
+            if not any(path.name.startswith(f"{name}_") for name in others)
+        ]
+        return sum(line.strip() != b"" for path in files for line in path.read_bytes().splitlines())
+
 
 def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
     for name, settings in (task.stock.get("dataset_args") or {}).items():
@@ -88,6 +102,33 @@ def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
         path = settings.get("local_path") if isinstance(settings, Mapping) else None
         if path and not Path(path).expanduser().exists():
             yield Problem(f"{where}.local_path", f"{path} does not exist", "Give the folder that holds its files.")
+
+
+def _generation_problems(settings: Any, known: tuple[str, ...]) -> Iterable[Problem]:
+    if settings is None or isinstance(settings, str) or not known:  # a string is parsed by EvalScope
+        return
+    if not isinstance(settings, Mapping):
+        yield Problem("generation_config", "is no mapping", "Write it as generation_config: {max_tokens: 512}.")
+        return
+    for name in settings:
+        if name not in known:
+            yield Problem(
+                f"generation_config.{name}",
+                "EvalScope would ignore it",
+                f"{nearest(str(name), known)} What only the API knows goes into `extra_body`.".strip(),
+            )
+
+
+def _limit_problems(limit: Any) -> Iterable[Problem]:
+    todo = "Give a number of samples, or a fraction of them (0.1); leave it out for all."
+    if limit is None:
+        return
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+        yield Problem("limit", f"{limit!r} is no number", todo)
+    elif not limit > 0:
+        yield Problem("limit", f"{limit} leaves nothing to evaluate", todo)
+    elif isinstance(limit, float) and limit > 1:
+        yield Problem("limit", f"{limit} is neither a whole number nor a fraction", todo)
 
 
 def _reports(folder: Path) -> list[Path]:

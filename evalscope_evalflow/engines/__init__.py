@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, Rule
+from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, ParserSource, Rule
+from evalscope_evalflow.engines.options import check_extra_args, check_variables
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 __all__ = [
@@ -14,7 +16,9 @@ __all__ = [
     "Command",
     "Counters",
     "Engine",
+    "ParserSource",
     "Rule",
+    "check_engine",
     "known_engines",
     "load_engine",
     "resolve_engine",
@@ -54,3 +58,23 @@ def resolve_engine(model: ModelConfig, deploy: DeployConfig) -> Engine:
     if model.api_url:
         return load_engine("remote")
     return load_engine("llamacpp" if (model.path or "").endswith(".gguf") else "vllm")
+
+
+def check_engine(
+    engine: Engine, model: ModelConfig, deploy: DeployConfig, say: Callable[[str], None] | None = None
+) -> Iterable[Problem]:
+    """Everything that is wrong with serving this model so; no engine is started.
+
+    Args:
+        engine: what shall serve it.
+        model: what is served.
+        deploy: how.
+        say: is told of what takes longer than a moment.
+    """
+    yield from engine.check(model, deploy)
+    yield from engine.check_keys(deploy)
+    yield from check_variables(engine, deploy)
+    missing = list(engine.check_installed(deploy))
+    yield from missing
+    if engine.local and not missing:
+        yield from check_extra_args(engine, deploy, say)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -85,6 +85,23 @@ class Counters:
     progress: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ParserSource:
+    """Where the parser of an engine's command line is found, for checking `extra_args`.
+
+    Attributes:
+        target: "package.module:function" that parses `sys.argv`, or the path of a script that does.
+        words: its subcommand.
+        distribution: the package whose version decides which options there are; empty: the script itself does.
+        lenient: whether it takes underscores for dashes, and `--option.key value` for JSON, as vLLM does.
+    """
+
+    target: str
+    words: tuple[str, ...] = ()
+    distribution: str = ""
+    lenient: bool = False
+
+
 def absolute(path: str) -> str:
     """A path as an engine needs it, which runs in a folder of its own; what is no file here (a hub id) as it is."""
     full = os.path.abspath(os.path.expanduser(path))
@@ -92,10 +109,14 @@ def absolute(path: str) -> str:
 
 
 def check_template(deploy: DeployConfig, inline: bool = False) -> Iterable[Problem]:
-    """Whether the chat template is a file; `inline`: it may be the template itself."""
+    """Whether the chat template is a Jinja file; `inline`: it may be the template itself."""
     template = deploy.chat_template
-    if template and not (inline and "{" in template) and not os.path.isfile(os.path.expanduser(template)):
+    if not template or (inline and "{" in template):
+        return
+    if not os.path.isfile(os.path.expanduser(template)):
         yield Problem("deploy.chat_template", f"{template} does not exist", "Give the path of a Jinja file.")
+    elif template.lower().endswith(".json"):
+        yield Problem("deploy.chat_template", f"{template} is a JSON file", "Give a Jinja file; JSON is for lmdeploy.")
 
 
 class Engine(ABC):
@@ -110,6 +131,9 @@ class Engine(ABC):
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
         rules: what lines of its log mean, the most telling first.
         counters: how to see that it works; None: only by its CPU time.
+        parser: where its options are found; None: they are not checked.
+        settings: options that have a setting of ours, which says what `extra_args` must not.
+        variables: environment variables that have one.
     """
 
     name: ClassVar[str]
@@ -120,6 +144,9 @@ class Engine(ABC):
     needs_idle_devices: ClassVar[bool] = True
     rules: ClassVar[Sequence[Rule]] = ()
     counters: ClassVar[Counters | None] = None
+    parser: ClassVar[ParserSource | None] = None
+    settings: ClassVar[Mapping[str, str]] = {}
+    variables: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:

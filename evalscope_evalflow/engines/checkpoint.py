@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.errors import Problem
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
@@ -40,6 +41,18 @@ def check(path: str | None, where: str = "path") -> Iterable[Problem]:
         yield Problem(where, f"{path} is no checkpoint: its config.json is not JSON")
     elif not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
         yield Problem(where, f"{path} has a config.json, but no weights ({', '.join(_WEIGHTS)})")
+
+
+def check_context(model: ModelConfig, deploy: DeployConfig, unless: tuple[str, ...]) -> Iterable[Problem]:
+    """Whether the model was made for so long a context; `unless`: options that may change that."""
+    longest = context_length(model.path) if model.path else None
+    overridden = any(word.startswith(unless) for word in deploy.extra_args)
+    if longest and (deploy.max_model_len or 0) > longest and not overridden:
+        yield Problem(
+            "deploy.max_model_len",
+            f"{deploy.max_model_len} tokens, but {model.name} was made for {longest} (its config.json)",
+            f"Lower it to {longest} (--eval_max_model_length).",
+        )
 
 
 def hub_snapshot(model_id: str) -> Path | None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import gguf
-from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, Rule, absolute, check_template
+from evalscope_evalflow.engines.base import (
+    Address,
+    Command,
+    Counters,
+    Engine,
+    ParserSource,
+    Rule,
+    absolute,
+    check_template,
+)
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import Problem
 
@@ -29,6 +39,17 @@ class LlamaCpp(Engine):
         in_flight=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
         progress=("llamacpp:n_decode_total", "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"),
     )
+    parser = ParserSource(str(SERVER))
+    settings: ClassVar[Mapping[str, str]] = {
+        "--model": "the model's `path`",
+        "--alias": "the model's `name`",
+        "--host": "deploy.host",
+        "--port": "deploy.port",
+        "--context": "deploy.max_model_len",
+        "--parallel": "deploy.max_num_seqs",
+        "--chat-template-file": "deploy.chat_template",
+    }
+    variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
     rules = (
         Rule(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import checkpoint
-from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, Rule, absolute, check_template
+from evalscope_evalflow.engines.base import (
+    Address,
+    Command,
+    Counters,
+    Engine,
+    ParserSource,
+    Rule,
+    absolute,
+    check_template,
+)
 from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem
 
 
@@ -22,17 +33,28 @@ class VLLM(Engine):
         in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
         progress=("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:kv_cache_usage_perc"),
     )
+    parser = ParserSource("vllm.entrypoints.cli.main:main", ("serve",), distribution="vllm", lenient=True)
+    settings: ClassVar[Mapping[str, str]] = {
+        "--model": "the model's `path`",
+        "--served-model-name": "the model's `name`",
+        "--host": "deploy.host",
+        "--port": "deploy.port",
+        "--max-model-len": "deploy.max_model_len",
+        "--max-num-seqs": "deploy.max_num_seqs",
+        "--tensor-parallel-size": "deploy.tensor_parallel",
+        "--data-parallel-size": "deploy.data_parallel",
+        "--chat-template": "deploy.chat_template",
+        "--api-key": "deploy.api_key",
+    }
+    variables: ClassVar[Mapping[str, str]] = {"VLLM_API_KEY": "deploy.api_key"}
     rules = (
-        Rule(
-            r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",
-            "vLLM rejects an argument: {0}",
-            "Compare it with `vllm serve --help=all` of that environment.",
-        ),
+        Rule(REJECTED, "vLLM rejects an argument: {0}", "Compare it with `vllm serve --help=all` of that environment."),
         Rule(
             r"chat template string \((.+?)\) appears path-like, but doesn't exist",
             "the chat template {0} does not exist",
             "Give the path of a Jinja file.",
         ),
+        *WHERE_IS_IT,
         Rule(
             r"(User-specified max_model_len \(\d+\) is greater than the derived max_model_len \(.+?\))",
             "the context is too long for this model: {0}",
@@ -60,16 +82,7 @@ class VLLM(Engine):
             "tensor_parallel does not fit: {0}",
             "Choose a tensor_parallel that divides the attention heads, and devices that exist.",
         ),
-        Rule(
-            r"(model type `.+?` but Transformers does not recognize|Model architectures \[.+?\] are not supported)",
-            "this vLLM cannot run the model: {0}",
-            "Upgrade the engine in its environment.",
-        ),
-        Rule(
-            r"(No CUDA GPUs are available|Found no NVIDIA driver.*|Failed to infer device type)",
-            "vLLM finds no device that it can use: {0}",
-            "Check the driver and `devices`; for a machine without GPU, install vLLM's CPU build.",
-        ),
+        NO_DEVICE,
         Rule(
             r"((?:ModuleNotFoundError|ImportError): .+)",
             "the engine's environment is broken: {0}",
@@ -79,15 +92,7 @@ class VLLM(Engine):
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
         yield from checkpoint.check(model.path, f"model {model.name}")
-        longest = checkpoint.context_length(model.path) if model.path else None
-        overridden = any(word.startswith("--hf-overrides") for word in deploy.extra_args)
-        if longest and (deploy.max_model_len or 0) > longest and not overridden:
-            yield Problem(
-                "deploy.max_model_len",
-                f"{deploy.max_model_len} tokens, but {model.name} was made for {longest} (its config.json)",
-                f"Lower it to {longest} (--eval_max_model_length).",
-            )
-
+        yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--hf_overrides"))
         yield from check_template(deploy, inline=True)
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shlex
+import sys
 import threading
 import time
 import warnings
@@ -19,7 +20,7 @@ from platformdirs import user_log_path
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.engines import Address, Engine, resolve_engine
+from evalscope_evalflow.engines import Address, Engine, check_engine, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
@@ -313,7 +314,9 @@ def deploy(
     flow = FlowConfig.parse(section, where="deploy()")
     config, settings = flow.models[0], flow.deploy
     chosen = resolve_engine(config, settings)
-    problems = [*chosen.check(config, settings), *chosen.check_keys(settings), *chosen.check_installed(settings)]
+    problems = list(
+        check_engine(chosen, config, settings, say=lambda text: print(f"evalflow: {text}", file=sys.stderr))
+    )
     if chosen.local:
         problems += check_devices(settings.devices, settings.env_vars, idle=chosen.needs_idle_devices)
     if not problems and config.api_url and not chosen.local:

@@ -18,7 +18,13 @@ _PREFIX = re.compile(
     re.MULTILINE,
 )
 _ERROR = re.compile(r"^\s*(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
-_WRAPPER = re.compile(r"initialization failed|See root cause above|Engine process failed", re.IGNORECASE)
+# pydantic's own line only counts; what is wrong stands in one of the next.
+_PYDANTIC = re.compile(r"^\s*(?:[\w.]+\.)?ValidationError: \d+ validation errors? for (.+)$", re.MULTILINE)
+_VALUE = re.compile(r"^\s*(?:Value|Assertion) error, (.+?)(?: \[type=.*)?$", re.MULTILINE)
+# Said by processes that only lost another one.
+_WRAPPER = re.compile(
+    r"initialization failed|See root cause above|Engine process failed|engine process is not alive", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,10 @@ def diagnose(log: Path, rules: Sequence[Rule], start: int = 0) -> Diagnosis:
         found = rule.apply(text)
         if found:
             return Diagnosis(*found, tail)
+    invalid = _PYDANTIC.search(text)
+    value = _VALUE.search(text, invalid.end()) if invalid else None
+    if invalid and value:
+        return Diagnosis(f"{invalid[1]}: {value[1][:300]}", "", tail)
     # Of nested errors the first is the cause, and what wraps it says only that something failed.
     errors = [match for match in _ERROR.finditer(text) if not _WRAPPER.search(match[2])]
     if errors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import socket
@@ -51,14 +50,20 @@ def lease(host: str, first: int | None = None) -> PortLease:
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could bind the port now."""
+    return why_not(host, port) is None
+
+
+def why_not(host: str, port: int) -> OSError | None:
+    """What keeps a server from listening there now; None: nothing. Port 0 asks for the host alone."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
-            return True
-    return False
+    except OSError as error:  # a name that cannot be resolved is one, too
+        return error
+    return None
 
 
 def _candidates(first: int | None) -> Iterator[int]:

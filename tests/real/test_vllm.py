@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from evalscope_evalflow import Endpoint, EngineError, deploy
+from evalscope_evalflow import Endpoint
 
 pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
@@ -90,13 +90,3 @@ def test_evalscope_command_from_start_to_nothing(
     assert record["state"] == "complete"
     assert record["release"]["released"] is True
     assert set(Path("/dev/shm").iterdir()) <= before
-
-
-def test_start_failure_is_explained(checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path: Path) -> None:
-    settings = {**vllm_deploy, "extra_args": ["--enforce-eagre"]}
-    with pytest.raises(EngineError) as caught, deploy(str(checkpoint), name="smol", log_dir=tmp_path, **settings):
-        pass
-    said = str(caught.value)
-    assert "vLLM rejects an argument: unrecognized arguments: --enforce-eagre" in said
-    assert str(tmp_path / "engine.log") in said
-    assert "--served-model-name smol" in said

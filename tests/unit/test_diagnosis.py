@@ -79,16 +79,36 @@ VLLM = [
     (
         SERVER + "  Value error, The checkpoint you are trying to load has model type `newmodel` but Transformers does "
         "not recognize this architecture.",
-        "this vLLM cannot run the model: model type `newmodel`",
+        "this engine cannot run the model: model type `newmodel`",
         "Upgrade the engine",
     ),
     (
         SERVER + "ValueError: Model architectures ['NewForCausalLM'] are not supported for now.",
-        "this vLLM cannot run the model: Model architectures ['NewForCausalLM'] are not supported",
+        "this engine cannot run the model: Model architectures ['NewForCausalLM'] are not supported",
         "Upgrade the engine",
     ),
-    (CORE + "RuntimeError: No CUDA GPUs are available", "vLLM finds no device that it can use", "driver"),
-    (SERVER + "RuntimeError: Failed to infer device type", "vLLM finds no device that it can use", "CPU build"),
+    (CORE + "RuntimeError: No CUDA GPUs are available", "the engine finds no device that it can use", "driver"),
+    (SERVER + "RuntimeError: Failed to infer device type", "the engine finds no device that it can use", "CPU build"),
+    (
+        CORE + "huggingface_hub.errors.LocalEntryNotFoundError: cannot find the files",
+        "the model is not on this machine, and the hub cannot be asked: cannot find the files",
+        "Download it first",
+    ),
+    (
+        SERVER + "OSError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/models/none'. Use it.",
+        "the path '/models/none' does not exist",
+        "checkpoint's folder",
+    ),
+    (
+        SERVER + "  Value error, Invalid repository ID or local directory specified: '/models/empty'.",
+        "'/models/empty' is not a checkpoint",
+        "config.json",
+    ),
+    (
+        CORE + "ValueError: To serve at least one request with the model's max seq len (300000), 6.44 GiB is needed.",
+        "there is not enough memory for the KV cache: To serve at least one request",
+        "Lower max_model_len",
+    ),
     (
         "ModuleNotFoundError: No module named 'torch'\n",
         "the engine's environment is broken: ModuleNotFoundError: No module named 'torch'",
@@ -128,6 +148,33 @@ LLAMACPP = [
 ]
 
 
+LMDEPLOY = [
+    (
+        "INFO: Started\nERROR:    [Errno 98] error while attempting to bind on address ('127.0.0.1', 8000): "
+        "address already in use\n",
+        "the port is taken",
+        "another port",
+    ),
+    (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n",
+        "the device ran out of memory: CUDA out of memory.",
+        "--cache-max-entry-count",
+    ),
+    (
+        "RuntimeError: [TM][ERROR] CUDA runtime error: out of memory\n",
+        "the device ran out of memory: [TM][ERROR] CUDA runtime error: out of memory",
+        "--cache-max-entry-count",
+    ),
+    ("RuntimeError: No CUDA GPUs are available\n", "the engine finds no device that it can use", "driver"),
+    (
+        "  File server.py\nValueError: weights are missing\n"
+        "lmdeploy.zmq_rpc.RPCServerDeadError: PyTorch ZMQ engine process is not alive.\n",
+        "ValueError: weights are missing",
+        "",
+    ),
+]
+
+
 @pytest.fixture
 def log(tmp_path):
     def write(text):
@@ -154,10 +201,26 @@ def test_llama_cpps_failures_are_put_in_words(log, text, cause, hint):
     assert hint in found.hint
 
 
+@pytest.mark.parametrize(("text", "cause", "hint"), LMDEPLOY)
+def test_lmdeploys_failures_are_put_in_words(log, text, cause, hint):
+    found = diagnose(log(text), load_engine("lmdeploy").rules)
+    assert cause in found.cause
+    assert hint in found.hint
+
+
 def test_the_wrapper_is_not_taken_for_the_cause(log):
-    text = TRACE.format(line=f"{CORE}huggingface_hub.errors.LocalEntryNotFoundError: cannot find the files")
+    text = TRACE.format(line=f"{CORE}safetensors.SafetensorError: the file is cut short")
     found = diagnose(log(text), load_engine("vllm").rules)
-    assert found.cause == "LocalEntryNotFoundError: cannot find the files"
+    assert found.cause == "SafetensorError: the file is cut short"
+
+
+def test_of_pydantics_errors_the_line_that_says_something_is_shown(log):
+    text = (
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n"
+        "  Value error, this cannot be [type=value_error, input_value=ArgsKwargs((), {}), input_type=ArgsKwargs]\n"
+        "    For further information visit https://errors.pydantic.dev/2.14/v/value_error\n"
+    )
+    assert diagnose(log(text), load_engine("vllm").rules).cause == "VllmConfig: this cannot be"
 
 
 def test_of_errors_that_wrap_each_other_the_first_is_the_cause(log):

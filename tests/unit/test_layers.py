@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 UNITS = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
 
 TASKS = {"backends", "catalog", "record", "report", "task", "worker", "workers"}
-ABOVE_SERVING = TASKS | {"cli", "demo", "doctor", "flow", "plan", "plugin", "preflight", "runs"}
+ABOVE_SERVING = TASKS | {"cli", "demo", "doctor", "flow", "plan", "plugin", "preflight", "runs", "surroundings"}
 FORBIDDEN = {
     "errors": UNITS - {"errors"},
     "keys": UNITS - {"keys", "errors"},
@@ -110,7 +110,16 @@ def test_only_what_runs_inside_evalscope_imports_it_at_once():
     assert users <= {"plugin/results.py", "plugin/seams.py", "plugin/startup.py", "worker.py"}
 
 
-@pytest.mark.parametrize("file", ["worker.py", "serving/guard.py", "engines/llamacpp_server.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "worker.py",
+        "serving/guard.py",
+        "engines/llamacpp_server.py",
+        "engines/lmdeploy_server.py",
+        "engines/dump_options.py",
+    ],
+)
 def test_what_is_run_by_its_path_needs_only_the_standard_library_at_once(file):
     """It may run in an environment that has none of our packages."""
     roots = {item.split(".")[0] for item in imports(PACKAGE / file, module_level=True)}

@@ -1,6 +1,10 @@
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
-from evalscope_evalflow import preflight as module
+from evalscope_evalflow import surroundings
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.task import Task
@@ -208,9 +212,115 @@ def test_a_file_in_the_way_of_work_dir_is_told(task, tmp_path, work_dir):
     assert f"work_dir: {tmp_path}/file is not a folder" in refused(task(work_dir=str(tmp_path / work_dir)))
 
 
-def test_a_work_dir_that_cannot_be_written_is_told(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(module.os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
-    assert f"work_dir: {tmp_path} is not writable" in refused(task())
+@pytest.mark.parametrize("folder", ["/proc/results", "/sys/kernel/results"])
+def test_a_work_dir_that_cannot_be_written_is_told(task, folder):
+    """These refuse even root."""
+    message = refused(task(work_dir=folder))
+    assert f"work_dir: {Path(folder).parent} is not writable: " in message
+
+
+@pytest.mark.parametrize(("free", "says"), [(63, "has 63 MiB of room left"), (65, None), (1023, None)])
+def test_room_in_work_dir(task, tmp_path, monkeypatch, free, says):
+    monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda path: SimpleNamespace(free=free * 1024**2))
+    if says:
+        assert f"work_dir: {tmp_path} {says}" in refused(task())
+    else:
+        assert preflight(task()) == [f"work_dir: {tmp_path} has only {free} MiB of room left"]
+
+
+def test_with_room_there_is_nothing_to_note(task):
+    assert preflight(task()) == []
+
+
+def test_a_port_that_is_taken_is_only_noted(task):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert preflight(task(deploy={"port": port})) == [f"port {port} is taken; the next free one will be used"]
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid", "2001:db8::7"])
+def test_a_host_that_cannot_be_bound_is_told(task, host):
+    message = refused(task(deploy={"host": host}))
+    assert f"deploy.host: {host} is no address to listen at here: " in message
+
+
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        (-1, "-1 leaves nothing"),
+        (0, "0 leaves nothing"),
+        (1.5, "neither a whole"),
+        ("5", "is no number"),
+        (True, "no n"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_told(task, limit, says):
+    message = refused(task(limit=limit))
+    assert message.startswith("limit: ")
+    assert says in message
+
+
+@pytest.mark.parametrize("limit", [1, 0.5, 1.0, None])
+def test_a_limit_that_makes_sense_passes(task, limit):
+    preflight(task(limit=limit))
+
+
+def test_a_misspelt_generation_setting_names_the_nearest(task):
+    message = refused(task(generation_config={"max_token": 5, "temperature": 0.0, "extra_body": {"any": 1}}))
+    assert message.startswith("generation_config.max_token: EvalScope would ignore it")
+    assert "Did you mean 'max_tokens'?" in message
+
+
+def test_a_generation_config_that_is_no_mapping_is_told(task):
+    assert "generation_config: is no mapping" in refused(task(generation_config=[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("A B", "1", "deploy.env_vars: 'A B' is no name of a variable"),
+        ("", "1", "deploy.env_vars: '' is no name"),
+        ("A", "1\0", "deploy.env_vars.A: its value holds a NUL"),
+        ("EVALFLOW_LLAMACPP_API_KEY", KEY, "deploy.env_vars.EVALFLOW_LLAMACPP_API_KEY: llamacpp is given this by"),
+    ],
+)
+def test_variables_that_cannot_be_set_are_told(task, name, value, says):
+    message = refused(task(deploy={"env_vars": {name: value}}))
+    assert says in message
+    assert KEY not in message
+
+
+@pytest.mark.parametrize(
+    ("engine", "file", "says"),
+    [
+        ("vllm", "chat.json", "is a JSON file"),
+        ("llamacpp", "chat.json", "is a JSON file"),
+        ("lmdeploy", "chat.jinja", "is a Jinja template"),
+        ("lmdeploy", "none/chat.json", "does not exist"),
+        ("lmdeploy", "torn.json", "is not a JSON object"),
+        ("lmdeploy", "list.json", "is not a JSON object"),
+        ("vllm", "none.jinja", "does not exist"),
+    ],
+)
+def test_a_chat_template_of_the_wrong_kind_is_told(task, tmp_path, checkpoint_folder, gguf_file, engine, file, says):
+    for name, text in (("chat.json", "{}"), ("chat.jinja", "{{ x }}"), ("torn.json", "{"), ("list.json", "[]")):
+        (tmp_path / name).write_text(text)
+    model = {"path": str(gguf_file if engine == "llamacpp" else checkpoint_folder)}
+    message = refused(task(model=model, deploy={"engine": engine, "chat_template": str(tmp_path / file)}))
+    assert message.startswith("deploy.chat_template: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("engine", "template"),
+    [("vllm", "{tmp}/chat.jinja"), ("vllm", "{{% for m in messages %}}"), ("lmdeploy", "{tmp}/chat.json"),
+     ("lmdeploy", "internvl-zh")],
+)  # fmt: skip
+def test_a_chat_template_of_the_right_kind_passes(task, tmp_path, checkpoint_folder, engine, template):
+    (tmp_path / "chat.json").write_text('{"model_name": "mine"}')
+    (tmp_path / "chat.jinja").write_text("{{ x }}")
+    deploy = {"engine": engine, "chat_template": template.format(tmp=tmp_path)}
+    preflight(task(model={"path": str(checkpoint_folder)}, deploy=deploy))
 
 
 def test_every_problem_is_told_once_and_at_once(task, tmp_path):

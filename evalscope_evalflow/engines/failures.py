@@ -1,0 +1,35 @@
+"""Start failures that several engines tell in the same words, as they stand on argparse, Transformers and PyTorch."""
+
+from __future__ import annotations
+
+from evalscope_evalflow.engines.base import Rule
+
+REJECTED = r"error: (unrecognized arguments: .+|argument \S+: .+|the following arguments are required: .+)"
+WHERE_IS_IT = (
+    Rule(
+        r"(?:LocalEntryNotFoundError|OfflineModeIsEnabled): (.+)",
+        "the model is not on this machine, and the hub cannot be asked: {0}",
+        "Download it first (`hf download NAME`), or give the checkpoint's folder.",
+    ),
+    Rule(
+        r"(?:Repo id must be in the form .+?: |Repo id must use .+?: |Incorrect path_or_model_id: )('.+?')",
+        "the path {0} does not exist",
+        "Give the checkpoint's folder.",
+    ),
+    Rule(
+        r"Invalid repository ID or local directory specified: ('.+?')",
+        "{0} is not a checkpoint: it has no config.json that can be read",
+        "Give the folder that holds config.json and the weights.",
+    ),
+    Rule(
+        r"(model type `.+?` but Transformers does not recognize|Model architectures \[.+?\] are not supported"
+        r"|.+ has no vLLM implementation)",
+        "this engine cannot run the model: {0}",
+        "Upgrade the engine in its environment.",
+    ),
+)
+NO_DEVICE = Rule(
+    r"(No CUDA GPUs are available|Found no NVIDIA driver.*|Failed to infer device type)",
+    "the engine finds no device that it can use: {0}",
+    "Check the driver and `devices`; for a machine without GPU, install vLLM's CPU build.",
+)

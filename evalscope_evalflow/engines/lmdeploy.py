@@ -1,0 +1,134 @@
+"""LMDeploy's API server, from any environment that has it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import checkpoint
+from evalscope_evalflow.engines.base import Address, Command, Engine, ParserSource, Rule, absolute
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.errors import Problem
+
+SERVER = Path(__file__).with_name("lmdeploy_server.py")
+KEY_VARIABLE = "EVALFLOW_LMDEPLOY_API_KEY"  # the launcher reads it under this name
+
+
+class LMDeploy(Engine):
+    """`lmdeploy serve api_server`, measured with 0.18; `--backend pytorch` or `turbomind` goes into extra_args."""
+
+    name = "lmdeploy"
+    module = "lmdeploy"
+    install = "pip install 'evalscope-evalflow[lmdeploy]'"
+    parser = ParserSource("lmdeploy.cli:run", ("serve", "api_server"), distribution="lmdeploy")
+    settings: ClassVar[Mapping[str, str]] = {
+        "--model-name": "the model's `name`",
+        "--server-name": "deploy.host",
+        "--server-port": "deploy.port",
+        "--session-len": "deploy.max_model_len",
+        "--max-batch-size": "deploy.max_num_seqs",
+        "--tp": "deploy.tensor_parallel",
+        "--dp": "deploy.data_parallel",
+        "--chat-template": "deploy.chat_template",
+        "--api-keys": "deploy.api_key",
+    }
+    variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    rules = (
+        Rule(REJECTED, "LMDeploy rejects an argument: {0}", "Compare it with `lmdeploy serve api_server --help`."),
+        Rule(
+            r"chat template '(.+?)' is not registered",
+            "LMDeploy has no chat template named {0}",
+            "Give a JSON file, or one of LMDeploy's own names (`lmdeploy list` shows models).",
+        ),
+        Rule(
+            r"(?s:from_json.*?)((?:json\.decoder\.)?JSONDecodeError: [^\n]+)",
+            "the chat template is not JSON: {0}",
+            "LMDeploy takes a JSON file or the name of a template of its own, no Jinja file.",
+        ),
+        *WHERE_IS_IT,
+        Rule(
+            r"Could not find model architecture from config",
+            "this is not a checkpoint: its config.json is missing, or names no architecture",
+            "Give the folder that holds config.json and the weights.",
+        ),
+        Rule(
+            r"(?:Errno 98|[Aa]ddress already in use|Port \d+ is not available)",
+            "the port is taken",
+            "Choose another port.",
+        ),
+        Rule(
+            r"(Torch not compiled with CUDA enabled)",
+            "LMDeploy needs a GPU and a CUDA build of PyTorch: {0}",
+            "Install PyTorch's CUDA build in that environment; without a GPU, use vllm's CPU build or llamacpp.",
+        ),
+        NO_DEVICE,
+        Rule(
+            r"OutOfMemoryError: (.+)|(\[TM\].*out of memory.*)",
+            "the device ran out of memory: {0}",
+            "Lower --cache-max-entry-count (extra_args) or max_model_len, or raise tensor_parallel.",
+        ),
+        Rule(
+            r"((?:ModuleNotFoundError|ImportError): .+)",
+            "the engine's environment is broken: {0}",
+            "Repair that environment.",
+        ),
+    )
+
+    def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
+        yield from checkpoint.check(model.path, f"model {model.name}")
+        yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--rope-scaling-factor"))
+        yield from _check_template(deploy.chat_template)
+        if deploy.data_parallel not in ("auto", 1):
+            yield Problem(
+                "deploy.data_parallel",
+                "LMDeploy serves replicas at ports and at an address of its own choosing",
+                "Leave it out; use more devices by tensor_parallel.",
+            )
+
+    def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+        assert model.path is not None
+        # By its file, as the environment that has LMDeploy need not have EvalFlow.
+        argv = [
+            str(env.python), str(SERVER), "serve", "api_server", absolute(model.path),
+            "--model-name", model.name,
+            "--server-name", address.host, "--server-port", str(address.port),  # its default is every address
+            # Sampling defaults from the checkpoint's folder would change results behind the user's back.
+            "--generation-config", "lmdeploy",
+        ]  # fmt: skip
+        if deploy.max_num_seqs:  # else its own default, which goes by the device
+            argv += ["--max-batch-size", str(deploy.max_num_seqs)]
+        if deploy.max_model_len:
+            argv += ["--session-len", str(deploy.max_model_len)]
+        devices = len(deploy.devices.split(",")) if deploy.devices else 1
+        tensor_parallel = devices if deploy.tensor_parallel == "auto" else deploy.tensor_parallel
+        if tensor_parallel > 1:
+            argv += ["--tp", str(tensor_parallel)]
+        if deploy.chat_template:
+            argv += ["--chat-template", absolute(deploy.chat_template)]
+        env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
+        return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
+
+
+def _check_template(template: str | None) -> Iterable[Problem]:
+    """A JSON file, or the name of one of LMDeploy's own; which names it has only LMDeploy knows."""
+    if not template:
+        return
+    todo = "LMDeploy takes a JSON file or the name of a template of its own, such as internvl-zh."
+    path = Path(template).expanduser()
+    where = "deploy.chat_template"
+    if path.suffix in (".jinja", ".jinja2", ".j2") or "{" in template:
+        yield Problem(where, f"{template.splitlines()[0][:80]} is a Jinja template", todo)
+    elif path.is_file():
+        try:
+            known = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        except (OSError, ValueError):
+            known = False
+        if not known:
+            yield Problem(where, f"{template} is not a JSON object", todo)
+    elif os.sep in template or path.suffix:
+        yield Problem(where, f"{template} does not exist", todo)

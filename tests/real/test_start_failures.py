@@ -1,0 +1,235 @@
+"""Start failures of real engines, provoked for real: what their logs become in our words.
+
+Preflight would catch most of these; here it is passed by, as an engine may change, and files may go, after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import environments
+import pytest
+
+from evalscope_evalflow import EngineError, deploy
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import load_engine
+from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.serving import Deployment
+from evalscope_evalflow.serving.diagnosis import diagnose
+
+pytestmark = pytest.mark.real
+VARIABLES = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+TEMPLATES = {"chat.jinja": "{{ messages }}"}
+
+# Name: (model, arguments, cause, hint). {name} is a checkpoint of `models`.
+VLLM = {
+    "flag": ("{good}", ["--enforce-eagre"], "unrecognized arguments: --enforce-eagre", "vllm serve --help"),
+    "value": ("{good}", ["--max-model-len", "long"], "argument --max-model-len: invalid", "vllm serve --help"),
+    "path": ("{tmp}/none", [], "the path '{tmp}/none' does not exist", "checkpoint's folder"),
+    "hub": ("org/none", [], "the model is not on this machine, and the hub cannot be asked", "Download it first"),
+    "no config": ("{empty}", [], "'{empty}' is not a checkpoint: it has no config.json", "config.json"),
+    "type": ("{type}", [], "this engine cannot run the model: model type `newmodel`", "Upgrade"),
+    "architecture": ("{architecture}", [], "Model architectures ['NewForCausalLM'] are not supported", "Upgrade"),
+    "port": ("{good}", ["--port", "{taken}"], "the port is taken", "another port"),
+    "context": ("{good}", ["--max-model-len", "99999"], "User-specified max_model_len (99999)", "Lower max_model_len"),
+    "template": ("{good}", ["--chat-template", "/no/x.jinja"], "the chat template /no/x.jinja does not", "Jinja"),
+    "heads": ("{good}", ["--tensor-parallel-size", "2"], "attention heads (9) must be divisible", "tensor_parallel"),
+    "weights": ("{torn}", [], "VllmConfig: ", ""),
+    "worker": ("{shapes}", [], "Error: ", ""),
+    "kv cache": ("{long}", ["--max-model-len", "300000"], "not enough memory for the KV cache: To serve", "Lower"),
+}
+# Name: (model, settings, cause, hint).
+LMDEPLOY: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "flag": ("{good}", {"extra_args": ["--session-lenn=3"]}, "unrecognized arguments: --session-lenn", "--help"),
+    "value": ("{good}", {"extra_args": ["--tp", "two"]}, "argument --tp: invalid int value: 'two'", "--help"),
+    "path": ("{tmp}/none", {}, "the path '{tmp}/none' does not exist", "checkpoint's folder"),
+    "hub": ("org/none", {}, "the model is not on this machine, and the hub cannot be asked", "Download it first"),
+    "no config": (
+        "{empty}",
+        {"max_num_seqs": 4},
+        "this is not a checkpoint: its config.json is missing",
+        "config.json",
+    ),
+    "jinja": ("{good}", {"max_num_seqs": 4, "chat_template": "{tmp}/chat.jinja"}, "template is not JSON", "no Jinja"),
+    "template": ("{good}", {"max_num_seqs": 4, "chat_template": "chatmll"}, "no chat template named chatmll", "JSON"),
+    "cuda": ("{good}", {}, "LMDeploy needs a GPU and a CUDA build of PyTorch", "vllm's CPU build"),
+}
+
+
+@pytest.fixture(scope="module")
+def models(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Checkpoints that something is wrong with, by name."""
+    tmp = tmp_path_factory.mktemp("models")
+    for name, text in TEMPLATES.items():
+        (tmp / name).write_text(text)
+    found = {"good": str(checkpoint), "tmp": str(tmp)}
+    config = json.loads((checkpoint / "config.json").read_text())
+    for name, change in {
+        "type": {"model_type": "newmodel", "architectures": ["NewForCausalLM"]},
+        "architecture": {"architectures": ["NewForCausalLM"]},
+        "torn": {},
+        "shapes": {"intermediate_size": config["intermediate_size"] + 64},
+        "long": {"max_position_embeddings": 400000},
+    }.items():
+        folder = tmp / name
+        folder.mkdir()
+        for file in checkpoint.iterdir():
+            (folder / file.name).symlink_to(file)
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        found[name] = str(folder)
+    weights = tmp / "torn" / "model.safetensors"
+    data = weights.read_bytes()[:1000]
+    weights.unlink()
+    weights.write_bytes(data)
+    (tmp / "empty").mkdir()
+    found["empty"] = str(tmp / "empty")
+    return found
+
+
+@pytest.fixture(scope="module")
+def vllm_logs(
+    models: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[dict[str, Path], dict[str, int]]]:
+    """Each case's log and exit code, from one process that imports vLLM once and forks for each."""
+    folder = tmp_path_factory.mktemp("vllm-failures")
+    common = ["--enforce-eager", "--dtype", "bfloat16", "--max-num-seqs", "4", "--host", "127.0.0.1"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        places = {**models, "taken": str(taken.getsockname()[1])}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        cases, logs = [], {}
+        for name, (model, arguments, _, _) in VLLM.items():
+            logs[name] = folder / f"{name}.log"
+            argv = ["serve", model, *common, "--port", str(port), *arguments]
+            cases.append({"argv": [word.format(**places) for word in argv], "env": {}, "log": str(logs[name])})
+        done = subprocess.run(
+            [environments.vllm_env() / "bin" / "python", Path(__file__).with_name("vllm_failures.py")],
+            input=json.dumps(cases),
+            env={**os.environ, **VARIABLES, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "TMPDIR": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    yield logs, dict(zip(VLLM, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", VLLM)
+def test_vllms_start_failures(
+    name: str, vllm_logs: tuple[dict[str, Path], dict[str, int]], models: dict[str, str]
+) -> None:
+    logs, codes = vllm_logs
+    _, _, cause, hint = VLLM[name]
+    found = diagnose(logs[name], load_engine("vllm").rules)
+    assert codes[name] == (2 if name in ("flag", "value") else 1), found
+    assert cause.format(**models) in found.cause
+    assert "initialization failed" not in found.cause
+    assert hint in found.hint
+    assert found.tail
+
+
+def test_a_failed_start_of_vllm_is_told_at_once_and_whole(
+    checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path: Path
+) -> None:
+    """Past preflight, as a template may go after it: from the command to the message."""
+    settings = DeployConfig(**{**vllm_deploy, "chat_template": str(tmp_path / "gone.jinja"), "api_key": "sk-secret"})
+    model = ModelConfig(name="smol", path=str(checkpoint))
+    started = Deployment(load_engine("vllm"), model, settings, log=tmp_path / "engine.log", run_id="start-failure")
+    said, seconds = failure(started)
+    assert "the chat template " in said.splitlines()[0]
+    assert "Give the path of a Jinja file." in said
+    assert "its last lines:" in said
+    assert str(tmp_path / "engine.log") in said
+    assert "--served-model-name smol" in said
+    assert "sk-secret" not in said + (tmp_path / "engine.log").read_text()
+    assert seconds < 2
+
+
+@pytest.fixture(scope="module")
+def lmdeploy_failures(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
+    """The message of each case, and how many seconds after the engine's exit it came; two at a time."""
+    tmp, env = tmp_path_factory.mktemp("lmdeploy-failures"), str(environments.lmdeploy_env())
+
+    def provoke(name: str) -> tuple[str, float]:
+        path, settings, _, _ = LMDEPLOY[name]
+        settings = {key: value.format(**models) if isinstance(value, str) else value for key, value in settings.items()}
+        config = DeployConfig(env=env, env_vars={"HF_HUB_OFFLINE": "1"}, **settings)
+        model = ModelConfig(name="smol", path=path.format(**models))
+        log = tmp / name / "engine.log"
+        return failure(Deployment(load_engine("lmdeploy"), model, config, log=log, run_id=f"failure-{name}"))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(LMDEPLOY, pool.map(provoke, LMDEPLOY), strict=True))
+
+
+@pytest.mark.parametrize("name", LMDEPLOY)
+def test_lmdeploys_start_failures(
+    name: str, lmdeploy_failures: dict[str, tuple[str, float]], models: dict[str, str]
+) -> None:
+    _, _, cause, hint = LMDEPLOY[name]
+    said, seconds = lmdeploy_failures[name]
+    first, second = said.splitlines()[:2]
+    assert cause.format(**models) in first
+    assert f"exit code {2 if name in ('flag', 'value') else 1}" in first
+    assert hint in second
+    assert "lmdeploy_server.py serve api_server" in said.splitlines()[-1]
+    assert "api-key" not in said.splitlines()[-1]
+    assert seconds < 2
+
+
+def failure(deployment: Deployment) -> tuple[str, float]:
+    """The message of a start that fails, and how many seconds after the engine's exit it came."""
+    try:
+        deployment.start()
+        with pytest.raises(EngineError) as caught:
+            deployment.wait_ready()
+        told = time.time()
+    finally:
+        deployment.release()
+    # The guard writes the last of the log when the command's output ends.
+    return str(caught.value), told - deployment.log.stat().st_mtime
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments", "says"),
+    [
+        ("vllm", ["--enforce-eagre"], "vllm has no option --enforce-eagre\n    Did you mean --enforce-eager?"),
+        ("vllm", ["--max_model_len=9"], "--max-model-len is set by EvalFlow\n    Set deploy.max_model_len"),
+        ("lmdeploy", ["--session-lenn", "3"], "lmdeploy has no option --session-lenn\n    Did you mean --session-len?"),
+        ("lmdeploy", ["--tp", "2"], "--tp is set by EvalFlow\n    Set deploy.tensor_parallel"),
+        ("lmdeploy", ["--backend", "torch"], "argument --backend: invalid choice: 'torch'"),
+    ],
+)
+def test_preflight_knows_the_options_of_the_real_engines(
+    engine: str, arguments: list[str], says: str, checkpoint: Path
+) -> None:
+    """The first of each engine reads its parser, which takes its time; the others are told from the cache."""
+    env = environments.vllm_env() if engine == "vllm" else environments.lmdeploy_env()
+    with pytest.raises(ConfigError) as caught:
+        deploy(str(checkpoint), engine=engine, env=str(env), extra_args=arguments)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments"),
+    [
+        ("vllm", ["--enforce-eager", "--dtype", "bfloat16", "--limit-mm-per-prompt", '{"image": 8}', "-O0"]),
+        ("vllm", ["--no-enable-prefix-caching", "--gpu-memory-util=0.5", "--compilation-config.mode", "3"]),
+        ("lmdeploy", ["--backend", "pytorch", "--quant-policy", "8", "--eager-mode"]),
+    ],
+)
+def test_preflight_takes_what_the_real_engines_take(engine: str, arguments: list[str], checkpoint: Path) -> None:
+    env = environments.vllm_env() if engine == "vllm" else environments.lmdeploy_env()
+    deploy(str(checkpoint), engine=engine, env=str(env), extra_args=arguments)
