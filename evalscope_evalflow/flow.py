@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
+from evalscope_evalflow import disk
 from evalscope_evalflow.backends import DatasetResult, load_backend
 from evalscope_evalflow.backends.native import put_aside
 from evalscope_evalflow.config import ModelConfig
@@ -100,7 +101,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         try:
             results.append(_run_model(task, model, reporter))
         except OSError as error:
-            raise EvalFlowError(f"{task.folder(model)} cannot be written: {error}") from error
+            raise disk.explain(task.folder(model), error) from error
         except EvalFlowError as error:
             if len(task.models) == 1:
                 raise
@@ -199,8 +200,7 @@ def _attempt(task: Task, model: ModelConfig, run_id: str, record: Record, report
 
     def heard(event: dict[str, Any]) -> None:
         events.put(event)  # before anything that may fail: nobody else will tell
-        with suppress(OSError):
-            record.event(f"worker {event['event']}")
+        record.event(f"worker {event['event']}")
         if event["event"] in ("done", "failed", "exited") and deployment.process is not None:
             deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
 
@@ -268,6 +268,7 @@ def _follow(
         try:
             event = events.get(timeout=PROGRESS_EVERY_S)
         except queue.Empty:
+            disk.probe(folder / "evalflow")
             if reporter.is_live:
                 saved, seconds = _answers(folder), time.monotonic() - began
                 reporter.update(f"{name}: evaluating, {saved} answers saved, {seconds:.0f} s")
@@ -299,7 +300,8 @@ def _release(deployment: Deployment, record: Record, reporter: Reporter) -> None
     with record.phase("release"):
         left = deployment.release()
     seconds = time.monotonic() - began
-    record.set(left=left)
+    with suppress(OSError):  # it is said below, and a full disk may be what ends the run
+        record.set(left=left)
     if left:
         reporter.warn(f"these processes of {deployment.engine.name} survive SIGKILL: PIDs {', '.join(map(str, left))}")
     else:

@@ -147,7 +147,7 @@ _LOADING = [
     ),
     Row(
         SCRIPTED, LOADING, "the disk is full", act=FULL_DISK, script=("--load-seconds", "1"),
-        says=("No space left on device",), resumes=True,
+        says=("cannot be written: No space left on device", "Make room, and run the same command"), resumes=True,
     ),
     Row(LLAMACPP, LOADING, "SIGINT to the orchestrator", (ORCHESTRATOR,), signal.SIGINT,
         code=130, says=(INTERRUPTED,), state="interrupted"),
@@ -202,7 +202,7 @@ _EVALUATING = [
     ),
     Row(
         SCRIPTED, EVALUATING, "500 for every sample", script=("--fail-prompt", "number=500"), task={"limit": 2},
-        code=3, says=("no report for general_mcq",), state="incomplete", lost=2,
+        code=3, says=("incomplete: 0 of 2 answered",), state="incomplete", lost=2,
     ),
     Row(
         SCRIPTED, EVALUATING, "a second run on the same folder", act=SECOND_RUN, script=SLOW,
@@ -210,11 +210,12 @@ _EVALUATING = [
     ),
     Row(
         SCRIPTED, EVALUATING, "the disk fills up", act=FULL_DISK, script=SLOW,
-        says=("No space left on device",), resumes=True,
+        says=("cannot be written: No space left on device", "Make room, and run the same command"), resumes=True,
     ),
     Row(
         SCRIPTED, EVALUATING, "the folder turns read-only", act=READ_ONLY, script=SLOW,
-        says=("Read-only file system",), state=None, resumes=True,
+        says=("cannot be written: Read-only file system", "Make it writable, and run the same command"),
+        state=None, resumes=True,
     ),
     *_signal_rows(LLAMACPP, EVALUATING),
     Row(
