@@ -60,7 +60,7 @@ def _heed_signals() -> None:
 
 
 class FaultRun:
-    """`evalflow run` on a task, and all that it starts.
+    """A command on a task, and all that it starts.
 
     Attributes:
         process: the command itself, the orchestrator.
@@ -69,14 +69,23 @@ class FaultRun:
         leaders: the engine's process at each of its starts, and when it was seen to be gone.
     """
 
-    def __init__(self, task: dict[str, Any], folder: Path, *, inside: list[str] | None = None, work: Path) -> None:
+    def __init__(
+        self,
+        task: dict[str, Any],
+        folder: Path,
+        *,
+        work: Path,
+        command: tuple[str, ...] = ("evalflow", "run"),
+        inside: list[str] | None = None,
+    ) -> None:
         """Start it.
 
         Args:
             task: what the YAML file holds.
             folder: for that file and the output.
-            inside: words before the command.
             work: the task's work_dir, as the tests reach it.
+            command: what reads the file.
+            inside: words before the command.
         """
         self.work = work
         self.ended: float | None = None
@@ -90,7 +99,7 @@ class FaultRun:
         self._log = folder / f"output-{time.monotonic_ns()}.log"
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*(inside or []), str(BIN / "evalflow"), "run", str(file)],
+                [*(inside or []), str(BIN / command[0]), *command[1:], str(file)],
                 stdout=output, stderr=output, start_new_session=True, preexec_fn=_heed_signals,
                 env={**os.environ, "TMPDIR": str(self.scratch), "PYTHONPATH": str(SCRIPTED)},
             )  # fmt: skip

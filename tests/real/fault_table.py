@@ -244,17 +244,17 @@ _RELEASING = [
     ),
 ]  # fmt: skip
 
-# In the order in which they strike one and the same run: each start of vLLM takes most of a minute.
+# In the order in which they strike one and the same task: each start of vLLM takes most of a minute.
 _VLLM = [
+    Row(VLLM, LOADING, "SIGKILL to the orchestrator", (ORCHESTRATOR,), code=-signal.SIGKILL, state=None, resumes=True),
     Row(
         VLLM, EVALUATING, "SIGKILL of vLLM's EngineCore", (ENGINE_CORE,),
-        says=(STOPPED, "starting it again (1 of 2)"), state=None,
+        code=0, says=(STOPPED, "starting it again (1 of 2)"), state="complete", lost=0,
     ),
     Row(
         VLLM, EVALUATING, "SIGKILL of vLLM's API server", (ENGINE,),
-        says=(STOPPED, "starting it again (2 of 2)"), state=None,
+        code=0, says=(STOPPED, "starting it again (2 of 2)"), state="complete", lost=0,
     ),
-    Row(VLLM, LOADING, "SIGKILL to the orchestrator", (ORCHESTRATOR,), code=-signal.SIGKILL, state=None),
 ]  # fmt: skip
 
 # Both dead: what is left goes with the next start of anything, or by `evalflow clean`.
