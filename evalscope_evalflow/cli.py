@@ -10,7 +10,15 @@ from typing import Any, NoReturn
 
 from evalscope_evalflow import __version__
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode, Problem, nearest
-from evalscope_evalflow.flags import FLAGS, add_flags, is_key_flag, mapping_from_flags, normalise
+from evalscope_evalflow.flags import (
+    FLAGS,
+    add_flags,
+    hide_key,
+    holds_keys,
+    is_key_flag,
+    mapping_from_flags,
+    normalise,
+)
 from evalscope_evalflow.signals import interruptible
 
 COMMANDS: dict[str, str] = {
@@ -199,26 +207,28 @@ def _doctor(argv: list[str]) -> int:
 def _hide_keys() -> None:
     """Start anew with keys moved from the arguments, which every user can read, to the environment."""
     arguments = list(sys.orig_argv)
-    moved = []
+    moved: list[str] = []
+    found: dict[str, str] = {}
     for place, word in enumerate(arguments):
         name, given, value = word.partition("=")
-        if not is_key_flag(name):
+        if not is_key_flag(name) and not holds_keys(name):
             continue
         if not given:
             value = arguments[place + 1] if place + 1 < len(arguments) else ""
-        if not value or value == "EMPTY" or value.startswith(("${", "--")):
+        hidden = hide_key(name, value, found)
+        if hidden == value:
             continue
-        variable = f"EVALFLOW_ARGUMENT_{name.strip('-').replace('-', '_').upper()}"
-        os.environ[variable] = value
         moved.append(name)
         if given:
-            arguments[place] = f"{name}=${{{variable}}}"
+            arguments[place] = f"{name}={hidden}"
         else:
-            arguments[place + 1] = f"${{{variable}}}"
+            arguments[place + 1] = hidden
+    os.environ.update(found)
     if moved:
+        better = "'${VARIABLE}'" if is_key_flag(moved[0]) else """'{"NAME": "${VARIABLE}"}'"""
         sys.stderr.write(
             f"evalflow: a key on the command line ({', '.join(moved)}) can be read by every user of this machine; "
-            f"it has been moved out of sight.\n    Better: {moved[0]} '${{VARIABLE}}', with the key in that variable.\n"
+            f"it has been moved out of sight.\n    Better: {moved[0]} {better}, with the key in that variable.\n"
         )
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *arguments[1:]])

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
-from evalscope_evalflow import failures
+from evalscope_evalflow import disk, failures
 from evalscope_evalflow.backends import DatasetResult, load_backend
 from evalscope_evalflow.backends.native import put_aside
 from evalscope_evalflow.config import ModelConfig
@@ -109,7 +109,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         try:
             results.append(_run_model(task, model, reporter))
         except OSError as error:
-            raise EvalFlowError(f"{task.folder(model)} cannot be written: {error}") from error
+            raise disk.explain(task.folder(model), error) from error
         except EvalFlowError as error:
             if len(task.models) == 1 or isinstance(error, Stopped):
                 raise
@@ -229,8 +229,7 @@ def _attempt(
 
     def heard(event: dict[str, Any]) -> None:
         events.put(event)  # before anything that may fail: nobody else will tell
-        with suppress(OSError):
-            record.event(f"worker {event['event']}")
+        record.event(f"worker {event['event']}")
         if event["event"] in ("done", "failed", "exited") and deployment.process is not None:
             deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
 
@@ -308,6 +307,7 @@ def _follow(
         try:
             event = events.get(timeout=PROGRESS_EVERY_S)
         except queue.Empty:
+            disk.probe(folder / "evalflow")
             if reporter.is_live:
                 saved, seconds = _answers(folder), time.monotonic() - began
                 reporter.update(f"{name}: evaluating, {saved} answers saved, {seconds:.0f} s")

@@ -19,6 +19,8 @@ from evalscope_evalflow import keys
 FOLDER = "evalflow"
 DIED = "died"
 CLOCK_ERROR_S = 5.0  # a start time is counted from the boot, by a clock that may have been set since
+_RESERVE = ".reserve"
+_RESERVE_BYTES = 64 * 1024
 
 
 class Record:
@@ -48,6 +50,8 @@ class Record:
         }
         if before and before["state"] == DIED:
             self.event(DIED, run_id=before.get("run_id"), pid=before.get("pid"))
+        # Given up when the disk is full, so that the record can still say how the run ended.
+        (self.folder / _RESERVE).write_bytes(b"\0" * _RESERVE_BYTES)
         self.event("started")
         self.save()
 
@@ -57,9 +61,9 @@ class Record:
         self.save()
 
     def event(self, name: str, **details: Any) -> None:
-        """Append to the events."""
+        """Append to the events, if that can be: a diary that cannot be written must not end what it tells of."""
         line = json.dumps({"time": _now(), "event": name, **keys.redact(details)}, default=str)
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        with suppress(OSError), (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     @contextmanager
@@ -73,11 +77,12 @@ class Record:
             seconds = time.monotonic() - began
             phases = self._data.setdefault("phases_s", {})
             phases[name] = round(phases.get(name, 0) + seconds, 3)
-            with suppress(OSError):
-                self.event("phase ends", phase=name, seconds=round(seconds, 3))
+            self.event("phase ends", phase=name, seconds=round(seconds, 3))
 
     def finish(self, state: str, **fields: Any) -> None:
         """The run has ended, as `complete`, `incomplete`, `failed` or `interrupted`."""
+        with suppress(OSError):
+            (self.folder / _RESERVE).unlink()
         self.set(state=state, ended=_now(), **fields)
         self.event(state)
 

@@ -90,10 +90,16 @@ class Readiness:
 
     def _lists_model(self) -> bool:
         reply = http.request(f"{self._address.root}/v1/models", api_key=self._address.api_key, direct=True)
-        if not reply.ok:
+        if not reply.ok and reply.status not in (401, 403):
+            self._last = self._last[0], f"{reply.message} ({reply.status})"
             return False
         if not self._process.listens_at(self._address.port):
             return False  # somebody else's: our engine is about to say that the port is taken
+        if not reply.ok:
+            raise EngineError(
+                f"the engine is up, but refuses the key that it was given ({reply.status}): {reply.message}"
+                "\n    Set the key as deploy.api_key (--eval_api_key), not in env_vars or extra_args."
+            )
         names = listed_models(reply.json)
         if self._model not in names:
             raise EngineError(

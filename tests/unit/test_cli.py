@@ -219,6 +219,31 @@ def test_a_key_never_stays_in_the_arguments(start, flag, form, capsys):
     assert arguments[-2:] == ["--datasets", "a"]
 
 
+@pytest.mark.parametrize("flag", ["--env_vars", "--env-vars", "--dataset_args"])
+@pytest.mark.parametrize("form", ["{0}={1}", "{0} {1}"])
+def test_a_key_in_json_never_stays_in_the_arguments(start, monkeypatch, flag, form, capsys):
+    given = {"A": "1", "HF_TOKEN": KEY, "deep": [{"api_key": "sk-other"}], "MY_KEY": "${MINE}", "B_API_KEY": "EMPTY"}
+    name = f"EVALFLOW_ARGUMENT_{flag[2:].replace('-', '_').upper()}"
+    for number in (0, 1):  # set, so that what the command sets is taken back
+        monkeypatch.setenv(f"{name}_{number}", "")
+    arguments, environ = start(*form.replace(" ", "\n").format(flag, json.dumps(given)).split("\n"))
+    text = " ".join(arguments)
+    assert KEY not in text
+    assert "sk-other" not in text
+    assert json.loads(text[text.index("{") :]) == {
+        **given,
+        "HF_TOKEN": f"${{{name}_0}}",
+        "deep": [{"api_key": f"${{{name}_1}}"}],
+    }
+    assert environ == {f"{name}_0": KEY, f"{name}_1": "sk-other"}
+    assert KEY not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["{}", '{"A": "1"}', '{"HF_TOKEN": "${MINE}"}', "no JSON"])
+def test_json_without_keys_changes_nothing(start, value):
+    assert start("--env_vars", value) == (None, {})
+
+
 def test_two_keys_move_without_meeting(start):
     arguments, environ = start("--judge_api_key", "sk-judge", "--eval_api_key", "sk-eval")
     assert sorted(environ.values()) == ["sk-eval", "sk-judge"]

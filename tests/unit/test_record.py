@@ -89,7 +89,7 @@ def test_the_record_is_replaced_as_a_whole_and_nothing_is_left_beside_it(record,
     with pytest.raises(Full):
         record.set(score=1)
     assert (record.folder / "run.json").read_text() == before
-    assert sorted(path.name for path in record.folder.iterdir()) == ["events.jsonl", "run.json"]
+    assert sorted(path.name for path in record.folder.iterdir()) == [".reserve", "events.jsonl", "run.json"]
 
 
 def test_others_who_may_read_the_folder_may_read_the_record(record):

@@ -1,0 +1,327 @@
+"""The fault matrix: every row of `fault_table.py`, made to happen."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fault_table as table
+import psutil
+import pytest
+from fault_run import BIN, GONE_WITHIN_S, SCRIPTED, FaultRun, answers_in, count_answers, orphans_come_here, wait_for
+from fault_table import ROWS, VLLM_ROWS, Row
+from private_disk import PrivateDisk
+
+from evalscope_evalflow import Endpoint
+
+pytestmark = pytest.mark.real
+SAMPLES = {table.SCRIPTED: 12, table.LLAMACPP: 24}
+REPORT_VARIABLE = "EVALFLOW_FAULTS_JSON"  # file for the seconds that each row took; see fault_doc.py
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _subreaper() -> Iterator[None]:
+    with orphans_come_here():
+        yield
+
+
+@pytest.fixture(scope="module")
+def seconds() -> Iterator[dict[str, dict[str, float | None]]]:
+    """What was measured, by row; written to a file at the end, if one is named."""
+    found: dict[str, dict[str, float | None]] = {}
+    yield found
+    if os.environ.get(REPORT_VARIABLE):
+        Path(os.environ[REPORT_VARIABLE]).write_text(json.dumps(found, indent=2) + "\n")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a subset for each engine."""
+    folder = tmp_path_factory.mktemp("samples")
+    words = ["apple", "river", "stone", "cloud"]
+    for engine in (table.SCRIPTED, table.LLAMACPP):
+        count = SAMPLES[engine]
+        with (folder / f"{engine}_val.jsonl").open("w") as file:
+            for number in range(count):
+                options = {letter: words[(number + step) % 4] for step, letter in enumerate("ABCD")}
+                question = f"Sample number {number}: which is '{words[number % 3]}'?"
+                file.write(json.dumps({"id": str(number), "question": question, **options, "answer": "A"}) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_task(samples: Path, gguf: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the task of an engine; one request at a time, so that batching cannot change answers."""
+
+    def make(engine: str, work: Path, script: tuple[str, ...] = (), **deploy: Any) -> dict[str, Any]:
+        settings = {
+            "local_path": str(samples),
+            "subset_list": [engine],
+            "prompt_template": "{question}\n{choices}\nReply with the letter alone, as in ANSWER: A",
+        }
+        if engine == table.SCRIPTED:
+            deploy = {"engine": engine, "extra_args": list(script), **deploy}
+        elif engine == table.LLAMACPP:
+            deploy = {"max_model_len": 512, "max_num_seqs": 1, **deploy}
+        else:
+            settings["subset_list"] = [table.LLAMACPP]
+        return {
+            "datasets": ["general_mcq"],
+            "dataset_args": {"general_mcq": settings},
+            "generation_config": {"max_tokens": 6, "temperature": 0.0, "retries": 2, "retry_interval": 0},
+            "eval_batch_size": 1,
+            "work_dir": str(work),
+            "model": str(gguf),
+            "model_id": "m",
+            "eval_backend": "evalflow",
+            "evalflow": {"backend": "Native", "deploy": deploy},
+        }
+
+    return make
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run has come to: every answer, and the report's metrics."""
+
+    answers: dict[int, str]
+    metrics: dict[str, Any]
+
+
+def results_of(work: Path) -> Results:
+    record = json.loads((work / "evalflow" / "run.json").read_text())
+    return Results(answers_in(work), record["results"]["general_mcq"]["metrics"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    make_task: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Results]:
+    """The results of a run that nothing happens to; one for each engine."""
+    found: dict[str, Results] = {}
+
+    def get(engine: str) -> Results:
+        if engine not in found:
+            folder = tmp_path_factory.mktemp(f"undisturbed-{engine}")
+            run = FaultRun(make_task(engine, folder / "work"), folder, work=folder / "work")
+            try:
+                assert run.process.wait(120) == 0, run.output()
+                assert run.left_behind() == []
+                found[engine] = results_of(run.work)
+                assert len(found[engine].answers) == SAMPLES[engine]
+            finally:
+                run.close()
+        return found[engine]
+
+    return get
+
+
+def begin(row: Row, run: FaultRun) -> None:
+    """Wait for the row's phase."""
+    if row.phase == table.LOADING:
+        run.wait_loading(row.script)
+    elif row.phase == table.EVALUATING:
+        run.wait_evaluating()
+    else:
+        run.wait_releasing()
+
+
+def strike(row: Row, run: FaultRun, disk: PrivateDisk | None) -> float | None:
+    """Do what the row says; return when, or None where the script does it."""
+    if not row.strike and not row.act:
+        return None
+    begin(row, run)
+    targets = [run.find(who) for who in row.strike]
+    assert all(targets), [who for who, target in zip(row.strike, targets, strict=True) if target is None]
+    struck = time.monotonic()
+    for target in targets:
+        assert target is not None
+        target.send_signal(row.signal)
+    if disk is not None:
+        disk.fill() if row.act == table.FULL_DISK else disk.turn_read_only()
+    if row.act == table.SECOND_RUN:
+        file = run.work.parent / "task.yaml"
+        second = subprocess.run(
+            [BIN / "evalflow", "run", file], capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, "PYTHONPATH": str(SCRIPTED)},
+        )  # fmt: skip
+        assert second.returncode == 2
+        assert f"{run.work} is in use by another run" in second.stderr
+        assert run.process.poll() is None
+    return struck
+
+
+def follow(row: Row, run: FaultRun, struck: float | None, seconds: float = 90) -> dict[str, float | None]:
+    """Stay with the run until it and all of it are gone; return the seconds to its word, and to its recovery or end."""
+    saved = count_answers(run.work)
+    told: float | None = None
+    went_on: float | None = None
+
+    def over() -> bool:
+        nonlocal told, went_on, saved
+        run.look()
+        now = time.monotonic()
+        if told is None and row.says and row.says[0] in run.output():
+            told = now
+            saved = saved if struck is not None else count_answers(run.work)
+        if went_on is None and (struck is not None or told is not None) and count_answers(run.work) > saved:
+            went_on = now
+        return run.ended is not None and not run.tree()
+
+    wait_for(over, f"the end of it; it says:\n{run.output()}", seconds)
+    end = time.monotonic()
+    if struck is None:
+        struck = next((gone for gone in run.leaders.values() if gone is not None), None)
+        struck = struck if row.says and row.says[0] in (table.STOPPED, table.WHILE_STARTING) else None
+    if struck is None:
+        return {"told_s": None, "over_s": None}
+    over_at = went_on if row.recovers and row.phase == table.EVALUATING else end
+    return {
+        "told_s": max(0.0, round(told - struck, 2)) if told is not None else None,
+        "over_s": max(0.0, round(over_at - struck, 2)) if over_at is not None else None,
+    }
+
+
+def test_table_is_large_enough() -> None:
+    assert len({row.id for row in [*ROWS, *VLLM_ROWS]}) == len([*ROWS, *VLLM_ROWS]) >= 40
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_fault(
+    row: Row,
+    make_task: Callable[..., dict[str, Any]],
+    undisturbed: Callable[[str], Results],
+    gguf: Path,
+    tmp_path: Path,
+    seconds: dict[str, dict[str, float | None]],
+) -> None:
+    whole = undisturbed(row.engine)
+    with contextlib.ExitStack() as stack:
+        disk = None
+        folder = tmp_path
+        if row.act in (table.FULL_DISK, table.READ_ONLY):
+            (tmp_path / "disk").mkdir()
+            disk = stack.enter_context(PrivateDisk(tmp_path / "disk"))
+            folder = tmp_path / "disk"
+        work = disk.path("work") if disk else tmp_path / "work"
+        inside = disk.inside() if disk else None
+
+        def start(script: tuple[str, ...], deploy: dict[str, Any], more: dict[str, Any]) -> FaultRun:
+            run = FaultRun({**make_task(row.engine, folder / "work", script, **deploy), **more},
+                           tmp_path, inside=inside, work=work)  # fmt: skip
+            stack.callback(run.close)
+            return run
+
+        def here(value: Any) -> Any:
+            return value.replace("SCRATCH", str(tmp_path)) if isinstance(value, str) else value
+
+        task = {name: here(value) for name, value in row.task.items()}
+        if "model" in task:
+            Path(task["model"]).write_bytes(gguf.read_bytes()[: 20 * 1024 * 1024])
+        run = start(tuple(map(here, row.script)), dict(row.deploy), task)
+        struck = strike(row, run, disk)
+        measured = follow(row, run, struck)
+        assert run.process.returncode == row.code, run.output()
+        # Who is killed can wait for nobody; whoever ends in order has waited.
+        in_time = GONE_WITHIN_S if row.code < 0 else 0.5
+        assert run.ended is not None
+        wait_for(lambda: not run.left_behind(), f"nothing is left, but there is {run.left_behind()}", in_time)
+        if row.code < 0:
+            assert measured["over_s"] is not None
+            assert measured["over_s"] < GONE_WITHIN_S
+        for words in row.says:
+            assert words in run.output()
+        assert "Traceback" not in run.output()
+        if row.state is not None:
+            assert run.record()["state"] == row.state
+            assert run.record().get("left", []) == []
+        answers = run.answers()
+        assert answers.items() <= whole.answers.items(), "what is saved is what would have been"
+        if row.lost is not None:
+            asked = int(row.task.get("limit", len(whole.answers)))
+            assert len(answers) == asked - row.lost
+        if row.lost == 0:
+            assert results_of(work) == whole
+        seconds[row.id] = measured
+        if row.resumes:
+            if disk is not None:
+                disk.make_room() if row.act == table.FULL_DISK else disk.turn_writable()
+            saved = count_answers(work)
+            again = start((), {}, {})
+            assert again.process.wait(120) == 0, again.output()
+            assert results_of(work) == whole
+            assert count_answers(work) >= saved
+
+
+def test_faults_of_vllm(
+    vllm: Endpoint,
+    checkpoint: Path,
+    vllm_deploy: dict[str, Any],
+    make_task: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[str, dict[str, float | None]],
+) -> None:
+    """What only vLLM can show: its processes are several. Two runs for all rows, as each start takes a minute."""
+    model = {"model": vllm.model, "model_id": vllm.model}
+    monkeypatch.setenv("FAULTS_VLLM_KEY", vllm.api_key)
+    asked = make_task(table.VLLM, tmp_path / "undisturbed")
+    asked |= {**model, "api_url": vllm.api_url, "api_key": "${FAULTS_VLLM_KEY}"}
+    asked["evalflow"]["deploy"] = {"engine": "remote"}
+    task = make_task(table.VLLM, tmp_path / "work", **vllm_deploy)
+    task |= {**model, "model": str(checkpoint)}
+    while_loading, of_the_core, of_the_server = VLLM_ROWS
+    evalscope = ("evalscope", "eval", "--eval-backend", "evalflow", "--eval-config")
+    with contextlib.ExitStack() as stack:
+
+        def start(task: dict[str, Any], *command: str) -> FaultRun:
+            run = FaultRun(task, tmp_path, work=Path(task["work_dir"]), command=command)
+            stack.callback(run.close)
+            return run
+
+        run = start(asked, "evalflow", "run")
+        assert run.process.wait(200) == 0, run.output()
+        whole = results_of(run.work)
+
+        run = start(task, *evalscope)
+        struck = strike(while_loading, run, None)
+        seconds[while_loading.id] = follow(while_loading, run, struck)
+        assert run.process.returncode == while_loading.code
+        wait_for(lambda: not run.left_behind(), f"nothing is left, but there is {run.left_behind()}", GONE_WITHIN_S)
+
+        run = start(task, *evalscope)
+        for row in (of_the_core, of_the_server):
+            saved = count_answers(run.work)
+            run.wait_evaluating(saved + 3, 400)
+            targets = [run.find(who) for who in (table.ENGINE, table.ENGINE_CORE)]
+            assert all(targets)
+            struck = strike(row, run, None)
+            saved = count_answers(run.work)
+            wait_for(lambda row=row: all(words in run.output() for words in row.says), run.output(), 60)
+            told = time.monotonic()
+            # Without us, the other one of the two lives on: see test_vllm_leak.py.
+            wait_for(lambda old=targets: not any(map(lives, old)), "the end of both", GONE_WITHIN_S)
+            wait_for(lambda saved=saved: count_answers(run.work) > saved, f"it goes on:\n{run.output()}", 400)
+            assert struck is not None
+            seconds[row.id] = {"told_s": round(told - struck, 2), "over_s": round(time.monotonic() - struck, 2)}
+        assert run.process.wait(200) == 0, run.output()
+        assert run.left_behind() == []
+        assert "24/24" in run.output()
+        assert run.record()["state"] == "complete"
+        assert run.record()["left"] == []
+        assert results_of(run.work) == whole
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process lives; one that nobody has collected yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
