@@ -179,8 +179,14 @@ def _describe(nvml: Any, index: int, handle: Any) -> Device:
         return replace(device, processes=_processes(nvml, handle))
     except nvml.NVMLError as error:
         return replace(device, trouble=str(error))
-    except nvml.NVMLLibraryMismatchError:
+    except _too_old(nvml):
         return replace(device, trouble="the driver is too old to list processes")
+
+
+def _too_old(nvml: Any) -> type[Exception]:
+    """What is raised where the driver does not have a function; nvidia-ml-py did not always have it."""
+    found: type[Exception] = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
+    return found
 
 
 def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
@@ -196,7 +202,7 @@ def _processes(nvml: Any, handle: Any) -> tuple[DeviceProcess, ...]:
     """The union of the three lists; one that is in several has the largest of its amounts."""
     listed = list(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
     for function in (nvml.nvmlDeviceGetGraphicsRunningProcesses, nvml.nvmlDeviceGetMPSComputeRunningProcesses):
-        with contextlib.suppress(nvml.NVMLError, nvml.NVMLLibraryMismatchError):  # not every device has them
+        with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):  # not every device has them
             listed += function(handle)
     used: dict[int, int | None] = {}
     for item in listed:

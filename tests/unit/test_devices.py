@@ -116,6 +116,10 @@ class TestList:
         driver.write(gpu("GPU-a", 7), "error nvmlDeviceGetMemoryInfo_v2 * 13")
         assert driver.python(ALL)[0]["used_bytes"] == 7 * MIB
 
+    def test_driver_that_cannot_list_processes(self, driver):
+        driver.write(gpu("GPU-a"), "error nvmlDeviceGetComputeRunningProcesses * 13")
+        assert driver.python(ALL)[0]["trouble"] in ("Function Not Found", "the driver is too old to list processes")
+
     def test_memory_that_is_shared_with_the_cpu(self, driver):
         driver.write(gpu("GPU-a", total="none"), process("GPU-a", 10, 1))
         (device,) = driver.python(ALL)
