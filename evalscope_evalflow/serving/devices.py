@@ -82,24 +82,17 @@ def read(names: Sequence[str] | None) -> dict[str, Device]:
         DriverError: there is a driver, but it does not answer.
     """
     with _nvml() as nvml:
-        if nvml is None:
-            return {}
-        try:
-            count = nvml.nvmlDeviceGetCount()
-        except nvml.NVMLError as error:
-            raise DriverError(f"NVIDIA's driver does not answer: {error}") from error
-        wanted = list(_all_names(nvml, count)) if names is None else names
-        found = {name: _find(nvml, name, count) for name in wanted}
-        return {name: device for name, device in found.items() if device is not None}
+        return {} if nvml is None else _read(nvml, names)
 
 
-def has_driver() -> bool:
-    """Whether there is a driver of NVIDIA on this machine."""
+def _read(nvml: Any, names: Sequence[str] | None) -> dict[str, Device]:
     try:
-        with _nvml() as nvml:
-            return nvml is not None
-    except DriverError:
-        return True
+        count = nvml.nvmlDeviceGetCount()
+    except nvml.NVMLError as error:
+        raise DriverError(f"NVIDIA's driver does not answer: {error}") from error
+    wanted = list(_all_names(nvml, count)) if names is None else names
+    found = {name: _find(nvml, name, count) for name in wanted}
+    return {name: device for name, device in found.items() if device is not None}
 
 
 @contextlib.contextmanager
@@ -179,8 +172,12 @@ def _describe(nvml: Any, index: int, handle: Any) -> Device:
         return replace(device, processes=_processes(nvml, handle))
     except nvml.NVMLError as error:
         return replace(device, trouble=str(error))
-    except nvml.NVMLLibraryMismatchError:
-        return replace(device, trouble="the driver is too old to list processes")
+
+
+def _too_old(nvml: Any) -> type[Exception]:
+    """What is raised where the driver does not have a function; nvidia-ml-py did not always have its own class."""
+    found: type[Exception] = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError_FunctionNotFound)
+    return found
 
 
 def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
@@ -194,9 +191,12 @@ def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
 
 def _processes(nvml: Any, handle: Any) -> tuple[DeviceProcess, ...]:
     """The union of the three lists; one that is in several has the largest of its amounts."""
-    listed = list(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    silent = (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission, _too_old(nvml))
+    listed = []
+    with contextlib.suppress(*silent):  # vGPU, WSL, old drivers: memory readings are all there is
+        listed += nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     for function in (nvml.nvmlDeviceGetGraphicsRunningProcesses, nvml.nvmlDeviceGetMPSComputeRunningProcesses):
-        with contextlib.suppress(nvml.NVMLError, nvml.NVMLLibraryMismatchError):  # not every device has them
+        with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):  # not every device has them
             listed += function(handle)
     used: dict[int, int | None] = {}
     for item in listed:
@@ -227,10 +227,10 @@ def check_devices(text: str | None, env_vars: Mapping[str, str], *, idle: bool =
     if not names or names == ("-1",) or VARIABLE in env_vars:
         return
     try:
-        known = read(None)
-        found = read(names)
-        if not known and not has_driver():
-            return
+        with _nvml() as nvml:  # once: without persistence mode it takes the driver a second to come up
+            if nvml is None:
+                return
+            known, found = _read(nvml, None), _read(nvml, names)
     except DriverError as error:
         yield Problem(
             where, str(error), "See what nvidia-smi says; after an update of the driver, restart the machine."

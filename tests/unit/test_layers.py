@@ -133,7 +133,7 @@ def test_what_every_interpreter_imports_at_its_start_is_next_to_nothing():
 
 @pytest.mark.parametrize("module", ["cli", "flow", "plugin.backend"])
 def test_nothing_slow_is_imported_before_an_engine_is_started(module):
-    slow = ("evalscope", "torch", "openai", "pandas", "numpy", "httpx", "transformers", "xllamacpp", "vllm")
+    slow = ("evalscope", "torch", "openai", "pandas", "numpy", "httpx", "transformers", "xllamacpp", "vllm", "pynvml")
     code = f"import sys, {NAME}.{module}; print(*[name for name in {slow!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == []
