@@ -170,12 +170,16 @@ class Deployment:
         )
         for attempt in attempts:
             with attempt, ExitStack() as told:
-                told.push(lambda *error: self._entry and self._entry.as_stopped(*error))
+                told.push(self._as_stopped)
                 if attempt.retry_state.attempt_number > 1:
                     self.release()
                     self.start()
                 return self._wait_ready()
         raise AssertionError("tenacity ends with a result or an error")
+
+    def _as_stopped(self, *error: Any) -> None:
+        if self._entry is not None:
+            self._entry.as_stopped(*error)
 
     def _wait_ready(self) -> Endpoint:
         if self._endpoint is not None:
@@ -229,13 +233,14 @@ class Deployment:
         self._endpoint = None
         if self._entry is not None and self.process is not None and not self.process.exited.is_set():
             self._entry.phase("releasing")
-        left = self.process.stop() if self.process is not None else []
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
-        if self._entry is not None and self._given_entry is None:
-            self._entry.close()  # closed already, but for a start that came to nothing
-        return left
+        try:
+            return self.process.stop() if self.process is not None else []
+        finally:
+            if self._lease is not None:
+                self._lease.release()
+                self._lease = None
+            if self._entry is not None and self._given_entry is None:
+                self._entry.close()  # closed already, but for a start that came to nothing
 
     def __enter__(self) -> Endpoint:
         try:
