@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import yaml
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from test_crashes import BIN, EVALFLOW, EVALSCOPE, Run, _heed_signals, evaluating
 
-from evalscope_evalflow.serving import registry
+from evalscope_evalflow.serving import registry, sweep
 
 pytestmark = pytest.mark.real
 SCRIPTED = Path(__file__).parents[1] / "scripted"
@@ -156,7 +155,8 @@ def kill_all_that_could_clean_up(run: Run) -> list[Path]:
 def test_sigkill_of_the_command_and_its_guards(how: str, slow_task: dict[str, Any], tmp_path: Path) -> None:
     """`evalflow clean`, or the next start of anything of ours, removes everything."""
     with evaluating(slow_task, tmp_path, *EVALFLOW) as run:
-        time.sleep(6)  # the guards write down every 5 s who lives below them
+        engine = entry_of(run).commands["engine"]
+        until(lambda: len(sweep.noted(engine.scratch)) >= 3)  # server, child, daemon
         scratch = kill_all_that_could_clean_up(run)
         assert len(run.left(1)) >= 2, "the daemons should have survived, or this test shows nothing"
         assert all(folder.is_dir() for folder in scratch)
