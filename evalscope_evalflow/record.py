@@ -109,7 +109,7 @@ def read(run_folder: Path) -> dict[str, Any] | None:
         return None
     if data.get("state") == "running" and data.get("host") == platform.node():
         started = _start_of(data.get("pid"))
-        if started is None or abs(started - data.get("pid_started", started)) > CLOCK_ERROR_S:
+        if started is None or abs(started - (data.get("pid_started") or started)) > CLOCK_ERROR_S:
             data["state"] = DIED
     return data
 

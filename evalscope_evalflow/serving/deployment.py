@@ -177,12 +177,16 @@ class Deployment:
         )
         for attempt in attempts:
             with attempt, ExitStack() as told:
-                told.push(lambda *error: self._entry and self._entry.as_stopped(*error))
+                told.push(self._as_stopped)
                 if attempt.retry_state.attempt_number > 1:
                     self.release()
                     self.start()
                 return self._wait_ready()
         raise AssertionError("tenacity ends with a result or an error")
+
+    def _as_stopped(self, *error: Any) -> None:
+        if self._entry is not None:
+            self._entry.as_stopped(*error)
 
     def _wait_ready(self) -> Endpoint:
         if self._endpoint is not None:
@@ -239,20 +243,22 @@ class Deployment:
             What is left of it; true if nothing is, as far as can be known.
         """
         self._endpoint = None
-        if self.process is not None and self._devices is not None:
-            if not self.process.exited.is_set():
-                if self._entry is not None:
-                    self._entry.phase("releasing")
-                self._devices.look()  # the last moment at which it can be told what is its own
-            self.process.stop()
-            self._released = prove(self.process, self.deploy.host, self._address.port, self._devices)
-            self._devices = None
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
-        if self._entry is not None and self._given_entry is None:
-            self._entry.close()  # closed already, but for a start that came to nothing
-        return self._released
+        try:
+            if self.process is not None and self._devices is not None:
+                if not self.process.exited.is_set():
+                    if self._entry is not None:
+                        self._entry.phase("releasing")
+                    self._devices.look()  # the last moment at which it can be told what is its own
+                self.process.stop()
+                self._released = prove(self.process, self.deploy.host, self._address.port, self._devices)
+                self._devices = None
+            return self._released
+        finally:
+            if self._lease is not None:
+                self._lease.release()
+                self._lease = None
+            if self._entry is not None and self._given_entry is None:
+                self._entry.close()  # closed already, but for a start that came to nothing
 
     def __enter__(self) -> Endpoint:
         try:

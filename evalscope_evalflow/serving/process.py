@@ -167,16 +167,23 @@ class Guarded:
         return False
 
     def stop(self) -> list[int]:
-        """End the whole tree, and wait until it is gone.
+        """End the whole tree, and wait until it is gone; a Ctrl-C meanwhile is raised afterwards.
 
         Returns:
             PIDs that survived even SIGKILL; empty when all is well.
         """
         self.ask_to_stop()
+        try:
+            self._wait_gone()
+        except KeyboardInterrupt:
+            self._wait_gone()  # a second one does not wait: the guard then goes on alone
+            raise
+        return self.left
+
+    def _wait_gone(self) -> None:
         if not self.exited.wait(self.grace_s + guard.GIVE_UP_S + 10):
             self._guard.kill()  # it hangs: its command dies with it, and the sweep gets the rest
             self.exited.wait(guard.GIVE_UP_S + 10)
-        return self.left
 
     def ask_to_stop(self) -> None:
         """Begin to end the tree, without waiting."""

@@ -19,12 +19,14 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from typing_extensions import Self
 
 from evalscope_evalflow.errors import EvalFlowError, Stopped
-from evalscope_evalflow.serving import guard
+from evalscope_evalflow.serving import guard, sweep
 
 FOLDER_VARIABLE = "EVALFLOW_RUNTIME_DIR"
+END_S = 45.0  # a guard's grace, and its time for killing
 State = Literal["running", "ending", "stale", "foreign"]
 
 
@@ -234,7 +236,14 @@ class Registration:
                 self.close()
 
     def close(self) -> None:
-        """The run is over. Where processes survive, the entry stays for `evalflow clean`."""
+        """The run is over. Where processes survive, the entry stays for `evalflow clean`.
+
+        A command that still runs is ended: a Ctrl-C came between its start and the owner's taking hold of it.
+        """
+        with self._lock:
+            forgotten = {role: command for role, command in self._entry.commands.items() if not command.left}
+        for role, command in forgotten.items():
+            self.ended(role, _end(command))
         with self._lock:
             if not self._closed and not self._entry.commands:
                 with contextlib.suppress(OSError):
@@ -264,3 +273,19 @@ class Registration:
                 new.replace(path)
             finally:
                 new.unlink(missing_ok=True)
+
+
+def _end(command: Command) -> list[int]:
+    """End a command by its guard, or, where that is dead or unknown, without. Returns what survives SIGKILL."""
+    if command.guard is not None:
+        command.guard.send(signal.SIGTERM)
+        wait = Retrying(
+            retry=retry_if_result(bool),
+            wait=wait_fixed(0.05),
+            stop=stop_after_delay(END_S),
+            retry_error_callback=lambda state: None,
+        )
+        wait(lambda: command.guard is not None and command.guard.lives)
+    left = sweep.end_run(command.run_id, command.scratch)
+    sweep.remove_scratch(command.scratch)
+    return left

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -278,3 +279,22 @@ def test_the_process_itself_has_no_key_in_its_arguments(tmp_path):
     words = [sys.executable, str(tmp_path / "command.py"), "--judge_api_key", "sk-a"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=dict(os.environ), check=False)
     assert done.stdout.split() == ["0", "sk-a"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_task_is_read_ends_it_in_order(number, tmp_path):
+    """The file is a pipe, so that it is in the middle of reading for as long as we like."""
+    os.mkfifo(tmp_path / "task.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evalscope_evalflow", "run", str(tmp_path / "task.yaml")],
+        stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        with open(tmp_path / "task.yaml", "w"):  # returns when it has opened it, too
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert said == "evalflow: interrupted; what was saved is kept, and the same command goes on from it\n"

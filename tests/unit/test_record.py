@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from evalscope_evalflow.record import Record
+from evalscope_evalflow.record import Record, mark_dead, read
 
 KEY = "sk-never-to-be-seen"
 
@@ -96,3 +96,59 @@ def test_others_who_may_read_the_folder_may_read_the_record(record):
     """On a shared work_dir: it holds no keys, and is no more private than the reports beside it."""
     modes = {stat.S_IMODE((record.folder / name).stat().st_mode) for name in ("run.json", "events.jsonl")}
     assert len(modes) == 1
+
+
+class TestRead:
+    @pytest.fixture
+    def killed(self, tmp_path):
+        """The folder of a run that was killed: its PID is another process's now."""
+        Record(tmp_path, "run-1")
+        change(tmp_path, pid_started=1.0)
+        return tmp_path
+
+    def test_none(self, tmp_path):
+        assert read(tmp_path) is None
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"state":'])
+    def test_damaged(self, record, tmp_path, text):
+        (record.folder / "run.json").write_text(text)
+        assert read(tmp_path) is None
+
+    def test_it_runs(self, record, tmp_path):
+        assert read(tmp_path)["state"] == "running"
+
+    def test_it_has_ended(self, record, tmp_path):
+        record.finish("failed")
+        change(tmp_path, pid=2**22 + 1)
+        assert read(tmp_path)["state"] == "failed"
+
+    def test_it_was_killed(self, killed):
+        assert read(killed)["state"] == "died"
+        change(killed, pid_started=None, pid=2**22 + 1)
+        assert read(killed)["state"] == "died"
+
+    def test_on_another_machine_nobody_knows(self, killed):
+        change(killed, host="another")
+        assert read(killed)["state"] == "running"
+
+    def test_the_next_run_tells_of_it(self, killed):
+        again = Record(killed, "run-2")
+        assert [item["event"] for item in events(again)] == ["started", "died", "started"]
+        assert events(again)[1]["run_id"] == "run-1"
+
+    def test_marking_it(self, killed):
+        mark_dead(killed, "another-run")
+        assert json.loads((killed / "evalflow" / "run.json").read_text())["state"] == "running"
+        mark_dead(killed, "run-1")
+        assert json.loads((killed / "evalflow" / "run.json").read_text())["state"] == "died"
+
+    def test_marking_one_that_lives(self, record, tmp_path):
+        before = (record.folder / "run.json").read_text()
+        mark_dead(tmp_path, "run-1")
+        mark_dead(tmp_path / "none", "run-1")
+        assert (record.folder / "run.json").read_text() == before
+
+
+def change(folder, **fields):
+    path = folder / "evalflow" / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))

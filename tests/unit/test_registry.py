@@ -7,11 +7,12 @@ import stat
 import subprocess
 import threading
 
+import psutil
 import pytest
-from serving_fixtures import SLEEP, bystander, guarded, wait_until
+from serving_fixtures import NASTY, NASTY_SIZE, SLEEP, alive, bystander, guarded, nasty_tree, wait_until
 
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem, Stopped
-from evalscope_evalflow.serving import guard, new_run_id, registry
+from evalscope_evalflow.serving import guard, new_run_id, registry, sweep
 from evalscope_evalflow.serving.registry import Entry, ProcessId, Registration
 
 
@@ -102,6 +103,21 @@ def test_an_entry_of_one_command_ends_with_it(tmp_path):
         assert registry.entries() == []
     run.phase("releasing")  # too late: it does not come back
     assert registry.entries() == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["guard is known", "guard is not"])
+def test_what_its_owner_lost_hold_of_ends_with_the_entry(tmp_path, known):
+    """A Ctrl-C between the start of a command and the line that would have kept it."""
+    run = Registration("run-1")
+    with guarded(NASTY, tmp_path / "log", run_id="run-1-engine", entry=run, role="engine") as process:
+        tree = [psutil.Process(process.guard_pid), *nasty_tree(process.guard_pid, tmp_path / "log")]
+        wait_until(lambda: len(sweep.noted(process.scratch)) == NASTY_SIZE, "what the guard writes down")
+        if not known:
+            run.starting("engine", only().commands["engine"].model_copy(update={"guard": None}))
+        run.close()
+        assert not any(map(alive, tree))
+        assert not process.scratch.exists()
+        assert registry.entries() == []
 
 
 def test_others_may_not_look_into_it():

@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 from rich.console import Console
-from serving_fixtures import NASTY_SIZE, SCRIPTED, alive, below, bystander, kill, wait_gone, wait_until
+from serving_fixtures import NASTY_SIZE, SCRIPTED, SERVER, alive, below, bystander, kill, wait_gone, wait_until
 
 from evalscope_evalflow import cli, record, runs
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
@@ -245,9 +245,11 @@ class TestClean:
         """Daemons without an environment, the private folder, the entry: all of it goes, and nothing else."""
         with bystander(), serving(*NASTY) as owner, serving() as other:
             tree, scratch, found = owner.noted(NASTY_SIZE), owner.scratch, owner.entry
+            (leader,) = [process for process in tree if str(SERVER) in process.cmdline()[:3]]
             owner.kill_with_its_guard()
+            wait_gone([leader])  # it dies with its guard
             daemons = [process for process in tree if alive(process)]
-            assert len(daemons) == NASTY_SIZE - 1  # the leader dies with its guard
+            assert len(daemons) == NASTY_SIZE - 1
             assert scratch.is_dir()
             assert found.state == "stale"
             began = time.monotonic()
