@@ -219,7 +219,7 @@ def note_failures(failures: Failures, end: Callable[[str], None]) -> None:
                     end(_run_error(error))
             else:
                 kind, transient = "scoring", True
-            failures.add(dataset, subset, sample, cause, kind, transient, str(error) or type(error).__name__)
+            failures.add(dataset, subset, sample, cause, kind, transient, _said(error))
             raise
 
     DefaultEvaluator._process_work_item = noted
@@ -228,7 +228,14 @@ def note_failures(failures: Failures, end: Callable[[str], None]) -> None:
 def _run_error(error: Any) -> str:
     url = getattr(getattr(error, "request", None), "url", None)
     where = f"{url.scheme}://{url.netloc.decode()}{url.path}" if url is not None else "the API"  # no query: keys
-    return f"{where} refuses every request ({error.status_code}: {_WHOLE_RUN[error.status_code]}): {error}"
+    return f"{where} refuses every request ({error.status_code}: {_WHOLE_RUN[error.status_code]}): {_said(error)}"
+
+
+def _said(error: Any) -> str:
+    """The server's own words, or the error's."""
+    body = getattr(error, "body", None)
+    said = body.get("message") if isinstance(body, dict) else None
+    return str(said or error or type(error).__name__)
 
 
 def refuse_error_texts(model: Any) -> None:

@@ -22,6 +22,7 @@ from evalscope_evalflow.serving.readiness import ANSWER_TIMEOUT_S, Progress, one
 
 HEALTH_EVERY_S = 1.0
 METRICS_EVERY_S = 5.0
+_NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 TIMEOUT_S = 5.0  # a busy server is slow to answer: that alone is no sign of anything
 
 
@@ -41,7 +42,7 @@ def read_counters(text: str, counters: Counters) -> Counts | None:
     """
     found: dict[str, float] = {}
     for name in (*counters.in_flight, *counters.progress):
-        values = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})?[ \t]+(\S+)", text, re.MULTILINE)
+        values = re.findall(rf"^{re.escape(name)}(?:\{{.*\}})?[ \t]+({_NUMBER})(?=\s|$)", text, re.MULTILINE)
         if values:
             found[name] = sum(map(float, values))
     progress = {name: found[name] for name in counters.progress if name in found}

@@ -235,3 +235,19 @@ def test_a_second_run_in_the_same_folder_is_refused(long_task: dict[str, Any], t
         assert run.process.poll() is None
         os.kill(run.process.pid, signal.SIGTERM)
         run.process.wait(timeout=20)
+
+
+def test_an_engine_that_freezes_is_started_again(long_task: dict[str, Any], tmp_path: Path) -> None:
+    """It lives, and neither answers nor counts any more. The run goes on as if nothing had been."""
+    long_task["limit"] = 24
+    long_task["evalflow"]["deploy"].update(max_restarts=1, stall_timeout_s=10)
+    with evaluating(long_task, tmp_path, *EVALFLOW) as run:
+        run.of("llamacpp_server").send_signal(signal.SIGSTOP)
+        assert run.process.wait(timeout=300) == 0
+        assert run.left() == []
+    said = (tmp_path / "output.log").read_text()
+    assert "llamacpp hangs: no counters for 10 s, and no answer to a request of one token" in said
+    assert "starting it again (1 of 1)" in said
+    assert "24/24" in said
+    assert set(_answers_in(run.work)) == set(range(24))
+    assert not (run.work / "evalflow" / "failures.jsonl").exists()

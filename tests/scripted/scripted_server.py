@@ -224,7 +224,7 @@ class Script:
     def answer(self, body: dict[str, Any], prompt: str) -> tuple[str, dict[str, int]]:
         """Text and usage."""
         letter = "ABCD"[int(short_hash(prompt), 16) % 4]
-        text = self.args.answer or f"ANSWER: {letter}"
+        text = f"ANSWER: {letter}" if self.args.answer is None else self.args.answer
         asked, said = len(prompt.split()), len(text.split())
         usage = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
         return text, usage

@@ -63,6 +63,7 @@ def test_the_words_of_real_servers(form):
 def test_an_error_of_the_whole_run_names_the_api_without_its_query():
     said = worker._run_error(api_error(401, "Incorrect key"))
     assert said.startswith("https://api.example.com/v1/chat/completions refuses every request (401: the key is refused")
+    assert said.endswith(": Incorrect key")
     assert "secret" not in said
 
 

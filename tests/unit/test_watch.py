@@ -156,6 +156,8 @@ def test_series_of_several_replicas_are_added_up():
     assert (found.in_flight, found.progress) == (3, {"tokens_total": 107})
 
 
-@pytest.mark.parametrize("text", ["", "tokens_total 5", "run 5", "<html>", "run_more 3\ntokens_total_x 3"])
+@pytest.mark.parametrize(
+    "text", ["", "tokens_total 5", "run 5", "<html>", "run_more 3\ntokens_total_x 3", "run x\ntokens_total NaN"]
+)
 def test_a_page_without_the_counters_is_no_counts(text):
     assert watch.read_counters(text, Counters(("run",), ("tokens_total",))) is None
