@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -191,15 +193,28 @@ def test_lmdeploys_start_failures(
 
 def failure(deployment: Deployment) -> tuple[str, float]:
     """The message of a start that fails, and how many seconds after the engine's exit it came."""
+    exits: list[float] = []
+
+    def watch(engine: int) -> None:
+        select.select([engine], [], [])
+        exits.append(time.monotonic())
+
     try:
         deployment.start()
+        assert deployment.process is not None
+        leader = deployment.process.wait_started()
+        assert leader is not None
+        engine = os.pidfd_open(leader)
+        watcher = threading.Thread(target=watch, args=(engine,))
+        watcher.start()
         with pytest.raises(EngineError) as caught:
             deployment.wait_ready()
-        told = time.time()
+        told = time.monotonic()
+        watcher.join()
+        os.close(engine)
     finally:
         deployment.release()
-    # The guard writes the last of the log when the command's output ends.
-    return str(caught.value), told - deployment.log.stat().st_mtime
+    return str(caught.value), told - exits[0]
 
 
 @pytest.mark.parametrize(
