@@ -69,7 +69,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("worker_env", "environment that has EvalScope; default: this one", target="evalflow.worker_env"),
     Flag(
         "deploy_backend",
-        "engine: vllm, llamacpp, remote, or a plugin's",
+        "engine: vllm, lmdeploy, llamacpp, remote, or a plugin's",
         "vllm; llamacpp for a .gguf file; remote with --remote_api_url",
     ),
     Flag("eval_backend", "stock backend: VLMEvalKit or Native", "VLMEvalKit", target="evalflow.backend"),
@@ -96,7 +96,11 @@ FLAGS: tuple[Flag, ...] = (
         target="evalflow.deploy.max_num_seqs",
     ),
     Flag("eval_temperature", "sampling temperature", 0.0, kind=float, target="generation_config.temperature"),
-    Flag("eval_template", "chat template; for vllm and llamacpp a Jinja file", target="evalflow.deploy.chat_template"),
+    Flag(
+        "eval_template",
+        "chat template; for vllm and llamacpp a Jinja file, for lmdeploy a JSON file or a name",
+        target="evalflow.deploy.chat_template",
+    ),
     Flag("eval_devices", "devices that the engine may use, such as 0,1", "0", target="evalflow.deploy.devices"),
     Flag("eval_host", "address that the engine binds", "127.0.0.1", target="evalflow.deploy.host"),
     Flag("eval_port", "port of the engine, or the next free one", 8000, kind=int, target="evalflow.deploy.port"),

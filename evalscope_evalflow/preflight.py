@@ -45,6 +45,7 @@ def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None
         yield from load_backend(task.flow.backend).check(task)
     except ConfigError as error:
         yield from error.problems
+    seen: set[str] = set()
     for model in task.models:
         try:
             deploy = task.flow.deploy_for(model)
@@ -53,7 +54,7 @@ def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None
         except ConfigError as error:
             yield from error.problems
             continue
-        yield from check_engine(engine, model, deploy, say)
+        yield from check_engine(engine, model, deploy, say, seen)
         if engine.local:
             yield from check_devices(deploy.devices, deploy.env_vars, idle=engine.needs_idle_devices)
             yield from surroundings.check_port(deploy, note)

@@ -42,7 +42,9 @@ def check_port(deploy: DeployConfig, note: Callable[[str], None]) -> Iterator[Pr
     reason = ports.why_not(deploy.host, 0)
     if reason is not None:
         yield Problem(
-            "deploy.host", f"{deploy.host} is no address to listen at here: {reason}", "Leave it out: 127.0.0.1."
+            "deploy.host",
+            f"{deploy.host} is no address to listen at here: {reason.strerror}",
+            "Leave it out: 127.0.0.1.",
         )
     elif deploy.port is not None:
         reason = ports.why_not(deploy.host, deploy.port)

@@ -61,7 +61,11 @@ def resolve_engine(model: ModelConfig, deploy: DeployConfig) -> Engine:
 
 
 def check_engine(
-    engine: Engine, model: ModelConfig, deploy: DeployConfig, say: Callable[[str], None] | None = None
+    engine: Engine,
+    model: ModelConfig,
+    deploy: DeployConfig,
+    say: Callable[[str], None] | None = None,
+    seen: set[str] | None = None,
 ) -> Iterable[Problem]:
     """Everything that is wrong with serving this model so; no engine is started.
 
@@ -70,10 +74,16 @@ def check_engine(
         model: what is served.
         deploy: how.
         say: is told of what takes longer than a moment.
+        seen: environments that were looked at for other models; this one is added, and looked at only if it is new.
     """
     yield from engine.check(model, deploy)
     yield from engine.check_keys(deploy)
     yield from check_variables(engine, deploy)
+    environment = repr((engine.name, deploy.env, deploy.extra_args))
+    if seen is not None and environment in seen:
+        return
+    if seen is not None:
+        seen.add(environment)
     missing = list(engine.check_installed(deploy))
     yield from missing
     if engine.local and not missing:

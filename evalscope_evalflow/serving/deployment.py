@@ -291,7 +291,8 @@ def deploy(
 
     Args:
         model: checkpoint folder or .gguf file; for engine remote, the model's name.
-        engine: vllm, llamacpp, remote, or the name of an `evalflow.engines` entry point; auto chooses by the model.
+        engine: vllm, lmdeploy, llamacpp, remote, or the name of an `evalflow.engines` entry point; auto chooses by
+            the model.
         name: served model name; default: the last part of `model`.
         api_url: base URL, for engine remote.
         log_dir: folder for `engine.log`; default: a new one in the user's log folder.

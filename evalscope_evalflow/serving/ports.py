@@ -34,8 +34,11 @@ def lease(host: str, first: int | None = None) -> PortLease:
         first: the port to try first; the next free one above it is the second choice. None: any.
 
     Raises:
-        OSError: no port is free.
+        OSError: the host is no address of this machine, or no port is free.
     """
+    reason = why_not(host, 0)
+    if reason is not None:
+        raise OSError(f"cannot listen at {host}: {reason.strerror}")
     for port in _candidates(first):
         lock = FileLock(_lock_folder() / f"port-{port}.lock", thread_local=False)
         try:

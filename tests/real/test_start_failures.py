@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +30,7 @@ from evalscope_evalflow.serving import Deployment
 from evalscope_evalflow.serving.diagnosis import diagnose
 
 pytestmark = pytest.mark.real
+BIN = Path(sys.executable).parent
 VARIABLES = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 TEMPLATES = {"chat.jinja": "{{ messages }}"}
 
@@ -43,8 +47,8 @@ VLLM = {
     "context": ("{good}", ["--max-model-len", "99999"], "User-specified max_model_len (99999)", "Lower max_model_len"),
     "template": ("{good}", ["--chat-template", "/no/x.jinja"], "the chat template /no/x.jinja does not", "Jinja"),
     "heads": ("{good}", ["--tensor-parallel-size", "2"], "attention heads (9) must be divisible", "tensor_parallel"),
-    "weights": ("{torn}", [], "VllmConfig: ", ""),
-    "worker": ("{shapes}", [], "Error: ", ""),
+    "weights": ("{torn}", [], "VllmConfig: Expecting ',' delimiter", ""),
+    "worker": ("{shapes}", [], "RuntimeError: start (0) + length (1600) exceeds", ""),
     "kv cache": ("{long}", ["--max-model-len", "300000"], "not enough memory for the KV cache: To serve", "Lower"),
 }
 # Name: (model, settings, cause, hint).
@@ -191,15 +195,28 @@ def test_lmdeploys_start_failures(
 
 def failure(deployment: Deployment) -> tuple[str, float]:
     """The message of a start that fails, and how many seconds after the engine's exit it came."""
+    exits: list[float] = []
+
+    def watch(engine: int) -> None:
+        select.select([engine], [], [])
+        exits.append(time.monotonic())
+
     try:
         deployment.start()
+        assert deployment.process is not None
+        leader = deployment.process.wait_started()
+        assert leader is not None
+        engine = os.pidfd_open(leader)
+        watcher = threading.Thread(target=watch, args=(engine,))
+        watcher.start()
         with pytest.raises(EngineError) as caught:
             deployment.wait_ready()
-        told = time.time()
+        told = time.monotonic()
+        watcher.join()
+        os.close(engine)
     finally:
         deployment.release()
-    # The guard writes the last of the log when the command's output ends.
-    return str(caught.value), told - deployment.log.stat().st_mtime
+    return str(caught.value), told - exits[0]
 
 
 @pytest.mark.parametrize(
@@ -233,3 +250,29 @@ def test_preflight_knows_the_options_of_the_real_engines(
 def test_preflight_takes_what_the_real_engines_take(engine: str, arguments: list[str], checkpoint: Path) -> None:
     env = environments.vllm_env() if engine == "vllm" else environments.lmdeploy_env()
     deploy(str(checkpoint), engine=engine, env=str(env), extra_args=arguments)
+
+
+def test_check_is_quick_once_the_options_are_known_and_tells_all_at_once(
+    checkpoint: Path, vllm_deploy: dict[str, Any], stock_task: dict[str, Any], tmp_path: Path
+) -> None:
+    """The whole command, with a real vLLM behind it."""
+    deploy(str(checkpoint), **vllm_deploy)  # reads vLLM's options, if nobody has
+    file = tmp_path / "task.json"
+    section: dict[str, Any] = {"backend": "Native", "deploy": vllm_deploy}
+    file.write_text(json.dumps({**stock_task, "model": str(checkpoint), "evalflow": section}))
+    began = time.monotonic()
+    done = subprocess.run([BIN / "evalflow", "check", file], capture_output=True, text=True, timeout=60, check=False)
+    assert time.monotonic() - began < 5
+    assert done.returncode == 0, done.stderr
+    assert "general_mcq: to do" in done.stdout
+    section["deploy"] = {
+        **vllm_deploy, "max_model_len": 99999, "extra_args": ["--enforce-eagre", "--port=1"], "host": "192.0.2.1"
+    }  # fmt: skip
+    stock_task["generation_config"]["top_k_"] = 1
+    stock_task.update(limit=-1, work_dir="/proc/results")
+    file.write_text(json.dumps({**stock_task, "model": str(checkpoint), "evalflow": section}))
+    began = time.monotonic()
+    done = subprocess.run([BIN / "evalflow", "check", file], capture_output=True, text=True, timeout=60, check=False)
+    assert time.monotonic() - began < 5
+    assert done.returncode == 2
+    assert done.stderr.startswith("evalflow: 7 problems:"), done.stderr

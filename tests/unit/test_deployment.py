@@ -452,7 +452,7 @@ class TestPorts:
 
     def test_no_address_to_bind(self, scripted):
         with (
-            pytest.raises(ConfigError, match=r"deploy\.port: no free port on 192\.0\.2\.1"),
+            pytest.raises(ConfigError, match=r"deploy\.port: cannot listen at 192\.0\.2\.1"),
             scripted(host="192.0.2.1"),
         ):
             pytest.fail("it cannot start")

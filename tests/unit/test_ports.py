@@ -149,7 +149,7 @@ def test_ipv6():
 
 def test_an_address_that_is_not_ours():
     assert not ports.is_free("192.0.2.1", 20000)  # of a range for documentation
-    with pytest.raises(OSError, match=r"no free port on 192\.0\.2\.1 from 65500 upwards"):
+    with pytest.raises(OSError, match=r"cannot listen at 192\.0\.2\.1: "):
         ports.lease("192.0.2.1", 65500)
 
 
