@@ -220,7 +220,7 @@ _EVALUATING = [
     *_signal_rows(LLAMACPP, EVALUATING),
     Row(
         LLAMACPP, EVALUATING, "SIGKILL of the engine", (ENGINE,),
-        code=0, says=(STOPPED, "starting it again (1 of 2)", "24/24"), state="complete", lost=0,
+        code=0, says=(STOPPED, "starting it again (1 of 2)", "16/16"), state="complete", lost=0,
     ),
     Row(
         LLAMACPP, EVALUATING, "SIGKILL of the engine, with no restarts left", (ENGINE,), deploy={"max_restarts": 0},
