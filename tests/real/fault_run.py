@@ -157,6 +157,11 @@ class FaultRun:
         path = self.work / "evalflow" / "events.jsonl"
         return path.read_text() if path.exists() else ""
 
+    def requests(self) -> int:
+        """Chat requests that the engines have answered, by their log."""
+        log = (self.work / "evalflow" / "engine.log").read_text(errors="replace")
+        return log.count("stop processing:") + log.count("POST /v1/chat/completions")
+
     def look(self) -> None:
         """Note what has changed."""
         if self.ended is None and self.process.poll() is not None:

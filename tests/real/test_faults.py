@@ -256,6 +256,10 @@ def test_fault(
             assert len(answers) == asked - row.lost
         if row.lost == 0:
             assert results_of(work) == whole
+        if row.lost == 0 and table.STOPPED in row.says:
+            # Each sample once, but for what was in flight at an end; and each start asks for one token.
+            starts = run.output().count("is ready at")
+            assert run.requests() <= len(whole.answers) + starts + (starts - 1)
         seconds[row.id] = measured
         if row.resumes:
             if disk is not None:
