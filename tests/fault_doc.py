@@ -1,7 +1,7 @@
 """Writes `docs/faults.md`: the fault matrix, with the seconds that its rows took.
 
-    EVALFLOW_FAULTS_JSON=faults.json pytest tests/real/test_faults.py
-    python tests/fault_doc.py faults.json
+EVALFLOW_FAULTS_JSON=faults.json pytest tests/real/test_faults.py
+python tests/fault_doc.py faults.json
 """
 
 from __future__ import annotations

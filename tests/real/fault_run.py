@@ -95,6 +95,7 @@ class FaultRun:
         self.scratch = Path(tempfile.mkdtemp(prefix="faults-"))
         self._before = {process.pid for process in psutil.Process().children(recursive=True)}
         self._disk = disk
+        self._variables = {**os.environ, "TMPDIR": str(self.scratch), "PYTHONPATH": str(SCRIPTED)}
         file = folder / "task.yaml"
         file.write_text(yaml.safe_dump(task))
         self._log = folder / f"output-{time.monotonic_ns()}.log"
@@ -102,12 +103,19 @@ class FaultRun:
             self.process = subprocess.Popen(
                 disk.inside(BIN / command[0], *command[1:], file),
                 stdout=output, stderr=output, start_new_session=True, preexec_fn=_heed_signals,
-                env={**os.environ, "TMPDIR": str(self.scratch), "PYTHONPATH": str(SCRIPTED)},
+                env=self._variables,
             )  # fmt: skip
 
     def output(self) -> str:
         """What it has said so far."""
         return self._log.read_text(errors="replace")
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of ours, with the same surroundings."""
+        return subprocess.run(
+            self._disk.inside(BIN / words[0], *words[1:]),
+            capture_output=True, text=True, timeout=120, check=False, env=self._variables,
+        )  # fmt: skip
 
     def tree(self) -> list[psutil.Process]:
         """All that lives of it, orphans included."""
