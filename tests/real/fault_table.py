@@ -284,5 +284,13 @@ HANG = [
     ),
 ]  # fmt: skip
 
+HANG.append(
+    Row(
+        LLAMACPP, EVALUATING, "SIGSTOP of the engine: it hangs", (ENGINE,), signal.SIGSTOP,
+        deploy={"stall_timeout_s": 10},
+        code=0, says=("llamacpp hangs", "starting it again (1 of 2)", "16/16"), state="complete", lost=0,
+    )
+)  # fmt: skip
+
 ROWS: list[Row] = [*_LOADING, *_EVALUATING, *_RELEASING]
 VLLM_ROWS: list[Row] = _VLLM
