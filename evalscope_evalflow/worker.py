@@ -19,8 +19,10 @@ again for the same reason (`cause`, and the prompt) are not asked again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -36,6 +38,8 @@ if __name__ == "__main__":  # run by path, Python puts our folder first: `import
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
 
 KEY_PREFIX = "EVALFLOW_KEY_"  # variables that the parent puts keys into
+MODEL_KEY = "EVALSCOPE_API_KEY"  # read by EvalScope where a task has no key of its own
+MASK = "**********"
 
 
 # Servers' words for a prompt that does not fit: OpenAI and vLLM, llama.cpp, DashScope, SGLang, Anthropic's gateway.
@@ -327,8 +331,50 @@ def resolve(node: Any, secret: bool = False) -> Any:
     return node
 
 
+def mask_keys() -> None:
+    """Keep keys that servers repeat out of EvalScope's log, and out of the errors that it saves with verdicts."""
+    import logging
+
+    found = [value for name, value in os.environ.items() if name.startswith(KEY_PREFIX) or name == MODEL_KEY]
+    known = sorted({key for key in found if key and key != "EMPTY"}, key=len, reverse=True)
+    format_record = logging.Handler.format
+
+    def format_masked(self: logging.Handler, record: logging.LogRecord) -> str:
+        text = format_record(self, record)
+        for key in known:
+            text = text.replace(key, MASK)
+        return text
+
+    logging.Handler.format = format_masked  # type: ignore[method-assign]
+    for name in ("httpx", "httpx2"):  # which of them openai uses depends on its version
+        with contextlib.suppress(ImportError):
+            _mask_errors(importlib.import_module(name).Response, known)
+
+
+def _mask_errors(response_class: Any, known: list[str]) -> None:
+    """Mask keys in the body of every reply that is an error. An answer is never touched: a key may be a word of it."""
+    read, aread = response_class.read, response_class.aread
+
+    def masked(response: Any) -> bytes:
+        if response.is_error:
+            for key in known:
+                response._content = response._content.replace(key.encode(), MASK.encode())
+        return bytes(response._content)
+
+    def read_masked(self: Any) -> bytes:
+        read(self)
+        return masked(self)
+
+    async def aread_masked(self: Any) -> bytes:
+        await aread(self)
+        return masked(self)
+
+    response_class.read, response_class.aread = read_masked, aread_masked
+
+
 def run(task: dict[str, Any], failures: dict[str, str], parent: Parent) -> None:
     """Run the stock task."""
+    mask_keys()
     from evalscope.config import TaskConfig
     from evalscope.run import run_task
 

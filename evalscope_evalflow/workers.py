@@ -18,8 +18,6 @@ from evalscope_evalflow.serving import Guarded
 from evalscope_evalflow.serving.diagnosis import diagnose
 from evalscope_evalflow.serving.registry import Registration
 
-MODEL_KEY = "EVALSCOPE_API_KEY"  # read by EvalScope where a task has no key of its own
-
 
 class Worker:
     """A child process that runs one stock task, held until the model can be asked.
@@ -62,7 +60,7 @@ class Worker:
         status, status_end = os.pipe()
         variables = env.variables(os.environ)
         variables.update(found)
-        variables.update({MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
+        variables.update({worker.MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
         variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
         variables.setdefault("no_proxy", "127.0.0.1,localhost")
         variables.setdefault("NO_PROXY", variables["no_proxy"])
@@ -71,7 +69,7 @@ class Worker:
             env=variables,
             log=log,
             run_id=f"{run_id}-worker",
-            secrets=(MODEL_KEY, *found),
+            secrets=(worker.MODEL_KEY, *found),
             grace_s=1.0,  # it has nothing to tidy up: every answer is saved when it comes
             stdin=subprocess.PIPE,
             pass_fds=(status_end,),

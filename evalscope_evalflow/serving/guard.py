@@ -194,7 +194,7 @@ class Guard:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.me = os.getpid()
-        self.leader = -1
+        self.leader = self.owner = -1
         self.code: int | None = None
         self.drain, output = os.pipe()
         os.set_blocking(self.drain, False)
@@ -318,6 +318,9 @@ class Guard:
             send(self.leader, signal.SIGTERM)
         while time.monotonic() < deadline and self.code is None:
             self.pause()
+            if grace_s > self.args.orphan_grace and select.select([self.owner], [], [], 0)[0]:
+                grace_s = self.args.orphan_grace  # the owner has died meanwhile
+                deadline = min(deadline, time.monotonic() + grace_s)
         self.look()  # by now it may have started more
         killing = time.monotonic()
         while left := descendants(self.me):
@@ -339,6 +342,7 @@ class Guard:
 
     def run(self, owner: int, wake: int) -> int:
         """The guard's whole life."""
+        self.owner = owner
         self.start()
         self.say(leader=self.leader)
         why = self.watch(owner, wake)

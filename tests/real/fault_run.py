@@ -20,6 +20,7 @@ from typing import Any
 import fault_table as table
 import psutil
 import yaml
+from private_disk import PrivateDisk
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 BIN = Path(sys.executable).parent
@@ -75,8 +76,8 @@ class FaultRun:
         folder: Path,
         *,
         work: Path,
+        disk: PrivateDisk,
         command: tuple[str, ...] = ("evalflow", "run"),
-        inside: list[str] | None = None,
     ) -> None:
         """Start it.
 
@@ -84,8 +85,8 @@ class FaultRun:
             task: what the YAML file holds.
             folder: for that file and the output.
             work: the task's work_dir, as the tests reach it.
+            disk: what it has for itself.
             command: what reads the file.
-            inside: words before the command.
         """
         self.work = work
         self.ended: float | None = None
@@ -93,20 +94,28 @@ class FaultRun:
         # Not in pytest's long folder: the paths of unix sockets must not exceed 107 bytes.
         self.scratch = Path(tempfile.mkdtemp(prefix="faults-"))
         self._before = {process.pid for process in psutil.Process().children(recursive=True)}
-        self._shared_memory = set(Path("/dev/shm").iterdir())
+        self._disk = disk
+        self._variables = {**os.environ, "TMPDIR": str(self.scratch), "PYTHONPATH": str(SCRIPTED)}
         file = folder / "task.yaml"
         file.write_text(yaml.safe_dump(task))
         self._log = folder / f"output-{time.monotonic_ns()}.log"
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*(inside or []), str(BIN / command[0]), *command[1:], str(file)],
+                disk.inside(BIN / command[0], *command[1:], file),
                 stdout=output, stderr=output, start_new_session=True, preexec_fn=_heed_signals,
-                env={**os.environ, "TMPDIR": str(self.scratch), "PYTHONPATH": str(SCRIPTED)},
+                env=self._variables,
             )  # fmt: skip
 
     def output(self) -> str:
         """What it has said so far."""
         return self._log.read_text(errors="replace")
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run another command of ours, with the same surroundings."""
+        return subprocess.run(
+            self._disk.inside(BIN / words[0], *words[1:]),
+            capture_output=True, text=True, timeout=120, check=False, env=self._variables,
+        )  # fmt: skip
 
     def tree(self) -> list[psutil.Process]:
         """All that lives of it, orphans included."""
@@ -156,6 +165,11 @@ class FaultRun:
         path = self.work / "evalflow" / "events.jsonl"
         return path.read_text() if path.exists() else ""
 
+    def requests(self) -> int:
+        """Chat requests that the engines have answered, by their log."""
+        log = (self.work / "evalflow" / "engine.log").read_text(errors="replace")
+        return log.count("stop processing:") + log.count("POST /v1/chat/completions")
+
     def look(self) -> None:
         """Note what has changed."""
         if self.ended is None and self.process.poll() is not None:
@@ -175,7 +189,7 @@ class FaultRun:
         wait_for(lambda: not mark or (log.exists() and mark in log.read_text()), "the engine is loading")
         wait_for(lambda: self.find(table.WORKER), "the worker's process")
 
-    def wait_evaluating(self, count: int = 3, seconds: float = 90) -> None:
+    def wait_evaluating(self, count: int = 3, seconds: float = 300) -> None:
         """Wait until some answers are saved."""
 
         def saved() -> bool:
@@ -186,7 +200,7 @@ class FaultRun:
 
     def wait_releasing(self) -> None:
         """Wait until the engine is told to stop."""
-        wait_for(lambda: '"phase begins", "phase": "release"' in self.events(), "the release", 90)
+        wait_for(lambda: '"phase begins", "phase": "release"' in self.events(), "the release", 300)
 
     def ports(self) -> list[int]:
         """Ports that the engine was given."""
@@ -208,8 +222,7 @@ class FaultRun:
                     left.append(f"port {port}: {error}")
         # The folder of locks on ports is of the machine, and stays.
         left += [str(path) for path in self.scratch.iterdir() if not path.name.startswith("evalflow-ports-")]
-        left += [str(path) for path in set(Path("/dev/shm").iterdir()) - self._shared_memory if not _mapped(path)]
-        return left
+        return left + [str(path) for path in self._disk.shared_memory()]
 
     def close(self) -> None:
         """End whatever a test that failed has left."""
@@ -226,15 +239,6 @@ class FaultRun:
 def _guards(words: list[str], command: str) -> bool:
     """Whether a command line is a guard's, of a command."""
     return len(words) > 2 and words[2].endswith("/guard.py") and words[-1].endswith(command)
-
-
-def _mapped(shared: Path) -> bool:
-    """Whether a process of somebody else's uses a file of shared memory; none of ours is alive by then."""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):
-            if str(shared) in maps.read_text():
-                return True
-    return not shared.exists()
 
 
 def count_answers(work: Path) -> int:

@@ -220,7 +220,7 @@ _EVALUATING = [
     *_signal_rows(LLAMACPP, EVALUATING),
     Row(
         LLAMACPP, EVALUATING, "SIGKILL of the engine", (ENGINE,),
-        code=0, says=(STOPPED, "starting it again (1 of 2)", "24/24"), state="complete", lost=0,
+        code=0, says=(STOPPED, "starting it again (1 of 2)", "16/16"), state="complete", lost=0,
     ),
     Row(
         LLAMACPP, EVALUATING, "SIGKILL of the engine, with no restarts left", (ENGINE,), deploy={"max_restarts": 0},
@@ -283,6 +283,14 @@ HANG = [
         deploy={"stall_timeout_s": 3, "max_restarts": 1}, says=("starting it again (1 of 1)",), resumes=True,
     ),
 ]  # fmt: skip
+
+HANG.append(
+    Row(
+        LLAMACPP, EVALUATING, "SIGSTOP of the engine: it hangs", (ENGINE,), signal.SIGSTOP,
+        deploy={"stall_timeout_s": 10},
+        code=0, says=("llamacpp hangs", "starting it again (1 of 2)", "16/16"), state="complete", lost=0,
+    )
+)  # fmt: skip
 
 ROWS: list[Row] = [*_LOADING, *_EVALUATING, *_RELEASING]
 VLLM_ROWS: list[Row] = _VLLM

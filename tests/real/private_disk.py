@@ -1,4 +1,7 @@
-"""A small disk of a test's own, to be filled or made read-only: a tmpfs in a mount namespace that ends with it."""
+"""What a test has for itself alone: /dev/shm, and a small disk to be filled or made read-only.
+
+Both are in a mount namespace that ends with the test.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,23 @@ _OWN = [] if os.geteuid() == 0 else ["--user"]
 
 
 class PrivateDisk:
-    """A tmpfs at a folder, seen only by commands that are started with `inside`."""
+    """A small disk at a folder, and a /dev/shm, seen only by commands that are started with `inside`."""
 
     def __init__(self, folder: Path, size: str = "4m") -> None:
-        """Mount it.
+        """Mount them.
 
         Args:
-            folder: where; it has to exist.
-            size: as mount(8) takes it.
+            folder: where the disk is to be; it has to exist.
+            size: of the disk, as mount(8) takes it.
         """
         self.folder = folder
-        script = f'mount -t tmpfs -o size={size} none "$1" && mkdir "$1/work" && echo mounted && exec cat'
+        script = (
+            'mount -t tmpfs none /dev/shm && mount -t tmpfs -o "size=$2" none "$1" && mkdir "$1/work" '
+            "&& echo mounted && exec cat"
+        )
         map_root = ["--map-root-user"] if _OWN else []
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", *map_root, "sh", "-c", script, "sh", str(folder)],
+            ["unshare", "--mount", *map_root, "sh", "-c", script, "sh", str(folder), size],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert self._holder.stdout is not None
@@ -40,6 +46,10 @@ class PrivateDisk:
     def path(self, *parts: str) -> Path:
         """A path on the disk, as it is reached from outside."""
         return Path(f"/proc/{self._holder.pid}/root{self.folder}", *parts)
+
+    def shared_memory(self) -> list[Path]:
+        """What is in /dev/shm."""
+        return list(Path(f"/proc/{self._holder.pid}/root/dev/shm").iterdir())
 
     def fill(self) -> None:
         """Leave no room."""

@@ -70,23 +70,3 @@ def test_remote_problems_are_told_apart_before_anything_runs(
     assert says in done.stderr
     assert vllm.api_key not in done.stderr
     assert not Path(stock_task["work_dir"]).exists()
-
-
-def test_evalscope_command_from_start_to_nothing(
-    stock_task: dict[str, Any], checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path: Path
-) -> None:
-    file = tmp_path / "flow.yaml"
-    file.write_text(yaml.safe_dump({"backend": "Native", "deploy": vllm_deploy}))
-    before = set(Path("/dev/shm").iterdir())
-    done = subprocess.run(
-        [BIN / "evalscope", "eval", "--eval-backend", "evalflow", "--evalflow", file, "--model", checkpoint,
-         "--model-id", "smol", "--datasets", "general_mcq", "--dataset-args", json.dumps(stock_task["dataset_args"]),
-         "--generation-config", json.dumps(stock_task["generation_config"]), "--work-dir", stock_task["work_dir"]],
-        capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "8/8" in done.stdout
-    record = json.loads((Path(stock_task["work_dir"]) / "evalflow" / "run.json").read_text())
-    assert record["state"] == "complete"
-    assert record["release"]["released"] is True
-    assert set(Path("/dev/shm").iterdir()) <= before
