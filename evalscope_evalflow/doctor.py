@@ -188,6 +188,8 @@ def _devices() -> Iterator[Finding]:
 
 
 def _device(device: Device) -> Finding:
+    if device.trouble:
+        return Finding(BAD, f"Device {device.index}", f"{device.name} does not answer: {device.trouble}".lstrip())
     used = f"{_size(device.used_bytes)} of {_size(device.total_bytes)} in use"
     who = [_user_of(process.pid, process.used_bytes) for process in device.processes]
     state = NOTE if who else GOOD
