@@ -275,7 +275,7 @@ def serve(script: Script) -> None:
                     "# TYPE scripted_chat_requests_total counter",
                     f"scripted_chat_requests_total {script.chats}",
                     "# TYPE scripted_requests_running gauge",
-                    f'scripted_requests_running{{engine="0"}} {script.running}',
+                    f"scripted_requests_running {script.running}",
                     "# TYPE scripted_tokens_total counter",
                     f"scripted_tokens_total {script.tokens}",
                 ]
