@@ -19,7 +19,10 @@ BIN = Path(sys.executable).parent
 
 SECTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown key": ({"deplyo": {}}, ["evalflow.deplyo", "Did you mean 'deploy'?"]),
-    "unknown engine": ({"deploy": {"engine": "vlm"}}, ["unknown engine 'vlm'", "'vllm'", "Known: llamacpp, remote"]),
+    "unknown engine": (
+        {"deploy": {"engine": "vlm"}},
+        ["unknown engine 'vlm'", "'vllm'", "Known: llamacpp, lmdeploy, remote"],
+    ),
     "missing folder": ({"models": [{"name": "m", "path": "/no/such/folder"}]}, ["/no/such/folder does not exist"]),
     "no checkpoint": ({"models": [{"name": "m", "path": "EMPTY_FOLDER"}]}, ["is no checkpoint", "config.json"]),
     "remote without URL": (
