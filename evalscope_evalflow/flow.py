@@ -248,6 +248,7 @@ def _wait_ready(deployment: Deployment, worker: Worker, events: Events) -> Endpo
             if event["event"] == "done":
                 return None
             if event["event"] in ("failed", "exited"):
+                disk.probe(worker.log.parent)  # EvalScope's own words for a full disk lack what to do
                 raise worker.failure(event) from None
         raise
 
@@ -280,6 +281,7 @@ def _follow(
             worker.stop()  # at once: it would take the engine's silence for the model's answers
             raise EngineDied(str(deployment.failure("in the middle of the evaluation")))
         if kind in ("failed", "exited"):
+            disk.probe(worker.log.parent)
             raise worker.failure(event)
 
 
