@@ -120,7 +120,7 @@ def undisturbed(
             folder = tmp_path_factory.mktemp(f"undisturbed-{engine}")
             run = FaultRun(make_task(engine, folder / "work"), folder, work=folder / "work", disk=own_disk)
             try:
-                assert run.process.wait(120) == 0, run.output()
+                assert run.process.wait(300) == 0, run.output()
                 assert run.left_behind() == []
                 found[engine] = results_of(run.work)
                 assert len(found[engine].answers) == SAMPLES[engine]
@@ -283,7 +283,7 @@ def test_fault(
                 disk.make_room() if row.act == table.FULL_DISK else disk.turn_writable()
             saved = count_answers(work)
             again = start((), {}, {})
-            assert again.process.wait(120) == 0, again.output()
+            assert again.process.wait(300) == 0, again.output()
             assert results_of(work) == whole
             assert count_answers(work) >= saved
 
