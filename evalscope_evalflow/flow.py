@@ -285,6 +285,7 @@ def _wait_ready(deployment: Deployment, worker: Worker, events: Events) -> Endpo
             if event["event"] == "done":
                 return None
             if event["event"] in ("failed", "exited"):
+                disk.probe(worker.log.parent)  # EvalScope's own words for a full disk lack what to do
                 raise worker.failure(event) from None
         raise
 
@@ -322,6 +323,7 @@ def _follow(
             worker.stop()
             raise EngineDied(deployment.failure(when, event["seen"]), _answers(folder) - saved_before)
         if kind in ("failed", "exited"):
+            disk.probe(worker.log.parent)
             raise worker.failure(event)
 
 

@@ -264,7 +264,8 @@ OWNERSHIP = [
         (ORCHESTRATOR, ENGINE_GUARD, WORKER_GUARD), script=("--daemon-children", *options),
         code=-signal.SIGKILL, state=None, resumes=after == "run", after=after,
     )
-    for phase, options in ((LOADING, FOR_EVER), (EVALUATING, SLOW))
+    # What has lost its environment is found once the guard has written it down, which takes it a moment.
+    for phase, options in ((LOADING, ("kept", *FOR_EVER)), (EVALUATING, SLOW))
     for after, words in (("clean", "`evalflow clean`"), ("run", "the same command"))
 ] + [
     Row(
