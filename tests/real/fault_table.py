@@ -258,7 +258,7 @@ _VLLM = [
 ]  # fmt: skip
 
 # Both dead: what is left goes with the next start of anything, or by `evalflow clean`.
-OWNERSHIP = [
+_ORPHANS = [
     Row(
         SCRIPTED, phase, f"SIGKILL of the orchestrator and both guards; then {words}",
         (ORCHESTRATOR, ENGINE_GUARD, WORKER_GUARD), script=("--daemon-children", *options),
@@ -274,7 +274,7 @@ OWNERSHIP = [
     )
 ]  # fmt: skip
 
-HANG = [
+_HANGS = [
     Row(
         SCRIPTED, EVALUATING, "the engine hangs once", script=("--hang-after", "8"), deploy={"stall_timeout_s": 3},
         code=0, says=("starting it again (1 of 2)", "12/12"), state="complete", lost=0,
@@ -283,15 +283,12 @@ HANG = [
         SCRIPTED, EVALUATING, "the engine hangs again and again", script=("--hang-after", "3"),
         deploy={"stall_timeout_s": 3, "max_restarts": 1}, says=("starting it again (1 of 1)",), resumes=True,
     ),
-]  # fmt: skip
-
-HANG.append(
     Row(
         LLAMACPP, EVALUATING, "SIGSTOP of the engine: it hangs", (ENGINE,), signal.SIGSTOP,
         deploy={"stall_timeout_s": 10},
         code=0, says=("llamacpp hangs", "starting it again (1 of 2)", "16/16"), state="complete", lost=0,
-    )
-)  # fmt: skip
+    ),
+]  # fmt: skip
 
-ROWS: list[Row] = [*_LOADING, *_EVALUATING, *_RELEASING]
+ROWS: list[Row] = [*_LOADING, *_EVALUATING, *_HANGS, *_RELEASING, *_ORPHANS]
 VLLM_ROWS: list[Row] = _VLLM
