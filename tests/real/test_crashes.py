@@ -95,6 +95,7 @@ def long_task(stock_task: dict[str, Any], gguf: Path, tmp_path: Path) -> dict[st
 
 
 EVALSCOPE = ("evalscope", "eval", "--eval-backend", "evalflow", "--eval-config")
+EVALFLOW = ("evalflow", "run")
 
 
 def test_sigkill_of_evalscope(long_task: dict[str, Any], tmp_path: Path) -> None:
