@@ -248,6 +248,10 @@ _RELEASING = [
 _VLLM = [
     Row(VLLM, LOADING, "SIGKILL to the orchestrator", (ORCHESTRATOR,), code=-signal.SIGKILL, state=None, resumes=True),
     Row(
+        VLLM, EVALUATING, "SIGKILL to the orchestrator", (ORCHESTRATOR,),
+        code=-signal.SIGKILL, state=None, resumes=True,
+    ),
+    Row(
         VLLM, EVALUATING, "SIGKILL of vLLM's EngineCore", (ENGINE_CORE,),
         code=0, says=(STOPPED, "starting it again (1 of 2)"), state="complete", lost=0,
     ),

@@ -298,7 +298,7 @@ def test_faults_of_vllm(
     monkeypatch: pytest.MonkeyPatch,
     seconds: dict[str, dict[str, float | None]],
 ) -> None:
-    """What only vLLM can show: its processes are several. Two runs for all rows, as each start takes a minute."""
+    """What only vLLM can show: its processes are several. One task for all rows, as each start takes a minute."""
     model = {"model": vllm.model, "model_id": vllm.model}
     monkeypatch.setenv("FAULTS_VLLM_KEY", vllm.api_key)
     asked = make_task(table.VLLM, tmp_path / "undisturbed")
@@ -306,7 +306,7 @@ def test_faults_of_vllm(
     asked["evalflow"]["deploy"] = {"engine": "remote"}
     task = make_task(table.VLLM, tmp_path / "work", **vllm_deploy)
     task |= {**model, "model": str(checkpoint)}
-    while_loading, of_the_core, of_the_server = VLLM_ROWS
+    *of_the_orchestrator, of_the_core, of_the_server = VLLM_ROWS
     evalscope = ("evalscope", "eval", "--eval-backend", "evalflow", "--eval-config")
     with contextlib.ExitStack() as stack:
 
@@ -319,11 +319,18 @@ def test_faults_of_vllm(
         assert run.process.wait(200) == 0, run.output()
         whole = results_of(run.work)
 
-        run = start(task, *evalscope)
-        struck = strike(while_loading, run, None)
-        seconds[while_loading.id] = follow(while_loading, run, struck)
-        assert run.process.returncode == while_loading.code
-        wait_for(lambda: not run.left_behind(), f"nothing is left, but there is {run.left_behind()}", GONE_WITHIN_S)
+        for row in of_the_orchestrator:
+            run = start(task, *evalscope)
+            if row.phase == table.EVALUATING:
+                run.wait_evaluating(seconds=400)
+            struck = strike(row, run, None)
+            seconds[row.id] = follow(row, run, struck)
+            assert run.process.returncode == row.code
+            wait_for(
+                lambda run=run: not run.left_behind(),
+                f"nothing is left, but there is {run.left_behind()}",
+                GONE_WITHIN_S,
+            )
 
         run = start(task, *evalscope)
         for row in (of_the_core, of_the_server):
