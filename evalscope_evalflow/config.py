@@ -139,6 +139,7 @@ class FlowConfig(Section):
     reuse: bool = Field(True, description="go on from what work_dir holds; false: put that aside and start afresh")
     models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
+    judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
     dry_run: bool = Field(False, description="check and print the plan, start nothing")
 
     @field_validator("mode", mode="before")

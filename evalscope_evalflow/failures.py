@@ -1,7 +1,7 @@
 """Samples that were not answered: which of them, why, and whether they will be asked again.
 
-The worker writes them to `evalflow/failures.jsonl` (see worker.py); here they are read. A line stands until its
-sample is answered, or fails anew.
+The worker writes them to `evalflow/failures.jsonl` (see worker/failures.py); here they are read. A line stands until
+its sample is answered, or fails anew.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def notes(failures: Iterable[Failure]) -> list[str]:
 
 
 def _read(path: Path) -> Iterator[Failure]:
-    for line in _lines(path):
+    for line in lines(path):
         yield Failure(
             str(line.get("dataset")),
             str(line.get("subset")),
@@ -120,11 +120,11 @@ def _read(path: Path) -> Iterator[Failure]:
 
 
 def _indexes(path: Path) -> Iterator[str]:
-    for line in _lines(path):
+    for line in lines(path):
         yield str(line.get("index"))
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; half a line, of a process that was killed, is none."""
     if not path.exists():
         return

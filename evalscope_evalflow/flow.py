@@ -1,92 +1,41 @@
 """The way of a task, from top to bottom:
 
     preflight ─┬─ start engine ── ready ───┐
-               └─ start worker, load data ─┴─ run ─ release ─ collect
+               └─ start worker, load data ─┴─ infer ─ release ─ judge ─ collect
 
-The engine is started first, before anything slow is imported; the worker loads EvalScope and the data
-meanwhile, and is let go when the engine is ready.
+The engine is started first, before anything slow is imported; the worker loads EvalScope and the data meanwhile, and
+is let go when the engine is ready. The engine is released as soon as the last answer is saved. With every answer
+saved already none is started; with every verdict, nothing is.
 """
 
 from __future__ import annotations
 
-import queue
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
-from evalscope_evalflow import disk, failures
-from evalscope_evalflow.backends import DatasetResult, load_backend
-from evalscope_evalflow.backends.native import put_aside
+from evalscope_evalflow import disk, failures, fingerprint, ledger
+from evalscope_evalflow.attempt import Attempt, EngineDied, answers_in
+from evalscope_evalflow.backends import DatasetResult, Stamps, load_backend
 from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.engines import resolve_engine
-from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, ExitCode, Stopped
+from evalscope_evalflow.errors import ConfigError, EvalFlowError, Stopped
+from evalscope_evalflow.needs import Needs, needs
+from evalscope_evalflow.outcome import FlowResult, ModelResult
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
 from evalscope_evalflow.runs import folder_in_use, sweep_before
-from evalscope_evalflow.serving import Deployment, Endpoint, Watch, new_run_id
+from evalscope_evalflow.serving import new_run_id
 from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.task import Task
-from evalscope_evalflow.workers import Worker
-
-PROGRESS_EVERY_S = 1.0
-Events = queue.Queue[dict[str, Any]]
-
-
-@dataclass
-class ModelResult:
-    """What became of one model.
-
-    Attributes:
-        model: it.
-        folder: its run folder.
-        datasets: its results.
-        error: what ended it, if something did.
-        left: what of its engine could not be released, a line each.
-    """
-
-    model: ModelConfig
-    folder: Path
-    datasets: list[DatasetResult] = field(default_factory=list)
-    error: EvalFlowError | None = None
-    left: list[str] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every score stands on all of its samples."""
-        return self.error is None and all(result.complete for result in self.datasets)
-
-
-@dataclass
-class FlowResult:
-    """What became of a task."""
-
-    task: Task
-    models: list[ModelResult]
-
-    def rows(self) -> list[tuple[str, list[DatasetResult], str | None]]:
-        """What the table shows: each model's name, results, and error."""
-        return [
-            (item.model.name, item.datasets, str(item.error or "; ".join(item.left)) or None) for item in self.models
-        ]
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """As documented for the command."""
-        if any(result.error is not None or result.left for result in self.models):
-            return ExitCode.FAILED
-        return ExitCode.COMPLETE if all(result.complete for result in self.models) else ExitCode.INCOMPLETE
 
 
 def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
-    """Do a task: deploy each model, evaluate it, release it.
+    """Do a task: deploy each model, evaluate it, release it, judge its answers.
 
     Args:
         task: what to do.
@@ -121,7 +70,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
 
 
 def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResult:
-    """One model, from start to release, with a record of it."""
+    """One model, from start to release and report, with a record of it."""
     folder = task.folder(model)
     (folder / "evalflow").mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "evalflow" / "run.lock")
@@ -147,225 +96,97 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
         record.finish(
             "failed" if result.left else "complete" if result.complete else "incomplete",
             **({"error": "; ".join(result.left)} if result.left else {}),
-            results={
-                item.dataset: {
-                    "metrics": {metric.name: metric.score for metric in item.metrics},
-                    "requested": item.requested,
-                    "succeeded": item.succeeded,
-                    "failed": item.failed,
-                    "failures": item.failures,
-                    "notes": item.notes,
-                }
-                for item in datasets
-            },
+            results=result.as_record(),
         )
         return result
-
-
-class EngineDied(EngineError):
-    """The engine died, or hung, while it was needed; what was answered is saved.
-
-    Attributes:
-        answers: the number of those that were added since its start.
-    """
-
-    def __init__(self, error: EngineError, answers: int) -> None:
-        self.answers = answers
-        lines = str(error).splitlines()
-        if not answers:  # the first line is the one that is always shown
-            lines[0] += "; not one answer was added since its start: a prompt that it was asked may be the cause"
-        super().__init__("\n".join(lines))
 
 
 def _evaluate(
     task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter, entry: Registration
 ) -> list[DatasetResult]:
-    """Deploy and evaluate; if the engine dies on the way, again, going on from the answers that were saved."""
+    """Do what is left to do; if the engine dies on the way, again, going on from the answers that were saved."""
     folder = task.folder(model)
-    if not task.flow.reuse:
-        kept = put_aside(folder)
-        if kept:
-            reporter.say(f"{model.name}: reuse is off; earlier results are kept in {kept}")
     backend = load_backend(task.flow.backend)
+    left = _prepare(task, model, reporter)
+    record.set(phases=left.phases)
     before = backend.stamps(task, model)
-    restarts = task.flow.deploy_for(model).max_restarts
+    if not left.phases:
+        reporter.say(f"{model.name}: nothing is left to do; nothing was started")
+        before = {}
+    else:
+        restarts = task.flow.deploy_for(model).max_restarts
 
-    def tell(state: RetryCallState) -> None:
-        died = state.outcome.exception() if state.outcome else None
-        saved = _answers(folder)
-        added = died.answers if isinstance(died, EngineDied) else 0
-        reporter.warn(f"{model.name}: {str(died).splitlines()[0]}")
-        reporter.warn(
-            f"{model.name}: starting it again ({state.attempt_number} of {restarts}); {saved} answers are saved, "
-            f"{added} of them since its last start"
+        def tell(state: RetryCallState) -> None:
+            died = state.outcome.exception() if state.outcome else None
+            saved = answers_in(folder)
+            added = died.answers if isinstance(died, EngineDied) else 0
+            reporter.warn(f"{model.name}: {str(died).splitlines()[0]}")
+            reporter.warn(
+                f"{model.name}: starting it again ({state.attempt_number} of {restarts}); {saved} answers are saved, "
+                f"{added} of them since its last start"
+            )
+            record.event("engine died", error=str(died), answers=saved, added=added)
+
+        attempts = Retrying(
+            stop=stop_after_attempt(1 + restarts),
+            retry=retry_if_exception_type(EngineDied),
+            before_sleep=tell,
+            reraise=True,
         )
-        record.event("engine died", error=str(died), answers=saved, added=added)
-
-    attempts = Retrying(
-        stop=stop_after_attempt(1 + restarts),
-        retry=retry_if_exception_type(EngineDied),
-        before_sleep=tell,
-        reraise=True,
-    )
-    attempts(_attempt, task, model, run_id, record, reporter, entry)
+        attempts(
+            lambda: Attempt(
+                task, model, left.phases, run_id=run_id, record=record, reporter=reporter, entry=entry
+            ).run()
+        )  # fmt: skip
     entry.phase("collecting")
-    results = backend.results(task, model, before)
-    _tell(results, model, reporter)
-    return results
+    return _collect(task, model, before, reporter)
 
 
-def _attempt(
-    task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter, entry: Registration
-) -> None:
-    """One engine from its start to its release, and the worker beside it."""
-    deploy = task.flow.deploy_for(model)
-    engine = resolve_engine(model, deploy)
+def _prepare(task: Task, model: ModelConfig, reporter: Reporter) -> Needs:
+    """Put aside what must not be gone on from, and write down what the answers to come depend on."""
     folder = task.folder(model)
-    events: Events = queue.Queue()
-    deployment = Deployment(
-        engine, model, deploy, log=record.folder / "engine.log", run_id=run_id,
-        on_exit=lambda: events.put({"event": "engine exited"}), entry=entry,
-    )  # fmt: skip
-
-    def heard(event: dict[str, Any]) -> None:
-        events.put(event)  # before anything that may fail: nobody else will tell
-        record.event(f"worker {event['event']}")
-        if event["event"] in ("done", "failed", "exited") and deployment.process is not None:
-            deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
-
-    with ExitStack() as cleanup:
-        cleanup.push(entry.as_stopped)
-        cleanup.callback(_release, deployment, record, reporter)
-        loading = cleanup.enter_context(ExitStack())
-        loading.enter_context(record.phase("load"))
-        entry.set(engine=engine.name, devices=(deploy.devices or "") if engine.local else "")
-        deployment.start()
-        record.set(command=deployment.argv, engine=engine.name)
-        if engine.local:
-            reporter.say(f"{model.name}: starting {engine.name} (log: {deployment.log})")
-        worker = Worker(
-            load_backend(task.flow.backend).stock_task(task, model, engine.max_num_seqs(deploy)),
-            env=Environment.find(task.flow.worker_env),
-            api_key=deployment.api_key,
-            failures={"file": str(failures.path_in(folder)), "cause": failures.cause(task, model)},
-            log=record.folder / "worker.log",
-            run_id=run_id,
-            on_event=heard,
-            output=reporter.output if reporter.forward else None,
-            entry=entry,
-        )
-        cleanup.callback(worker.stop)
-        with reporter.busy(f"{model.name}: loading"):
-            endpoint = _wait_ready(deployment, worker, events)
-        loading.close()
-        if endpoint is None:
-            reporter.say(f"{model.name}: nothing was left to ask; {engine.name} was not needed")
-            return
-        if deployment.seconds is not None:
-            reporter.say(f"{model.name}: {engine.name} is ready at {endpoint.api_url} ({deployment.seconds:.1f} s)")
-        entry.phase("evaluating")
-        with record.phase("evaluate"), reporter.busy(f"{model.name}: evaluating"), ExitStack() as watching:
-            if deployment.process is not None:
-                tell = partial(_engine_is_sick, events)
-                watching.enter_context(Watch(engine, deployment.process, endpoint, deploy.stall_timeout_s, tell))
-            _follow(worker, deployment, endpoint, events, folder, reporter)
-        worker.process.ask_to_stop()
+    backend = load_backend(task.flow.backend)
+    left = needs(task, model)
+    kept = _new_folder(folder / "evalflow" / "kept" / time.strftime("%Y%m%d-%H%M%S"))
+    if not task.flow.reuse and task.flow.mode != "judge":
+        if backend.put_aside(task, model, kept):
+            reporter.say(f"{model.name}: reuse is off; earlier results are kept in {kept}")
+    elif left.rejudge:
+        moved = [dataset for dataset in left.rejudge if backend.put_verdicts_aside(task, model, dataset, kept)]
+        if moved:
+            reporter.say(f"{model.name}: another judge; earlier verdicts on {', '.join(moved)} are kept in {kept}")
+    for dataset in left.infer:
+        ledger.update(
+            folder, dataset, predictions=fingerprint.predictions(task, model, dataset),
+            cause=failures.cause(task, model), report=None,
+        )  # fmt: skip
+    for dataset in left.judge:
+        ledger.update(folder, dataset, report=None)
+    return left
 
 
-def _wait_ready(deployment: Deployment, worker: Worker, events: Events) -> Endpoint | None:
-    """Wait for the engine. A worker that fails meanwhile ends the waiting; so does one that is done: None.
-
-    A worker can be done before it may ask anything: with every answer saved, it only reviews and reports.
-    """
-    try:
-        return deployment.wait_ready()
-    except EngineError:
-        while not events.empty():
-            event = events.get()
-            if event["event"] == "done":
-                return None
-            if event["event"] in ("failed", "exited"):
-                disk.probe(worker.log.parent)  # EvalScope's own words for a full disk lack what to do
-                raise worker.failure(event) from None
-        raise
+def _new_folder(path: Path) -> Path:
+    """This path, or one beside it, that nothing is at."""
+    paths = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(path for path in paths if not path.exists())
 
 
-def _follow(
-    worker: Worker,
-    deployment: Deployment,
-    endpoint: Endpoint,
-    events: Events,
-    folder: Path,
-    reporter: Reporter,
-) -> None:
-    """Let the worker go, and stay with it until it is done, or it or the engine dies."""
-    name = deployment.model.name
-    worker.go(endpoint.api_url)
-    began = time.monotonic()
-    saved_before = _answers(folder)
-    when = "in the middle of the evaluation"
-    while True:
-        try:
-            event = events.get(timeout=PROGRESS_EVERY_S)
-        except queue.Empty:
-            disk.probe(folder / "evalflow")
-            if reporter.is_live:
-                saved, seconds = _answers(folder), time.monotonic() - began
-                reporter.update(f"{name}: evaluating, {saved} answers saved, {seconds:.0f} s")
-            continue
-        kind = event["event"]
-        if kind == "done":
-            return
-        if kind == "engine exited":
-            worker.stop()  # at once: it would take the engine's silence for the model's answers
-            raise EngineDied(deployment.failure(when), _answers(folder) - saved_before)
-        if kind == "engine sick":
-            worker.stop()
-            raise EngineDied(deployment.failure(when, event["seen"]), _answers(folder) - saved_before)
-        if kind in ("failed", "exited"):
-            disk.probe(worker.log.parent)
-            raise worker.failure(event)
-
-
-def _engine_is_sick(events: Events, seen: str) -> None:
-    events.put({"event": "engine sick", "seen": seen})
-
-
-def _answers(folder: Path) -> int:
-    """Number of answers saved so far."""
-    total = 0
-    for path in (folder / "predictions").rglob("*.jsonl"):
-        with path.open("rb") as file:
-            total += sum(1 for _ in file)
-    return total
-
-
-def _release(deployment: Deployment, record: Record, reporter: Reporter) -> None:
-    """End the engine; record and say what is left of it."""
-    if deployment.process is None:  # an API that runs elsewhere, or a start that came to nothing
-        deployment.release()
-        return
-    name = deployment.engine.name
-    began = time.monotonic()
-    with record.phase("release"):
-        released = deployment.release()
-    seconds = time.monotonic() - began
-    record.left += [f"{name} was ended, but {line}" for line in released.problems()]
-    for line in (*released.problems(), *released.warnings()):
-        reporter.warn(f"{deployment.model.name}: {name} was ended, but {line}")
-    if released:
-        reporter.say(f"{deployment.model.name}: {name} and all it started are gone ({seconds:.1f} s)")
-    with suppress(OSError):  # a full disk must not keep anything from being said
-        record.set(release={"released": bool(released), **asdict(released)})
-
-
-def _tell(results: list[DatasetResult], model: ModelConfig, reporter: Reporter) -> None:
-    """Warn of every result that is not whole."""
+def _collect(task: Task, model: ModelConfig, before: Stamps, reporter: Reporter) -> list[DatasetResult]:
+    """The results, each with a warning if it is not whole."""
+    backend = load_backend(task.flow.backend)
+    if task.flow.mode == "infer":
+        results = backend.predicted(task, model)
+    else:
+        results = backend.results(task, model, before)
+        for result in results:
+            if result.report is not None:
+                ledger.update(task.folder(model), result.dataset, report=result.report.stat().st_mtime_ns)
     for result in results:
-        if result.report is None:
+        if result.report is None and not result.predicted_only:
             reporter.warn(f"{model.name}: no report for {result.dataset}")
         elif not result.complete:
+            notes = "".join(f"; {note}" for note in result.notes)
             reporter.warn(
-                f"{model.name}: {result.dataset} is incomplete: {result.succeeded} of {result.requested} answered"
-                + "".join(f"; {note}" for note in result.notes)
+                f"{model.name}: {result.dataset} is incomplete: {result.answered} of {result.requested} answered{notes}"
             )
+    return results

@@ -14,6 +14,7 @@ from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.needs import needs
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.task import Task
 
@@ -24,12 +25,12 @@ class Cell:
 
     Attributes:
         dataset: its name.
-        state: done: there is a report that stands on every sample; started: there are answers; to do: nothing is.
+        state: done: nothing is left of it; answered: it is to be judged; started: some answers are saved; to do: none.
         answers: how many answers are saved.
     """
 
     dataset: str
-    state: Literal["done", "started", "to do"]
+    state: Literal["done", "answered", "started", "to do"]
     answers: int = 0
 
     def __str__(self) -> str:
@@ -38,16 +39,17 @@ class Cell:
 
 def cells(task: Task, model: ModelConfig) -> list[Cell]:
     """What of a model's part of the task is done, dataset by dataset; EvalScope is not imported."""
-    if not task.flow.reuse:
+    left = needs(task, model)
+    if not task.flow.reuse and left.infer:
         return [Cell(dataset, "to do") for dataset in task.datasets]
     backend = load_backend(task.flow.backend)
     found = []
-    for result in backend.results(task, model, {}):
-        answers = backend.answers(task, model, result.dataset)
-        if result.complete:
-            found.append(Cell(result.dataset, "done", answers))
+    for dataset in task.datasets:
+        answers = backend.answers(task, model, dataset)
+        if dataset in left.infer:
+            found.append(Cell(dataset, "started" if answers else "to do", answers))
         else:
-            found.append(Cell(result.dataset, "started" if answers else "to do", answers))
+            found.append(Cell(dataset, "answered" if dataset in left.judge else "done", answers))
     return found
 
 
@@ -66,8 +68,14 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     for model in task.models:
         deploy = task.flow.deploy_for(model)
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
-        for line in _serving(model, deploy):
-            console.print(f"  {escape(line)}")
+        left = needs(task, model)
+        if left.infer:
+            for line in _serving(model, deploy):
+                console.print(f"  {escape(line)}")
+        elif left.judge:
+            console.print("  no engine: every answer that can be had is saved")
+        else:
+            console.print("  nothing is left to do")
         for cell in cells(task, model):
             console.print(f"  {escape(str(cell))}")
     console.print("Nothing was started.")

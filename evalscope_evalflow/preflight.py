@@ -10,6 +10,7 @@ from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.needs import check_saved, check_there_is_something_to_judge, needs
 from evalscope_evalflow.serving import check_api
 from evalscope_evalflow.serving.devices import check_devices
 from evalscope_evalflow.task import Task
@@ -38,15 +39,21 @@ def preflight(task: Task, say: Callable[[str], None] | None = None) -> list[str]
 
 
 def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None] | None) -> Iterator[Problem]:
-    if task.flow.mode != "all":
-        yield Problem("evalflow.mode", f"{task.flow.mode!r} is not run by this version yet", "Set `mode: all`.")
     yield from surroundings.check_folder(task.work_dir, note)
+    known = False
     try:
         yield from load_backend(task.flow.backend).check(task)
+        known = True
     except ConfigError as error:
         yield from error.problems
     seen: set[str] = set()
     for model in task.models:
+        if known:
+            yield from check_saved(task, model)
+        if task.flow.mode == "judge":
+            yield from check_there_is_something_to_judge(task, model)
+        if known and not asks(task, model):
+            continue
         try:
             deploy = task.flow.deploy_for(model)
             engine = resolve_engine(model, deploy)
@@ -75,8 +82,10 @@ def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None
 
 def _api_problems(task: Task) -> Iterator[Problem]:
     for model in task.models:
-        if not resolve_engine(model, task.flow.deploy_for(model)).local:
+        if asks(task, model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
             yield from _ask(f"model {model.name}", model)
+    if task.flow.mode == "infer" or not any("judge" in needs(task, model).phases for model in task.models):
+        return  # no judge is asked today
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"
         api = ModelConfig.parse(
@@ -90,6 +99,11 @@ def _ask(where: str, api: ModelConfig) -> Iterator[Problem]:
     found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name)
     if found:
         yield found
+
+
+def asks(task: Task, model: ModelConfig) -> bool:
+    """Whether a model is asked anything."""
+    return "infer" in needs(task, model).phases
 
 
 def judges(task: Task) -> list[dict[str, Any]]:

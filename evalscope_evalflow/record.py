@@ -79,6 +79,10 @@ class Record:
             phases[name] = round(phases.get(name, 0) + seconds, 3)
             self.event("phase ends", phase=name, seconds=round(seconds, 3))
 
+    def held(self, seconds: float) -> None:
+        """Add to the seconds that an engine was there for this run, from its start to its end."""
+        self.set(engine_held_s=round(self._data.get("engine_held_s", 0) + seconds, 3))
+
     def finish(self, state: str, **fields: Any) -> None:
         """The run has ended, as `complete`, `incomplete`, `failed` or `interrupted`."""
         with suppress(OSError):

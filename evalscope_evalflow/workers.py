@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow import keys, worker
+from evalscope_evalflow import keys
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import WorkerError
 from evalscope_evalflow.serving import Guarded
 from evalscope_evalflow.serving.diagnosis import diagnose
 from evalscope_evalflow.serving.registry import Registration
+from evalscope_evalflow.worker import secrets
+
+_FOLDER = Path(secrets.__file__).parent  # run by its path
 
 
 class Worker:
@@ -28,11 +31,10 @@ class Worker:
 
     def __init__(
         self,
-        task: dict[str, Any],
+        told: dict[str, Any],
         *,
         env: Environment,
         api_key: str,
-        failures: dict[str, str],
         log: Path,
         run_id: str,
         on_event: Callable[[dict[str, Any]], None],
@@ -42,10 +44,9 @@ class Worker:
         """Start it.
 
         Args:
-            task: fields of the stock TaskConfig; keys in it may be SecretStr or `${VAR}`.
+            told: what it is told first (see worker/__init__.py); keys in it may be SecretStr or `${VAR}`.
             env: environment that has EvalScope.
             api_key: key of the model's endpoint.
-            failures: `file` that samples without an answer are appended to, and `cause` (see failures.py).
             log: file for what EvalScope prints.
             run_id: identifies every process of the run.
             on_event: is called, in a thread, with every event; the last one is `exited`.
@@ -55,21 +56,21 @@ class Worker:
         self.log = log
         self._on_event = on_event
         found: dict[str, str] = {}
-        public = keys.to_environment(task, found, worker.KEY_PREFIX)
+        public = keys.to_environment(told, found, secrets.KEY_PREFIX)
         self._keys = [key for key in (api_key, *found.values()) if key != keys.NO_KEY]
         status, status_end = os.pipe()
         variables = env.variables(os.environ)
         variables.update(found)
-        variables.update({worker.MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
+        variables.update({secrets.MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
         variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
         variables.setdefault("no_proxy", "127.0.0.1,localhost")
         variables.setdefault("NO_PROXY", variables["no_proxy"])
         self.process = Guarded(
-            env.wrap([str(env.python), worker.__file__]),
+            env.wrap([str(env.python), str(_FOLDER)]),
             env=variables,
             log=log,
             run_id=f"{run_id}-worker",
-            secrets=(worker.MODEL_KEY, *found),
+            secrets=(secrets.MODEL_KEY, *found),
             grace_s=1.0,  # it has nothing to tidy up: every answer is saved when it comes
             stdin=subprocess.PIPE,
             pass_fds=(status_end,),
@@ -81,11 +82,15 @@ class Worker:
         os.close(status_end)
         self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
         self._listener.start()
-        self._send({"task": public, "failures": failures})
+        self._send(public)
 
     def go(self, api_url: str) -> None:
         """Let it ask the model."""
         self._send({"go": {"api_url": api_url}})
+
+    def judge(self) -> None:
+        """Let it judge what is saved."""
+        self._send({"judge": {}})
 
     def stop(self) -> list[int]:
         """End it. Returns PIDs that survive even SIGKILL."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from evalscope_evalflow import failures, ledger
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.failures import Failure
 from evalscope_evalflow.task import Task
 
 Stamps = Mapping[Path, int]  # report files, and when they were written (ns since the epoch)
@@ -42,9 +44,13 @@ class DatasetResult:
         requested: samples that were to be answered.
         succeeded: samples that were answered and scored.
         failed: samples that were not.
+        answered: samples that were answered.
+        judged: samples with a verdict of the judge's own; None where no judge is used.
+        fallbacks: samples that the judge gave no verdict on, whether scored by a rule instead or not at all.
         report: the report's file; None where there is none.
         notes: what else the score stands on, such as a judge that failed.
         failures: how many samples have no answer or no score, by kind.
+        predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
     """
 
     dataset: str
@@ -55,13 +61,20 @@ class DatasetResult:
     report: Path | None = None
     notes: list[str] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
+    answered: int = 0
+    judged: int | None = None
+    fallbacks: int = 0
+    predicted_only: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether the score stands on every sample, each judged as it should be."""
+        if self.predicted_only:
+            return self.requested > 0 and self.answered >= self.requested
         if self.report is None or not self.metrics or self.metrics[0].score is None:
             return False
-        return not self.failed and self.succeeded >= self.requested and not self.notes
+        whole = not self.failed and self.succeeded >= self.requested
+        return whole and not self.fallbacks and not self.notes
 
 
 class Backend(ABC):
@@ -85,6 +98,38 @@ class Backend(ABC):
     def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
         """What a run has made, dataset by dataset; reports that are as they were before it are not its own."""
 
+    @abstractmethod
     def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        """Answers of a model on a dataset that earlier runs have saved."""
-        return 0
+        """Answers of a model on a dataset that are saved."""
+
+    @abstractmethod
+    def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
+        """Samples of a dataset that have no answer, or no score, and why."""
+
+    @abstractmethod
+    def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
+        """Move all results of a run folder to another one, for `reuse: false`; whether there were any."""
+
+    @abstractmethod
+    def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
+        """Move the verdicts and the report of a dataset to another folder; whether there were any."""
+
+    def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        """What the worker is told of the task, beside its phases; `task` is the stock task."""
+        return {"task": self.stock_task(task, model, max_num_seqs)}
+
+    def predicted(self, task: Task, model: ModelConfig) -> list[DatasetResult]:
+        """What is answered, dataset by dataset, where nothing is to be judged yet."""
+        cells = ledger.read(task.folder(model))
+        results = []
+        for dataset in task.datasets:
+            requested = cells.get(dataset, ledger.Cell()).requested or 0
+            answered = min(requested, self.answers(task, model, dataset))
+            found = [item for item in self.failures(task, model, dataset) if item.kind != failures.SCORING]
+            results.append(
+                DatasetResult(
+                    dataset, requested=requested, answered=answered, failed=requested - answered,
+                    notes=failures.notes(found), failures=failures.by_kind(found), predicted_only=True,
+                )
+            )  # fmt: skip
+        return results

@@ -5,17 +5,18 @@ from __future__ import annotations
 import glob
 import json
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow import catalog, failures
+from evalscope_evalflow import catalog, failures, ledger
 from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Stamps
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.errors import Problem, nearest
+from evalscope_evalflow.failures import Failure
 from evalscope_evalflow.task import Task
+from evalscope_evalflow.worker.verdicts import is_fallback
 
 # EvalScope's folders, which `reuse: false` puts aside.
 _FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
@@ -73,22 +74,38 @@ class Native(Backend):
             report = _read(path)
             if report and report.get("model_name") == model.name and before.get(path) != path.stat().st_mtime_ns:
                 found[str(report.get("dataset_name"))] = (path, report)
-        results = [
-            _result(dataset, *found[dataset]) if dataset in found else DatasetResult(dataset)
-            for dataset in task.datasets
-        ]
-        return [_with_failures(result, task.folder(model), model.name) for result in results]
+        results = []
+        for dataset in task.datasets:
+            result = DatasetResult(dataset)
+            if dataset in found:
+                result = _result(dataset, *found[dataset], _files("reviews", task, model, dataset))
+            result = replace(result, answered=min(result.requested, self.answers(task, model, dataset)))
+            results.append(_with_failures(result, task.folder(model), model.name))
+        return results
 
     def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        # predictions/MODEL/DATASET_SUBSET.jsonl; a name that starts with another dataset's is that one's.
-        others = [name for name in task.datasets if name != dataset and name.startswith(f"{dataset}_")]
-        folder = task.folder(model) / "predictions" / model.name
-        files = [
-            path
-            for path in folder.glob(f"{glob.escape(dataset)}_*.jsonl")
-            if not any(path.name.startswith(f"{name}_") for name in others)
-        ]
-        return sum(line.strip() != b"" for path in files for line in path.read_bytes().splitlines())
+        found = 0
+        for path in _files("predictions", task, model, dataset):
+            with path.open("rb") as file:
+                found += sum(line.strip() != b"" for line in file)
+        return found
+
+    def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
+        return failures.standing(task.folder(model), model.name, dataset)
+
+    def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
+        folder = task.folder(model)
+        ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "benchmarks.json"]
+        return _move([*(folder / name for name in _FOLDERS), *ours], folder, kept)
+
+    def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
+        report = task.folder(model) / "reports" / model.name / f"{dataset}.json"
+        return _move([*_files("reviews", task, model, dataset), report], task.folder(model), kept)
+
+    def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        judged = bool((task.stock.get("judge") or {}).get("models"))
+        told = super().worker_task(task, model, max_num_seqs)
+        return {**told, "judge_batch_size": task.flow.judge_max_num_seqs if judged else None}
 
 
 def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
@@ -142,20 +159,24 @@ def has_predictions(folder: Path) -> bool:
     return snapshot.is_file() and any(path.stat().st_size for path in (folder / "predictions").rglob("*.jsonl"))
 
 
-def put_aside(folder: Path) -> Path | None:
-    """Move earlier results of a run folder to `evalflow/kept/TIME`, for `reuse: false`.
+def _files(kind: str, task: Task, model: ModelConfig, dataset: str) -> list[Path]:
+    """KIND/MODEL/DATASET_SUBSET.jsonl; a name that starts with another dataset's is that one's."""
+    others = [name for name in task.datasets if name != dataset and name.startswith(f"{dataset}_")]
+    return [
+        path
+        for path in sorted((task.folder(model) / kind / model.name).glob(f"{glob.escape(dataset)}_*.jsonl"))
+        if not any(path.name.startswith(f"{name}_") for name in others)
+    ]
 
-    Returns:
-        Where they are now; None if there were none.
-    """
-    old = [path for path in (*(folder / name for name in _FOLDERS), failures.path_in(folder)) if path.exists()]
-    if not old:
-        return None
-    kept = folder / "evalflow" / "kept" / time.strftime("%Y%m%d-%H%M%S")
-    kept.mkdir(parents=True, exist_ok=True)
-    for path in old:
-        shutil.move(str(path), kept / path.name)
-    return kept
+
+def _move(paths: Iterable[Path], folder: Path, kept: Path) -> bool:
+    """Move what there is of these files and folders, each to its place below another folder."""
+    found = [path for path in paths if path.exists()]
+    for path in found:
+        target = kept / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(str(path), target)
+    return bool(found)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -166,16 +187,20 @@ def _read(path: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _result(dataset: str, path: Path, report: dict[str, Any]) -> DatasetResult:
+def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path]) -> DatasetResult:
     metrics = [_metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
     metrics.sort(key=lambda metric: not metric.primary)
     execution = report.get("execution_summary") or {}
     largest = max((metric.samples for metric in metrics), default=0)
     judge = report.get("judge_summary") or {}
-    notes = []
+    judged = int(judge.get("total") or 0) if judge else None
+    fallbacks = 0
     if judge and judge.get("status") != "success":
-        valid, total = judge.get("valid_observations"), judge.get("total_observations")
-        notes.append(f"judge {judge.get('status')}: {valid} of {total} verdicts are its own")
+        seen = int(judge.get("total_observations") or 0) - int(judge.get("valid_observations") or 0)
+        fallbacks = sum(map(_fallbacks, reviews)) or max(1, seen)
+    notes = []
+    if judged is not None and judge.get("status") != "success":
+        notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
     return DatasetResult(
         dataset,
         metrics,
@@ -184,7 +209,15 @@ def _result(dataset: str, path: Path, report: dict[str, Any]) -> DatasetResult:
         failed=int(execution.get("errored") or 0),
         report=path,
         notes=notes,
+        judged=None if judged is None else judged - fallbacks,
+        fallbacks=fallbacks,
     )
+
+
+def _fallbacks(reviews: Path) -> int:
+    """Samples in a review file whose score is not the judge's."""
+    rows = {row.get("index"): row for row in failures.lines(reviews)}
+    return sum(map(is_fallback, rows.values()))
 
 
 def _with_failures(result: DatasetResult, folder: Path, model: str) -> DatasetResult:

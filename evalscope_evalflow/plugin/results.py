@@ -8,7 +8,7 @@ from typing import Any
 from evalscope.config import TaskConfig
 from evalscope.report import Report
 
-from evalscope_evalflow.flow import FlowResult, ModelResult
+from evalscope_evalflow.outcome import FlowResult, ModelResult
 
 _STOCK_BATCH_SIZES = (1, 8)  # what EvalScope puts where the user said nothing
 

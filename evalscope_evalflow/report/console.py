@@ -71,6 +71,8 @@ class Reporter:
 def score_text(result: DatasetResult) -> str:
     """The headline figure, marked where it does not stand on every sample."""
     metric = result.metrics[0] if result.metrics else None
+    if result.predicted_only:
+        return "not judged" + ("" if result.complete else " (incomplete)")
     if metric is None or metric.score is None:
         return "none"
     return f"{metric.score:.4f}" + ("" if result.complete else " (incomplete)")
@@ -88,18 +90,18 @@ def show_table(
     table = Table(title=None, header_style="bold")
     for column in ("model", "dataset", "metric"):
         table.add_column(column, overflow="fold")  # nothing is cut off
-    for column in ("score", "samples", "failed"):
+    judge = any(row.judged is not None for _, rows, _ in results for row in rows)
+    for column in ("score", "samples", "failed", *(["judged"] if judge else [])):
         table.add_column(column, justify="right")
     for model, rows, error in results:
         if error:
             table.add_row(escape(model), "[red]failed[/red]", escape(error.splitlines()[0]), "", "", "")
         for row in rows:
             name = row.metrics[0].name if row.metrics else ""
-            samples = f"{row.succeeded}/{row.requested}"
-            style = None if row.complete else "yellow"
-            table.add_row(
-                escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), style=style
-            )
+            samples = f"{row.answered if row.predicted_only else row.succeeded}/{row.requested}"
+            judged = [] if not judge else [""] if row.judged is None else [f"{row.judged}/{row.judged + row.fallbacks}"]
+            cells = escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), *judged
+            table.add_row(*cells, style=None if row.complete else "yellow")
     if console is None:
         console = Console()
         if not console.is_terminal:

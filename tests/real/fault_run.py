@@ -132,9 +132,11 @@ class FaultRun:
             return psutil.Process(self.process.pid)
         marks = {
             table.ENGINE_CORE: lambda words, name: "EngineCore" in name,
-            table.WORKER_GUARD: lambda words, name: _guards(words, "worker.py"),
-            table.ENGINE_GUARD: lambda words, name: _guards(words, "") and not _guards(words, "worker.py"),
-            table.WORKER: lambda words, name: words[-1].endswith("evalscope_evalflow/worker.py"),
+            table.WORKER_GUARD: lambda words, name: _guards(words, "evalscope_evalflow/worker"),
+            table.ENGINE_GUARD: lambda words, name: (
+                _guards(words, "") and not _guards(words, "evalscope_evalflow/worker")
+            ),
+            table.WORKER: lambda words, name: words[-1].endswith("evalscope_evalflow/worker"),
             table.CHILD: lambda words, name: words[-1].endswith("# of the scripted server"),
         }
         found = []

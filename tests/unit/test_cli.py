@@ -10,6 +10,7 @@ from evalscope_evalflow import __version__, cli, flow, keys
 from evalscope_evalflow.backends import DatasetResult, Metric
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.flags import FLAGS
+from evalscope_evalflow.outcome import FlowResult, ModelResult
 from evalscope_evalflow.task import Task
 
 KEY = "sk-never-to-be-seen"
@@ -94,8 +95,8 @@ def test_a_wrong_configuration_ends_with_2_and_says_why(capsys, tmp_path):
 
 
 def outcome(task, *datasets, error=None):
-    results = [flow.ModelResult(model, task.folder(model), list(datasets), error) for model in task.models]
-    return flow.FlowResult(task, results)
+    results = [ModelResult(model, task.folder(model), list(datasets), error) for model in task.models]
+    return FlowResult(task, results)
 
 
 FULL = DatasetResult("general_qa", [Metric("acc", 0.5, 2, True)], 2, 2, 0, report="r.json")

@@ -8,10 +8,12 @@ import openai
 import pytest
 from scripted_server import ERRORS
 
-from evalscope_evalflow import failures, worker
+from evalscope_evalflow import failures
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.failures import Failure
 from evalscope_evalflow.task import Task
+from evalscope_evalflow.worker import failures as worker
+from evalscope_evalflow.worker.secrets import KEY_PREFIX
 
 REQUEST = httpx.Request("POST", "https://api.example.com/v1/chat/completions?key=secret")
 
@@ -61,7 +63,7 @@ def test_the_words_of_real_servers(form):
 
 
 def test_an_error_of_the_whole_run_names_the_api_without_its_query():
-    said = worker._run_error(api_error(401, "Incorrect key"))
+    said = worker.run_error(api_error(401, "Incorrect key"))
     assert said.startswith("https://api.example.com/v1/chat/completions refuses every request (401: the key is refused")
     assert said.endswith(": Incorrect key")
     assert "secret" not in said
@@ -77,7 +79,7 @@ class TestFile:
 
     @pytest.fixture
     def noted(self, folder, monkeypatch):
-        monkeypatch.setenv(f"{worker.KEY_PREFIX}1", "sk-very-secret")
+        monkeypatch.setenv(f"{KEY_PREFIX}1", "sk-very-secret")
 
         def note(cause="c"):
             return worker.Failures(str(failures.path_in(folder)), cause)

@@ -3,9 +3,11 @@ import os
 
 import pytest
 
+from evalscope_evalflow import ledger
 from evalscope_evalflow.backends import load_backend
-from evalscope_evalflow.backends.native import has_predictions, put_aside
+from evalscope_evalflow.backends.native import has_predictions
 from evalscope_evalflow.task import Task
+from evalscope_evalflow.worker import verdicts
 
 
 @pytest.fixture
@@ -196,23 +198,65 @@ def test_there_is_nothing_to_go_on_from_without_task_and_answers(folder):
     assert not has_predictions(folder)
 
 
-def test_earlier_results_are_put_aside_whole(folder):
-    assert put_aside(folder) is None
+def put_aside(task, kept):
+    return load_backend("Native").put_aside(task, task.models[0], kept)
+
+
+def test_earlier_results_are_put_aside_whole(task, folder, tmp_path):
+    kept = tmp_path / "kept"
+    assert not put_aside(task, kept)
     saved(folder)
     (folder / "mine.txt").write_text("mine")
-    kept = put_aside(folder)
+    ledger.path_in(folder).parent.mkdir()
+    ledger.update(folder, "general_qa", requested=1)
+    assert put_aside(task, kept)
     assert (kept / "predictions" / "m" / "general_qa_qa.jsonl").is_file()
+    assert (kept / "evalflow" / "cells.json").is_file()
     assert not has_predictions(folder)
+    assert ledger.read(folder) == {}
     assert (folder / "mine.txt").is_file()
 
 
-def test_putting_aside_twice_keeps_both(folder):
-    saved(folder, "first\n")
-    put_aside(folder)
-    saved(folder, "second\n")
-    put_aside(folder)
-    kept = sorted(path.read_text() for path in folder.glob("evalflow/kept/**/*.jsonl"))
-    assert kept == ["first\n", "second\n"]
+def test_verdicts_are_put_aside_without_answers_and_without_other_datasets(task, folder, report, tmp_path):
+    saved(folder)
+    reviews = folder / "reviews" / "m"
+    reviews.mkdir(parents=True)
+    for name in ("general_qa_qa.jsonl", "general_mcq_val.jsonl"):
+        (reviews / name).write_text("{}\n")
+    path = report("general_qa", [metric("accuracy", 1.0)])
+    assert load_backend("Native").put_verdicts_aside(task, task.models[0], "general_qa", tmp_path / "kept")
+    assert (tmp_path / "kept" / "reviews" / "m" / "general_qa_qa.jsonl").is_file()
+    assert not path.exists()
+    assert [item.name for item in reviews.iterdir()] == ["general_mcq_val.jsonl"]
+    assert has_predictions(folder)
+
+
+def test_answers_are_counted_by_dataset(task, folder):
+    saved(folder, "{}\n{}\n")
+    (folder / "predictions" / "m" / "general_mcq_val.jsonl").write_text("{}\n\n{}\n{}")
+    backend = load_backend("Native")
+    assert [backend.answers(task, task.models[0], name) for name in task.datasets] == [2, 3]
+
+
+def review(index, status=None):
+    summary = None if status is None else {"status": status}
+    return json.dumps({"index": index, "sample_score": {"score": {"judge_summary": summary}}}) + "\n"
+
+
+def test_fallbacks_are_counted_and_dropped(task, folder, report):
+    """A rule's score in place of the judge's is none; one that needed no judge is."""
+    file = folder / "reviews" / "m" / "general_qa_qa.jsonl"
+    file.parent.mkdir(parents=True)
+    rows = [review(0, "success"), review(1, "fallback"), review(2, "degraded"), review(3), review(4, "excluded")]
+    file.write_text("".join(rows) + '{"index": 5, "sample')
+    judge = {"status": "degraded", "total": 4, "valid_observations": 1, "total_observations": 4}
+    report("general_qa", [metric("accuracy", 0.5)], judge_summary=judge)
+    found = results(task)["general_qa"]
+    assert (found.judged, found.fallbacks, found.complete) == (1, 3, False)
+    assert found.notes == ["judge degraded: 1 of 4 verdicts are its own"]
+    assert verdicts.drop_fallbacks(file.parent, "general_qa") == 3
+    assert file.read_text() == review(0, "success") + review(3) + '{"index": 5, "sample'
+    assert verdicts.drop_fallbacks(file.parent, "general_qa") == 0
 
 
 def test_an_old_report_is_not_taken_for_a_new_one_and_stays(task, report):

@@ -6,6 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
+from evalscope_evalflow import ledger
 from evalscope_evalflow.plan import Cell, cells, show_plan
 from evalscope_evalflow.task import Task
 
@@ -50,6 +51,9 @@ def folder(tmp_path):
     path = run / "reports" / "m" / "general_qa.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(report))
+    (run / "evalflow").mkdir()
+    facts = {"requested": 6, "answered": 6, "verdicts": {}, "report": path.stat().st_mtime_ns}
+    ledger.update(run, "general_qa", **facts)
     return run
 
 
@@ -67,13 +71,13 @@ def test_what_is_done_what_was_begun_and_what_is_to_do(task, folder):
     ]
 
 
-def test_a_report_that_lacks_samples_is_not_done(task, folder):
+def test_a_report_that_lacks_samples_is_made_again(task, folder):
     path = folder / "reports" / "m" / "general_qa.json"
     report = json.loads(path.read_text())
     report["execution_summary"].update(succeeded=5, errored=1)
     path.write_text(json.dumps(report))
     found = task()
-    assert cells(found, found.models[0])[0] == Cell("general_qa", "started", 6)
+    assert cells(found, found.models[0])[0] == Cell("general_qa", "answered", 6)
 
 
 def test_without_reuse_everything_is_to_do(task, folder):
@@ -90,4 +94,4 @@ def test_the_plan_names_engine_devices_command_and_cells(task, folder):
     assert "  general_mcq: started, 3 answers are saved" in lines
     assert "  gsm8k: to do" in lines
     assert lines[-1] == "Nothing was started."
-    assert set(folder.iterdir()) == {folder / "predictions", folder / "reports"}
+    assert set(folder.iterdir()) == {folder / "predictions", folder / "reports", folder / "evalflow"}

@@ -1,0 +1,280 @@
+"""One engine from its start to its release, and the worker that asks it and then judges what it answered."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow import disk, failures, fingerprint, ledger
+from evalscope_evalflow.backends import load_backend
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.engines import resolve_engine
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import EngineError
+from evalscope_evalflow.keys import NO_KEY
+from evalscope_evalflow.record import Record
+from evalscope_evalflow.report.console import Reporter
+from evalscope_evalflow.serving import Deployment, Endpoint, Watch
+from evalscope_evalflow.serving.registry import Registration
+from evalscope_evalflow.task import Task
+from evalscope_evalflow.workers import Worker
+
+PROGRESS_EVERY_S = 1.0
+IN_MID_RUN = "in the middle of the evaluation"
+
+
+class EngineDied(EngineError):
+    """The engine died, or hung, while it was needed; what was answered is saved.
+
+    Attributes:
+        answers: the number of those that were added since its start.
+    """
+
+    def __init__(self, error: EngineError, answers: int) -> None:
+        self.answers = answers
+        lines = str(error).splitlines()
+        if not answers:  # the first line is the one that is always shown
+            lines[0] += "; not one answer was added since its start: a prompt that it was asked may be the cause"
+        super().__init__("\n".join(lines))
+
+
+class Attempt:
+    """A try at what is left of a model's part of a task."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: ModelConfig,
+        phases: list[str],
+        *,
+        run_id: str,
+        record: Record,
+        reporter: Reporter,
+        entry: Registration,
+    ) -> None:
+        """
+        Args:
+            task: it.
+            model: the model.
+            phases: what to do, of `infer` and `judge`; without `infer`, no engine is started.
+            run_id: identifies every process of the run.
+            record: the run's.
+            reporter: who says what happens.
+            entry: the run's, as `evalflow ps` shows it.
+        """
+        self.task, self.model, self.phases = task, model, phases
+        self.run_id, self.record, self.reporter, self.entry = run_id, record, reporter, entry
+        self.folder = task.folder(model)
+        self.deploy = task.flow.deploy_for(model)
+        self.engine = resolve_engine(model, self.deploy)
+        self.backend = load_backend(task.flow.backend)
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.deployment: Deployment | None = None
+        self._released = False
+
+    def run(self) -> None:
+        """Do it.
+
+        Raises:
+            EngineDied: the engine did in mid-run.
+            EngineError: it did not start.
+            WorkerError: the worker failed.
+        """
+        with ExitStack() as cleanup:
+            cleanup.push(self.entry.as_stopped)
+            if "infer" in self.phases:
+                self._infer(cleanup)
+            else:
+                self.entry.phase("judging")
+                self.worker = self._start_worker(NO_KEY)
+                cleanup.callback(self.worker.stop)
+            if "judge" in self.phases:
+                self._judge()
+
+    def _infer(self, cleanup: ExitStack) -> None:
+        """From the engine's start to its release."""
+        name = self.model.name
+        self.deployment = deployment = Deployment(
+            self.engine, self.model, self.deploy, log=self.record.folder / "engine.log", run_id=self.run_id,
+            on_exit=lambda: self.events.put({"event": "engine exited"}), entry=self.entry,
+        )  # fmt: skip
+        cleanup.callback(self._release)
+        with self.record.phase("load"):
+            devices = (self.deploy.devices or "") if self.engine.local else ""
+            self.entry.set(engine=self.engine.name, devices=devices)
+            self._began = time.monotonic()
+            deployment.start()
+            self.record.set(command=deployment.argv, engine=self.engine.name)
+            if self.engine.local:
+                self.reporter.say(f"{name}: starting {self.engine.name} (log: {deployment.log})")
+            self.worker = self._start_worker(deployment.api_key)
+            cleanup.callback(self.worker.stop)
+            with self.reporter.busy(f"{name}: loading"):
+                endpoint = self._wait_ready(deployment)
+        if endpoint is None:
+            self.reporter.say(f"{name}: nothing was left to ask; {self.engine.name} was not needed")
+        else:
+            if deployment.seconds is not None:
+                seconds = f"({deployment.seconds:.1f} s)"
+                self.reporter.say(f"{name}: {self.engine.name} is ready at {endpoint.api_url} {seconds}")
+            self.entry.phase("evaluating")
+            with self.record.phase("infer"), self.reporter.busy(f"{name}: evaluating"), ExitStack() as watching:
+                if deployment.process is not None:
+                    watching.enter_context(
+                        Watch(
+                            self.engine, deployment.process, endpoint, self.deploy.stall_timeout_s,
+                            lambda seen: self.events.put({"event": "engine sick", "seen": seen}),
+                        )
+                    )  # fmt: skip
+                self._follow_answers(endpoint)
+        if "judge" not in self.phases:
+            self.worker.process.ask_to_stop()
+        self._release()
+
+    def _judge(self) -> None:
+        """The answers are saved, and the engine is gone."""
+        for dataset in self.task.datasets:
+            ledger.update(self.folder, dataset, verdicts=fingerprint.verdicts(self.task))
+        self.entry.phase("judging")
+        name = self.model.name
+        with self.record.phase("judge"), self.reporter.busy(f"{name}: judging"):
+            self.worker.judge()
+            began = time.monotonic()
+            while True:
+                event = self._next(lambda: f"{name}: judging, {time.monotonic() - began:.0f} s")
+                if event["event"] == "done":
+                    break
+                if event["event"] in ("failed", "exited"):
+                    disk.probe(self.worker.log.parent)
+                    raise self.worker.failure(event)
+        self.worker.process.ask_to_stop()
+
+    def _start_worker(self, api_key: str) -> Worker:
+        folder = self.folder
+        told = {
+            **self.backend.worker_task(self.task, self.model, self.engine.max_num_seqs(self.deploy)),
+            "backend": self.backend.name,
+            "phases": self.phases,
+            "failures": {"file": str(failures.path_in(folder)), "cause": failures.cause(self.task, self.model)},
+        }
+        return Worker(
+            told,
+            env=Environment.find(self.task.flow.worker_env),
+            api_key=api_key,
+            log=self.record.folder / "worker.log",
+            run_id=self.run_id,
+            on_event=self._heard,
+            output=self.reporter.output if self.reporter.forward else None,
+            entry=self.entry,
+        )
+
+    def _heard(self, event: dict[str, Any]) -> None:
+        """The worker's word, in a thread of its own."""
+        self.events.put(event)  # before anything that may fail: nobody else will tell
+        self.record.event(f"worker {event['event']}", **{key: event[key] for key in event if key != "event"})
+        over = event["event"] in ("predicted", "done", "failed", "exited")
+        if over and self.deployment is not None and self.deployment.process is not None:
+            self.deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
+
+    def _wait_ready(self, deployment: Deployment) -> Endpoint | None:
+        """Wait for the engine. A worker that fails ends the waiting; so does one that needs no model: None."""
+        try:
+            return deployment.wait_ready()
+        except EngineError:
+            while not self.events.empty():
+                event = self.events.get()
+                self._take_note(event)
+                if event["event"] == "predicted":
+                    return None
+                if event["event"] in ("failed", "exited"):
+                    disk.probe(self.worker.log.parent)  # EvalScope's own words for a full disk lack what to do
+                    raise self.worker.failure(event) from None
+            raise
+
+    def _follow_answers(self, endpoint: Endpoint) -> None:
+        """Let the worker go, and stay with it until all is answered, or it or the engine dies."""
+        assert self.deployment is not None
+        self.worker.go(endpoint.api_url)
+        began, before = time.monotonic(), answers_in(self.folder)
+
+        def progress() -> str:
+            saved, seconds = answers_in(self.folder), time.monotonic() - began
+            return f"{self.model.name}: evaluating, {saved} answers saved, {seconds:.0f} s"
+
+        while True:
+            event = self._next(progress)
+            kind = event["event"]
+            if kind == "predicted":
+                return
+            if kind in ("engine exited", "engine sick"):
+                self.worker.stop()  # at once: it would take the engine's silence for the model's answers
+                seen = (event["seen"],) if kind == "engine sick" else ()
+                raise EngineDied(self.deployment.failure(IN_MID_RUN, *seen), answers_in(self.folder) - before)
+            if kind in ("failed", "exited"):
+                disk.probe(self.worker.log.parent)
+                raise self.worker.failure(event)
+
+    def _next(self, progress: Callable[[], str]) -> dict[str, Any]:
+        """The next event; meanwhile the disk is looked at, and a terminal is shown how far it is."""
+        while True:
+            try:
+                event = self.events.get(timeout=PROGRESS_EVERY_S)
+            except queue.Empty:
+                disk.probe(self.folder / "evalflow")
+                if self.reporter.is_live:
+                    self.reporter.update(progress())
+                continue
+            self._take_note(event)
+            return event
+
+    def _take_note(self, event: dict[str, Any]) -> None:
+        """Write down what the next run should know."""
+        name = self.model.name
+        if event["event"] == "dataset predicted":
+            ledger.update(
+                self.folder, event["dataset"], requested=event["requested"], answered=event["answered"],
+                cause=failures.cause(self.task, self.model),
+            )  # fmt: skip
+        elif event["event"] == "verdicts dropped":
+            self.reporter.say(
+                f"{name}: {event['number']} verdicts on {event['dataset']} were not the judge's own; they are made anew"
+            )
+        elif event["event"] == "not split":
+            self.reporter.say(f"{name}: {event['dataset']} has an evaluator of its own: judged while the engine runs")
+
+    def _release(self) -> None:
+        """End the engine; record and say what is left of it."""
+        deployment, record, reporter = self.deployment, self.record, self.reporter
+        if deployment is None or self._released:
+            return
+        self._released = True
+        if deployment.process is None:  # an API that runs elsewhere, or a start that came to nothing
+            deployment.release()
+            return
+        name = deployment.engine.name
+        began = time.monotonic()
+        with record.phase("release"):
+            released = deployment.release()
+        ended = time.monotonic()
+        record.left += [f"{name} was ended, but {line}" for line in released.problems()]
+        for line in (*released.problems(), *released.warnings()):
+            reporter.warn(f"{self.model.name}: {name} was ended, but {line}")
+        if released:
+            reporter.say(f"{self.model.name}: {name} and all it started are gone ({ended - began:.1f} s)")
+        with suppress(OSError):  # a full disk must not keep anything from being said
+            record.held(ended - self._began)
+            record.set(release={"released": bool(released), **asdict(released)})
+
+
+def answers_in(folder: Path) -> int:
+    """Number of answers saved so far."""
+    total = 0
+    for path in (folder / "predictions").rglob("*.jsonl"):
+        with path.open("rb") as file:
+            total += sum(1 for _ in file)
+    return total

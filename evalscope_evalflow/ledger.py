@@ -1,0 +1,70 @@
+"""What a run folder is known to hold, dataset by dataset: `evalflow/cells.json`.
+
+It tells without EvalScope whether anything is left to ask, or to judge, and what saved answers depend on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FILE = "cells.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one dataset.
+
+    Attributes:
+        predictions: what its answers depend on (see fingerprint.py).
+        requested: samples that are to be answered; None while nobody has counted them.
+        answered: those that were, when the last run had asked for all.
+        cause: what its permanent failures depend on (see failures.py).
+        verdicts: what its verdicts depend on; None while there are none.
+        report: when its report was written, in nanoseconds since the epoch; None while there is none that stands on
+            these answers and verdicts.
+    """
+
+    predictions: dict[str, Any] | None = None
+    requested: int | None = None
+    answered: int | None = None
+    cause: str | None = None
+    verdicts: dict[str, Any] | None = None
+    report: int | None = None
+
+
+_FIELDS = {field.name for field in fields(Cell)}
+
+
+def path_in(folder: Path) -> Path:
+    """The file of a run folder."""
+    return folder / "evalflow" / FILE
+
+
+def read(folder: Path) -> dict[str, Cell]:
+    """The cells of a run folder by their datasets; none where the file is not there, or is broken."""
+    try:
+        data = json.loads(path_in(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    return {
+        str(name): Cell(**{key: value for key, value in item.items() if key in _FIELDS})
+        for name, item in data.items()
+        if isinstance(item, dict)
+    }
+
+
+def update(folder: Path, dataset: str, **changes: Any) -> Cell:
+    """Change one cell. One run a folder: nobody else writes it."""
+    cells = read(folder)
+    cell = Cell(**{**asdict(cells.get(dataset, Cell())), **changes})
+    cells[dataset] = cell
+    path = path_in(folder)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({name: asdict(item) for name, item in cells.items()}, indent=1), encoding="utf-8")
+    new.replace(path)
+    return cell

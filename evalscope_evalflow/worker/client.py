@@ -1,0 +1,79 @@
+"""EvalScope's client of a model: it makes no answers of errors, and asks again only where that may help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .failures import Unanswered, classify
+
+
+def refuse_error_texts(model: Any) -> None:
+    """Keep a model's client from making an answer of an error.
+
+    EvalScope's own handling makes one of a context that is too long and of refused content, and what an engine that
+    is shut down had said so far passes for a whole answer.
+    """
+    api: Any = getattr(model, "api", None)
+    if not hasattr(api, "handle_bad_request") or "handle_bad_request" in vars(api):
+        return
+    on_response = api.on_response
+
+    def fail(error: Exception) -> Any:
+        raise error
+
+    def look(response: dict[str, Any]) -> None:
+        for choice in response.get("choices") or []:
+            reason = choice.get("finish_reason")
+            if reason == "content_filter":
+                raise Unanswered("content_refused", False, "the answer was withheld (finish_reason content_filter)")
+            if reason in ("abort", "error"):
+                raise Unanswered("cut_off", True, f"the answer was broken off (finish_reason {reason})")
+        on_response(response)
+
+    api.handle_bad_request, api.on_response = fail, look
+
+
+class _Through(BaseException):
+    """Carries an error through `except Exception`."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def retry_only_what_is_transient() -> None:
+    """Have EvalScope send no request again that was refused for good: some of its versions do, with every pause."""
+    from evalscope.models import openai_compatible as module
+
+    retry, retry_async = module.retry_call, module.async_retry_call
+
+    def check(error: Exception) -> None:
+        if isinstance(getattr(error, "status_code", None), int) and not classify(error)[1]:
+            raise _Through(error) from error
+
+    def once(function: Any, *args: Any, **options: Any) -> Any:
+        def call(*inner: Any, **more: Any) -> Any:
+            try:
+                return function(*inner, **more)
+            except Exception as error:
+                check(error)
+                raise
+
+        try:
+            return retry(call, *args, **options)
+        except _Through as through:
+            raise through.error from None
+
+    async def once_async(function: Any, *args: Any, **options: Any) -> Any:
+        async def call(*inner: Any, **more: Any) -> Any:
+            try:
+                return await function(*inner, **more)
+            except Exception as error:
+                check(error)
+                raise
+
+        try:
+            return await retry_async(call, *args, **options)
+        except _Through as through:
+            raise through.error from None
+
+    module.retry_call, module.async_retry_call = once, once_async

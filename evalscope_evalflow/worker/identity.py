@@ -1,0 +1,78 @@
+"""Whether saved answers are those of the same benchmark: EvalScope's own check, without the judge in it.
+
+EvalScope counts the judge to what answers depend on, and so would refuse to judge today what was predicted
+yesterday with another judge, or none. What the parent can tell without EvalScope (model, limit, generation settings)
+it has checked by then; here it is the benchmark as EvalScope resolves it: data, prompts, few-shot examples, version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def check_benchmarks(file: Path) -> None:
+    """Put our check in the place of EvalScope's.
+
+    Args:
+        file: where a run folder keeps its benchmarks.
+    """
+    from evalscope import run
+
+    build, validate = run.build_evaluation_identity, run.validate_cached_evaluation_identity
+    specs: dict[str, dict[str, Any]] = {}
+
+    def build_and_keep(resolved: Any, versions: Any, task_config: Any) -> Any:
+        for name, spec in resolved.items():
+            specs[name] = {**spec.model_dump(mode="json"), "evaluation_version": versions[name]}
+        return build(resolved, versions, task_config)
+
+    def check(previous: Any, current: Any, rerun_review: bool) -> Any:
+        known = _read(file)
+        if not known.keys() & specs.keys():
+            found = validate(previous, current, rerun_review)  # a folder of EvalScope's own making
+        else:
+            found = {}
+            for name, spec in specs.items():
+                _compare(name, known.get(name), spec)
+        return found
+
+    def dump_and_write(*args: Any, **options: Any) -> Any:
+        _write(file, {**_read(file), **specs})  # it is found to be the same, or there was nothing
+        return metadata(*args, **options)
+
+    metadata = run.build_generated_evaluation_metadata
+    run.build_evaluation_identity = build_and_keep
+    run.validate_cached_evaluation_identity = check
+    run.build_generated_evaluation_metadata = dump_and_write
+
+
+def _compare(name: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    if before is None or _digest(before) == _digest(now):
+        return
+    changed = sorted(key for key in before.keys() | now.keys() if _digest(before.get(key)) != _digest(now.get(key)))
+    raise ValueError(
+        f"the answers on {name} that are saved here are those of another version of it ({', '.join(changed)} changed); "
+        "set `reuse: false` to put them aside and start afresh"
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write(file: Path, data: dict[str, dict[str, Any]]) -> None:
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps(data, sort_keys=True, default=str), encoding="utf-8")
+    os.replace(new, file)
