@@ -1,0 +1,290 @@
+"""Predict, release, judge: on the scripted engine, with a judge that watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+import yaml
+from judge_server import JudgeServer
+
+pytestmark = pytest.mark.real
+SCRIPTED = Path(__file__).parents[1] / "scripted"
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[JudgeServer]:
+    with JudgeServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _well(judge: JudgeServer) -> None:
+    judge.asked.clear()
+    judge.reply = lambda number: json.dumps({"verdict": "A" if number % 2 else "B"})
+    judge.most_at_once = 0
+
+
+@pytest.fixture
+def run(stock_task: dict[str, Any], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the task in `tmp_path/work`; `flow` and `deploy` are settings of the section."""
+
+    def start(
+        code: int = 0, mode: str = "all", script: tuple[str, ...] = (), command: str = "run", **changes: Any
+    ) -> subprocess.CompletedProcess[str]:
+        flow = {"backend": "Native", "mode": mode, **changes.pop("flow", {})}
+        flow["deploy"] = {"engine": "scripted", "extra_args": list(script), **changes.pop("deploy", {})}
+        task = {**stock_task, "model": "any/path", "model_id": "m", **changes, "evalflow": flow}
+        file = tmp_path / "task.yaml"
+        file.write_text(yaml.safe_dump(task))
+        done = subprocess.run(
+            [BIN / "evalflow", command, file], capture_output=True, text=True, timeout=200, check=False,
+            env={**os.environ, "PYTHONPATH": str(SCRIPTED)},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return done
+
+    return start
+
+
+def record(work: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((work / "evalflow" / "run.json").read_text())
+    return found
+
+
+def report(work: Path) -> dict[str, Any]:
+    """What a report says of scores and of what they stand on."""
+    found = json.loads((work / "reports" / "m" / "general_mcq.json").read_text())
+    return {name: found[name] for name in ("metrics", "execution_summary", "judge_summary")}
+
+
+def answers(work: Path) -> list[str]:
+    rows = [json.loads(line) for path in work.glob("predictions/m/*.jsonl") for line in path.read_text().splitlines()]
+    return [
+        row["model_output"]["choices"][0]["message"]["content"] for row in sorted(rows, key=lambda row: row["index"])
+    ]
+
+
+def engine_started(work: Path) -> bool:
+    return "command" in record(work)
+
+
+def test_the_engine_is_gone_before_the_judge_is_asked(
+    run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
+) -> None:
+    """Seen from the judge's side; and its slowness costs the engine nothing."""
+    work = tmp_path / "work"
+    seen: list[tuple[bool, list[str]]] = []
+
+    def look(number: int) -> str:
+        if number == 1:
+            events = [json.loads(line) for line in (work / "evalflow" / "events.jsonl").read_text().splitlines()]
+            command = record(work)["command"]
+            port = int(command[command.index("--port") + 1])
+            with socket.socket() as probe:
+                taken = probe.connect_ex(("127.0.0.1", port)) == 0
+            alive = [" ".join(process.cmdline()) for process in psutil.process_iter(["pid"]) if process.info["pid"]]
+            seen.append((taken, [line for line in alive if "scripted_server" in line and f"--port {port}" in line]))
+            assert any(event["event"] == "worker predicted" for event in events)
+        time.sleep(0.5)
+        return '{"verdict": "A"}'
+
+    judge.reply = look
+    run(judge=judge.settings, eval_batch_size=1, flow={"judge_max_num_seqs": 2})
+    assert seen == [(False, [])]
+    assert len(judge.asked) == 8
+    assert judge.most_at_once == 2
+    found = record(work)
+    assert list(found["phases_s"]) == ["load", "infer", "release", "judge"]
+    assert found["phases_s"]["judge"] >= 2
+    without = found["phases_s"]["load"] + found["phases_s"]["infer"] + found["phases_s"]["release"]
+    assert found["engine_held_s"] <= without + 0.5
+    assert found["results"]["general_mcq"]["judged"] == 8
+
+
+def test_infer_today_and_judge_tomorrow(run: Callable[..., Any], judge: JudgeServer, tmp_path: Path) -> None:
+    """With a judge that nobody had thought of; the results are those of one go."""
+    work = tmp_path / "work"
+    run(judge=judge.settings)
+    whole = report(work)
+    work.rename(tmp_path / "whole")
+    judge.asked.clear()
+
+    done = run(mode="infer")
+    assert "not judged" in done.stdout
+    assert "8/8" in done.stdout
+    assert not (work / "reports").exists() or not list((work / "reports").rglob("*.json"))
+    assert record(work)["state"] == "complete"
+    assert judge.asked == []
+    assert answers(work) == answers(tmp_path / "whole")
+
+    run(mode="judge", judge=judge.settings)
+    assert not engine_started(work)
+    assert record(work)["phases"] == ["judge"]
+    assert report(work) == whole
+    assert len(judge.asked) == 8
+
+    judge.asked.clear()
+    done = run(judge=judge.settings)
+    assert "nothing is left to do; nothing was started" in done.stderr
+    assert "8/8" in done.stdout
+    assert judge.asked == []
+    assert (record(work)["phases"], engine_started(work)) == ([], False)
+    assert report(work) == whole
+
+
+def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge: JudgeServer, tmp_path: Path) -> None:
+    """The judge goes down in the middle: what it judged is kept, the rest is marked, and made good later."""
+    work = tmp_path / "work"
+    run(judge=judge.settings)
+    whole = report(work)
+    shutil.rmtree(work)
+    judge.asked.clear()
+
+    verdict = judge.reply
+    judge.reply = lambda number: verdict(number) if number <= 3 else 503
+    done = run(code=3, judge=judge.settings, flow={"judge_max_num_seqs": 1})
+    assert "(incomplete)" in done.stdout
+    assert "3/8" in done.stdout
+    assert (
+        record(work)["results"]["general_mcq"] | {"judged": 3, "fallbacks": 5} == record(work)["results"]["general_mcq"]
+    )
+    assert record(work)["state"] == "incomplete"
+
+    before = len(judge.asked)
+    judge.reply = lambda number: verdict(number - before + 3)
+    done = run(judge=judge.settings, flow={"judge_max_num_seqs": 1})
+    assert len(judge.asked) - before == 5
+    assert not engine_started(work)
+    assert "5 verdicts on general_mcq were not the judge's own" in done.stderr
+    assert report(work) == whole
+    assert record(work)["state"] == "complete"
+
+
+def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
+    run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    run(judge=judge.settings)
+    before = (work / "reviews" / "m" / "general_mcq_tiny.jsonl").read_text()
+    judge.asked.clear()
+    settings = {**judge.settings, "system_prompt": "Be strict."}
+    done = run(judge=settings)
+    assert "another judge; earlier verdicts on general_mcq are kept in" in done.stderr
+    assert not engine_started(work)
+    assert len(judge.asked) == 8
+    (kept,) = work.glob("evalflow/kept/*/reviews/m/general_mcq_tiny.jsonl")
+    assert kept.read_text() == before
+
+
+def test_answers_that_failed_for_a_moment_are_asked_again_with_their_verdicts(
+    run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    run(judge=judge.settings)
+    whole = report(work)
+    shutil.rmtree(work)
+    judge.asked.clear()
+    generation = {"max_tokens": 6, "temperature": 0.0, "retries": 0}
+    run(code=3, script=("--fail-prompt", "river=500"), judge=judge.settings, generation_config=generation)
+    lost = record(work)["results"]["general_mcq"]["failed"]
+    assert lost == record(work)["results"]["general_mcq"]["failures"]["server_error"] > 0
+    assert len(judge.asked) == 8 - lost
+    run(judge=judge.settings, generation_config=generation)
+    assert engine_started(work)
+    assert len(judge.asked) == 8
+    assert report(work)["execution_summary"] == whole["execution_summary"]
+    assert record(work)["state"] == "complete"
+
+
+def test_what_failed_for_good_starts_no_engine(run: Callable[..., Any], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run(code=3, script=("--fail-prompt", "river=400"))
+    done = run(code=3, script=("--fail-prompt", "river=400"))
+    assert "nothing was started" in done.stderr
+    assert "(incomplete)" in done.stdout
+    assert "request refused (permanent)" in done.stdout
+    assert not engine_started(work)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"limit": 2}, "limit was not set and is 2"),
+        ({"generation_config": {"max_tokens": 7, "temperature": 0.0}}, "generation_config.max_tokens was 6 and is 7"),
+        ({"seed": 3}, "seed was not set and is 3"),
+    ],
+    ids=["limit", "generation", "seed"],
+)
+def test_answers_to_another_task_are_refused_and_kept(
+    run: Callable[..., Any], tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    work = tmp_path / "work"
+    run()
+    before = answers(work)
+    done = run(code=2, **changes)
+    assert says in done.stderr
+    assert "reuse: false" in done.stderr
+    assert answers(work) == before
+    assert "done, 8 answers are saved" in run(command="check").stdout
+    done = run(flow={"reuse": False}, **changes)
+    assert "earlier results are kept in" in done.stderr
+    assert len(list(work.glob("evalflow/kept/*/predictions/m/general_mcq_tiny.jsonl"))) == 1
+    assert len(answers(work)) == changes.get("limit", 8)
+
+
+def test_nothing_to_judge_is_told_at_once(run: Callable[..., Any], judge: JudgeServer) -> None:
+    done = run(code=2, mode="judge", judge=judge.settings)
+    assert "there is nothing to judge" in done.stderr
+    assert "mode: infer" in done.stderr
+
+
+def test_the_judge_is_asked_before_any_engine_is_started(run: Callable[..., Any], tmp_path: Path) -> None:
+    gone = {"strategy": "llm", "models": [{"model_id": "judge", "api_url": "http://127.0.0.1:9/v1", "api_key": "k"}]}
+    done = run(code=2, judge=gone)
+    assert "judge.models.0" in done.stderr
+    assert "cannot be reached" in done.stderr
+    assert not (tmp_path / "work" / "evalflow").exists()
+    run(mode="infer", judge=gone)  # nobody asks it today
+
+
+def test_a_killed_judging_goes_on_where_it_was(run: Callable[..., Any], judge: JudgeServer, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+
+    def die(number: int) -> str:
+        if number == 4:
+            found = record(work)
+            os.kill(found["pid"], 9)
+        return '{"verdict": "A"}'
+
+    judge.reply = die
+    run(code=-9, judge=judge.settings, flow={"judge_max_num_seqs": 1})
+    judge.reply = lambda _: '{"verdict": "A"}'
+    judge.asked.clear()
+    run(judge=judge.settings)
+    assert not engine_started(work)
+    assert len(judge.asked) in (5, 6)  # the one that was on its way may be saved, or not
+    assert record(work)["state"] == "complete"
+
+
+def test_urls_of_both_forms_are_the_same_judge(run: Callable[..., Any], judge: JudgeServer, tmp_path: Path) -> None:
+    run(judge=judge.settings)
+    assert urlsplit(judge.url).path == "/v1"
+    whole = {**judge.settings, "models": [{**judge.settings["models"][0], "api_url": judge.url + "/chat/completions"}]}
+    assert "nothing was started" in run(judge=whole).stderr
+    shutil.rmtree(tmp_path / "work" / "reviews")
+    judge.asked.clear()
+    run(judge=whole)
+    assert len(judge.asked) == 8
