@@ -30,6 +30,7 @@ from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, E
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
+from evalscope_evalflow.rows import end_torn_rows
 from evalscope_evalflow.runs import folder_in_use, sweep_before
 from evalscope_evalflow.serving import Deployment, Endpoint, Watch, new_run_id
 from evalscope_evalflow.serving.registry import Registration
@@ -221,6 +222,8 @@ def _attempt(
     deploy = task.flow.deploy_for(model)
     engine = resolve_engine(model, deploy)
     folder = task.folder(model)
+    for path in end_torn_rows(folder):
+        record.event("an unfinished row was cut off", file=str(path.relative_to(folder)))
     events: Events = queue.Queue()
     deployment = Deployment(
         engine, model, deploy, log=record.folder / "engine.log", run_id=run_id,
