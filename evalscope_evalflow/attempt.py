@@ -19,6 +19,7 @@ from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.keys import NO_KEY
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
+from evalscope_evalflow.rows import end_torn_rows
 from evalscope_evalflow.serving import Deployment, Endpoint, Watch
 from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.task import Task
@@ -85,6 +86,8 @@ class Attempt:
             EngineError: it did not start.
             WorkerError: the worker failed.
         """
+        for path in end_torn_rows(self.folder):
+            self.record.event("an unfinished row was cut off", file=str(path.relative_to(self.folder)))
         with ExitStack() as cleanup:
             cleanup.push(self.entry.as_stopped)
             if "infer" in self.phases:

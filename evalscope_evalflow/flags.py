@@ -36,6 +36,11 @@ class Flag:
     target: str = ""
 
 
+def number(text: str) -> int | float:
+    """A whole number, or one with a point: EvalScope takes 2 for two samples, and 0.5 for a half of them."""
+    return float(text) if "." in text or "e" in text.lower() else int(text)
+
+
 def boolean(text: str) -> bool:
     """True or False, as people write them."""
     if text.lower() in ("true", "1", "yes", "on"):
@@ -75,7 +80,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("eval_backend", "stock backend: VLMEvalKit or Native", "VLMEvalKit", target="evalflow.backend"),
     Flag("datasets", "benchmarks", DEFAULT_DATASETS, several=True, target="datasets"),
     Flag("dataset_args", "settings of benchmarks, as JSON", kind=json_object, target="dataset_args"),
-    Flag("limit", "samples of each subset: a number, or a fraction below 1", "all", kind=float, target="limit"),
+    Flag("limit", "samples of each subset: a number, or a fraction below 1", "all", kind=number, target="limit"),
     Flag("reuse", "go on from what work_dir holds; False puts that aside", True, kind=boolean, target="evalflow.reuse"),
     Flag("judge_model_name", "model that judges answers"),
     Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions"),

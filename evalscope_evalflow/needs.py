@@ -79,7 +79,8 @@ def _judged(task: Task, model: ModelConfig, backend: Backend, dataset: str, cell
         return False
     if result.fallbacks:
         return False
-    return result.succeeded >= backend.answers(task, model, dataset)
+    answers = backend.answers(task, model, dataset)
+    return min(result.succeeded, backend.verdicts(task, model, dataset)) >= answers
 
 
 def check_saved(task: Task, model: ModelConfig) -> Iterator[Problem]:

@@ -103,6 +103,10 @@ class Backend(ABC):
         """Answers of a model on a dataset that are saved."""
 
     @abstractmethod
+    def verdicts(self, task: Task, model: ModelConfig, dataset: str) -> int:
+        """Answers on a dataset that have a verdict, be it a rule's."""
+
+    @abstractmethod
     def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
         """Samples of a dataset that have no answer, or no score, and why."""
 

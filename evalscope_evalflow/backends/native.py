@@ -84,11 +84,10 @@ class Native(Backend):
         return results
 
     def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        found = 0
-        for path in _files("predictions", task, model, dataset):
-            with path.open("rb") as file:
-                found += sum(line.strip() != b"" for line in file)
-        return found
+        return sum(map(_rows, _files("predictions", task, model, dataset)))
+
+    def verdicts(self, task: Task, model: ModelConfig, dataset: str) -> int:
+        return sum(map(_rows, _files("reviews", task, model, dataset)))
 
     def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
         return failures.standing(task.folder(model), model.name, dataset)
@@ -212,6 +211,12 @@ def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path
         judged=None if judged is None else judged - fallbacks,
         fallbacks=fallbacks,
     )
+
+
+def _rows(path: Path) -> int:
+    """Rows of a JSON-lines file; one that is not ended is none."""
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") and line.strip() != b"" for line in file)
 
 
 def _fallbacks(reviews: Path) -> int:

@@ -17,7 +17,7 @@ _OWN = [] if os.geteuid() == 0 else ["--user"]
 class PrivateDisk:
     """A small disk at a folder, and a /dev/shm, seen only by commands that are started with `inside`."""
 
-    def __init__(self, folder: Path, size: str = "4m") -> None:
+    def __init__(self, folder: Path, size: str = "128m") -> None:
         """Mount them.
 
         Args:
@@ -54,7 +54,7 @@ class PrivateDisk:
     def fill(self) -> None:
         """Leave no room."""
         with self._filler.open("ab", buffering=0) as file:
-            for block in (65536, 4096, 512, 1):
+            for block in (1048576, 65536, 4096, 512, 1):
                 try:
                     while file.write(b"\0" * block):
                         pass

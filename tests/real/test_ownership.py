@@ -24,6 +24,12 @@ pytestmark = pytest.mark.real
 SCRIPTED = Path(__file__).parents[1] / "scripted"
 
 
+@pytest.fixture(autouse=True)
+def _own_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Apart from the run's shared servers, which `evalflow stop` would end."""
+    monkeypatch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path / "runtime"))
+
+
 @pytest.fixture
 def slow_task(stock_task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A task of 8 × 5 requests on the scripted engine, half a second each; it may be restarted."""
