@@ -51,6 +51,9 @@ def folder(tmp_path):
     path = run / "reports" / "m" / "general_qa.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(report))
+    reviews = run / "reviews" / "m" / "general_qa_a.jsonl"
+    reviews.parent.mkdir(parents=True)
+    reviews.write_text('{"index": 0}\n' * 6)
     (run / "evalflow").mkdir()
     facts = {"requested": 6, "answered": 6, "verdicts": {}, "report": path.stat().st_mtime_ns}
     ledger.update(run, "general_qa", **facts)
@@ -94,4 +97,4 @@ def test_the_plan_names_engine_devices_command_and_cells(task, folder):
     assert "  general_mcq: started, 3 answers are saved" in lines
     assert "  gsm8k: to do" in lines
     assert lines[-1] == "Nothing was started."
-    assert set(folder.iterdir()) == {folder / "predictions", folder / "reports", folder / "evalflow"}
+    assert set(folder.iterdir()) == {folder / name for name in ("predictions", "reviews", "reports", "evalflow")}
