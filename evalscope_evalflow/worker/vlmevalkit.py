@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from . import vlmevalkit_report
 from .client import retry_only_what_is_transient
 from .failures import Failures, Unanswered, classify, run_error, said_by
 from .parent import Parent
@@ -29,6 +28,7 @@ from .secrets import MODEL_KEY, resolve
 from .vlmevalkit_client import Api, base_url, make_judge_class, make_model_class
 from .vlmevalkit_files import FAILED, Files, Journal, whole_writes
 from .vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
+from .vlmevalkit_report import figures, write
 
 MODEL = "CustomAPIModel"  # the name under which EvalScope makes VLMEvalKit ask an API
 MODEL_DEFAULTS = {"temperature": 0, "max_tokens": 2048}  # VLMEvalKit's own, where the task says nothing
@@ -436,8 +436,8 @@ class VLMEvalKit:
             files.write(error="no score: no sample has a verdict")
             return
         rows = data[data["index"].astype(str).isin(set(outcome.scored))]
-        found = vlmevalkit_report.figures(dataset, outcome.result, rows)
-        vlmevalkit_report.write(
+        found = figures(dataset, outcome.result, rows)
+        write(
             files.report, dataset=dataset, model=self.told["model"], found=found, scored=len(outcome.scored),
             requested=requested, judge=judge, fallbacks=kinds,
         )  # fmt: skip
