@@ -203,10 +203,10 @@ class Attempt:
         """Let the worker go, and stay with it until all is answered, or it or the engine dies."""
         assert self.deployment is not None
         self.worker.go(endpoint.api_url)
-        began, before = time.monotonic(), answers_in(self.folder)
+        began, before = time.monotonic(), answers_in(self.task, self.model)
 
         def progress() -> str:
-            saved, seconds = answers_in(self.folder), time.monotonic() - began
+            saved, seconds = answers_in(self.task, self.model), time.monotonic() - began
             return f"{self.model.name}: evaluating, {saved} answers saved, {seconds:.0f} s"
 
         while True:
@@ -217,7 +217,7 @@ class Attempt:
             if kind in ("engine exited", "engine sick"):
                 self.worker.stop()  # at once: it would take the engine's silence for the model's answers
                 seen = (event["seen"],) if kind == "engine sick" else ()
-                raise EngineDied(self.deployment.failure(IN_MID_RUN, *seen), answers_in(self.folder) - before)
+                raise EngineDied(self.deployment.failure(IN_MID_RUN, *seen), answers_in(self.task, self.model) - before)
             if kind in ("failed", "exited"):
                 disk.probe(self.worker.log.parent)
                 raise self.worker.failure(event)
@@ -274,10 +274,7 @@ class Attempt:
             record.set(release={"released": bool(released), **asdict(released)})
 
 
-def answers_in(folder: Path) -> int:
+def answers_in(task: Task, model: ModelConfig) -> int:
     """Number of answers saved so far."""
-    total = 0
-    for path in (folder / "predictions").rglob("*.jsonl"):
-        with path.open("rb") as file:
-            total += sum(1 for _ in file)
-    return total
+    backend = load_backend(task.flow.backend)
+    return sum(backend.answers(task, model, dataset) for dataset in task.datasets)

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import json
+import os
+import subprocess
 from functools import lru_cache
 from pathlib import Path
 
+from filelock import FileLock
+from platformdirs import user_cache_path
+
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, Problem
+
+# What the command evaluates on where nothing is said; known without looking into VLMEvalKit.
+DEFAULT_VLM_DATASETS = ("LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath")
+IMPORT_TIMEOUT_S = 300.0  # 20 to 40 s are usual for VLMEvalKit, and file caches may be cold
+_LIST_DATASETS = """\
+import contextlib, json, sys
+with contextlib.redirect_stdout(sys.stderr):
+    from vlmeval.dataset import SUPPORTED_DATASETS
+print(json.dumps(sorted(set(SUPPORTED_DATASETS))))
+"""
 
 
 def evalscope_folder(worker_env: str | None = None) -> Path:
@@ -36,6 +52,56 @@ def evalscope_folder(worker_env: str | None = None) -> Path:
             "pip install 'evalscope>=1.11,<2' there.",
         )
     )
+
+
+def vlmevalkit_folder(worker_env: str | None = None) -> Path | None:
+    """The folder of the `vlmeval` package in the worker's environment; None if it is not installed there.
+
+    Raises:
+        ConfigError: there is no EvalScope.
+    """
+    folder = evalscope_folder(worker_env).parent / "vlmeval"
+    return folder if folder.is_dir() else None
+
+
+def vlmevalkit_datasets(worker_env: str | None = None) -> frozenset[str]:
+    """The names of VLMEvalKit's datasets.
+
+    It is imported for that once for each environment and version, which takes half a minute.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    env = Environment.find(worker_env)
+    folder = vlmevalkit_folder(worker_env)
+    found = sorted(folder.parent.glob("ms_vlmeval-*.dist-info")) if folder else []
+    identity = [str(env.prefix), *(f"{path.name} {path.stat().st_mtime_ns}" for path in found)]
+    name = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+    file = user_cache_path("evalflow", ensure_exists=True) / f"vlmevalkit-{name}.json"
+    with FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            new = file.with_suffix(".new")
+            new.write_text(_list_vlmevalkit_datasets(env), encoding="utf-8")
+            new.replace(file)
+    return frozenset(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _list_vlmevalkit_datasets(env: Environment) -> str:
+    try:
+        done = subprocess.run(
+            env.wrap([str(env.python), "-c", _LIST_DATASETS]), env=env.variables(os.environ), capture_output=True,
+            text=True, timeout=IMPORT_TIMEOUT_S, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        raise ConfigError(
+            Problem(
+                "worker_env",
+                f"VLMEvalKit cannot be imported in {env.prefix}: {said[-1] if said else error}",
+                "pip install 'evalscope-evalflow[vlmeval]' there: it has versions that fit.",
+            )
+        ) from error
+    return done.stdout.strip().splitlines()[-1]
 
 
 @lru_cache

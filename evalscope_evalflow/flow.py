@@ -118,7 +118,7 @@ def _evaluate(
 
         def tell(state: RetryCallState) -> None:
             died = state.outcome.exception() if state.outcome else None
-            saved = answers_in(folder)
+            saved = answers_in(task, model)
             added = died.answers if isinstance(died, EngineDied) else 0
             reporter.warn(f"{model.name}: {str(died).splitlines()[0]}")
             reporter.warn(

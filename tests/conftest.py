@@ -74,6 +74,18 @@ def checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
+def vlm() -> Path:
+    """A model for vLLM that takes images; without one it says what the checkpoint says."""
+    return environments.vlm()
+
+
+@pytest.fixture(scope="session")
+def vlmeval_env() -> Path:
+    """A worker's environment with VLMEvalKit."""
+    return environments.vlmeval_env()
+
+
+@pytest.fixture(scope="session")
 def llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """The run's llama.cpp server."""
     with deploy(str(gguf), name="smol", max_model_len=1024, log_dir=tmp_path_factory.mktemp("llamacpp")) as endpoint:
@@ -81,9 +93,9 @@ def llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[E
 
 
 @pytest.fixture(scope="session")
-def vllm(checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def vllm(vlm: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     """The run's vLLM server."""
-    with deploy(str(checkpoint), name="smol", log_dir=tmp_path_factory.mktemp("vllm"), **vllm_deploy) as endpoint:
+    with deploy(str(vlm), name="smol", log_dir=tmp_path_factory.mktemp("vllm"), **vllm_deploy) as endpoint:
         yield endpoint
 
 

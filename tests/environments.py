@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,58 @@ del model.config.quantization_config
 model.hf_quantizer = None
 model.save_pretrained(target)
 tokenizer.save_pretrained(target)
+"""
+# SmolVLM in small: that language model, and eyes that have never learned to see. What it says of an image means
+# nothing; that the image gets there can be counted in tokens.
+_MAKE_VLM = """\
+import sys, torch
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
+from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
+from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+source, target = sys.argv[1:]
+SIDE, PATCH, SHRINK = 128, 16, 2
+torch.manual_seed(0)
+tokenizer = AutoTokenizer.from_pretrained(source)
+marks = ["<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>"]
+tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks], special_tokens=True)
+tokenizer.chat_template = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\\n' }}"
+    "{% endif %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '<image>' }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+text = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+words = -(-len(tokenizer) // 64) * 64
+text.resize_token_embeddings(words, mean_resizing=False)
+text.config.vocab_size = words
+text.config.pad_token_id = tokenizer.pad_token_id
+config = Idefics3Config(
+    text_config=text.config,
+    vision_config=Idefics3VisionConfig(
+        hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, image_size=SIDE,
+        patch_size=PATCH,
+    ),
+    image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=SHRINK, tie_word_embeddings=True,
+    pad_token_id=text.config.pad_token_id,
+)
+model = Idefics3ForConditionalGeneration(config)
+model.model.text_model.load_state_dict(text.model.state_dict(), strict=True)
+model.lm_head.weight = model.model.text_model.embed_tokens.weight
+model = model.to(torch.bfloat16)
+model.generation_config = text.generation_config
+model.save_pretrained(target)
+size = {"longest_edge": SIDE}
+eyes = Idefics3ImageProcessorPil(size=size, max_image_size=size, do_image_splitting=False)
+Idefics3Processor(
+    image_processor=eyes, tokenizer=tokenizer, image_seq_len=(SIDE // PATCH) ** 2 // SHRINK**2,
+    chat_template=tokenizer.chat_template,
+).save_pretrained(target)
 """
 
 
@@ -99,6 +152,34 @@ def checkpoint() -> Path:
     return _built("checkpoint", _MAKE_CHECKPOINT, build)
 
 
+def vlm() -> Path:
+    """A small vision-language model with that checkpoint in it."""
+    source, python = checkpoint(), vllm_env() / "bin" / "python"
+
+    def build(folder: Path) -> None:
+        command = [python, "-c", _MAKE_VLM, source, folder]
+        subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+
+    return _built("vlm", _MAKE_VLM + str(source), build)
+
+
+def vlmeval_env() -> Path:
+    """An environment with the extra `vlmeval`, and so with EvalScope and this project, editable.
+
+    By uv: it has the 5 GB of CUDA that belong to torch from its cache, without a copy.
+    """
+
+    def build(folder: Path) -> None:
+        venv.create(folder)
+        uv = Path(sys.executable).with_name("uv")
+        command = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "-e", f"{ROOT}[vlmeval]"]
+        subprocess.run(command, check=True)
+
+    extra = re.search(r"^vlmeval = \[.*?^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert extra is not None
+    return _built("vlmeval", str(ROOT) + extra[0], build)
+
+
 def old_evalscope_env() -> Path:
     """An environment with the oldest EvalScope that is supported, and this project, editable."""
 
@@ -134,5 +215,5 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    for make in (gguf, vllm_env, lmdeploy_env, checkpoint, old_evalscope_env):
+    for make in (gguf, vllm_env, lmdeploy_env, checkpoint, vlm, vlmeval_env, old_evalscope_env):
         print(make.__name__, make())

@@ -2,11 +2,12 @@
 
 from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Stamps
 from evalscope_evalflow.backends.native import Native
+from evalscope_evalflow.backends.vlmevalkit import VLMEvalKit
 from evalscope_evalflow.errors import ConfigError, Problem
 
 __all__ = ["Backend", "DatasetResult", "Metric", "Stamps", "load_backend"]
 
-_BACKENDS = {backend.name: backend for backend in (Native,)}
+_BACKENDS = {backend.name: backend for backend in (Native, VLMEvalKit)}
 
 
 def load_backend(name: str) -> Backend:

@@ -30,6 +30,10 @@ def phases_of(told: dict[str, Any], parent: Parent) -> Phases:
         from .native import Native
 
         return Native(told, parent)
+    if told["backend"] == "VLMEvalKit":
+        from .vlmevalkit import VLMEvalKit
+
+        return VLMEvalKit(told, parent)
     raise ValueError(f"no such backend: {told['backend']}")
 
 

@@ -38,6 +38,12 @@ def text_status(text: str) -> tuple[str, int]:
     return found, int(status)
 
 
+def text_answer(text: str) -> tuple[str, str]:
+    """`TEXT=ANSWER`."""
+    found, answer = text.rsplit("=", 1)
+    return found, answer
+
+
 # What real servers answer: status, and the error in the body.
 ERRORS: dict[str, tuple[int, dict[str, Any]]] = {
     "openai": (
@@ -100,7 +106,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", required=True, help="served name")
     add("--journal", help="file that every request is appended to, as a JSON line: time, path, hash of the prompt")
     add("--answer-seconds", type=float, default=0, help="how long an answer takes")
-    add("--answer", help="answer every prompt with this; default: `ANSWER: X`, X by the prompt's hash")
+    add("--answer", default="ANSWER: {letter}", help="answer every prompt with this; {letter} is by the prompt's hash")
+    add(
+        "--answer-prompt", type=text_answer, action="append", default=[], metavar="TEXT=ANSWER",
+        help="answer prompts that hold the text with this",
+    )  # fmt: skip
     start = parser.add_argument_group("the start")
     add = start.add_argument
     add("--load-seconds", type=float, default=0, help="be silent and idle for so long, then listen")
@@ -223,8 +233,8 @@ class Script:
 
     def answer(self, body: dict[str, Any], prompt: str) -> tuple[str, dict[str, int]]:
         """Text and usage."""
-        letter = "ABCD"[int(short_hash(prompt), 16) % 4]
-        text = f"ANSWER: {letter}" if self.args.answer is None else self.args.answer
+        own = next((answer for text, answer in self.args.answer_prompt if text in prompt), self.args.answer)
+        text = own.replace("{letter}", "ABCD"[int(short_hash(prompt), 16) % 4])
         asked, said = len(prompt.split()), len(text.split())
         usage = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
         return text, usage

@@ -74,7 +74,8 @@ def test_ci_runs_the_readmes_test_command():
 def test_the_examples_are_tasks(monkeypatch):
     monkeypatch.chdir(ROOT)
     files = sorted((ROOT / "examples").glob("*.yaml"))
-    assert [file.stem for file in files] == ["llamacpp", "lmdeploy", "remote", "vllm"]
+    assert [file.stem for file in files] == ["llamacpp", "lmdeploy", "remote", "vllm", "vlmevalkit"]
+    assert Task.load(files.pop()).flow.backend == "VLMEvalKit"
     for file in files:
         task = Task.load(file)
         assert task.flow.deploy.engine == file.stem

@@ -1,0 +1,222 @@
+"""VLMEvalKit, as EvalScope runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow import catalog, failures, ledger
+from evalscope_evalflow.backends.base import Backend, DatasetResult, Stamps
+from evalscope_evalflow.backends.native import _generation_problems, _metric, _move
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.failures import Failure
+from evalscope_evalflow.task import Task
+from evalscope_evalflow.worker.vlmevalkit_files import Files, model_type
+
+# What a stock task can say, and VLMEvalKit cannot do.
+_CANNOT = {
+    "dataset_args": "VLMEvalKit's datasets have no settings",
+    "agent_config": "VLMEvalKit runs no agents",
+    "sandbox": "VLMEvalKit has no sandbox",
+}
+_JUDGE_CANNOT = ("contract", "position_swap", "aggregation", "min_valid_judges")
+
+
+class VLMEvalKit(Backend):
+    """`eval_backend: VLMEvalKit`."""
+
+    name = "VLMEvalKit"
+
+    def check(self, task: Task) -> Iterable[Problem]:
+        folder = catalog.evalscope_folder(task.flow.worker_env)
+        if catalog.vlmevalkit_folder(task.flow.worker_env) is None:
+            yield Problem(
+                "worker_env",
+                f"VLMEvalKit is not installed beside EvalScope in {folder.parent}",
+                "pip install 'evalscope-evalflow[vlmeval]', there or in an environment of its own: `worker_env`.",
+            )
+            return
+        fields = catalog.task_fields(folder)
+        for name in task.stock:
+            if fields and name not in fields:
+                yield Problem(name, "unknown key", f"{nearest(name, fields)} Known: {', '.join(fields)}".strip())
+        yield from _generation_problems(task.stock.get("generation_config"), catalog.generation_fields(folder))
+        yield from _limit_problems(task.stock.get("limit"))
+        for name, why in _CANNOT.items():
+            if task.stock.get(name):
+                yield Problem(name, why, "Leave it out, or set `backend: Native`.")
+        if int(task.stock.get("repeats") or 1) > 1:
+            yield Problem("repeats", "VLMEvalKit asks every question once", "Leave it out.")
+        yield from _judge_problems(task)
+        yield from _dataset_problems(task)
+
+    def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        return {
+            "eval_backend": "VLMEvalKit",
+            "eval_config": {
+                "model": [{"name": "CustomAPIModel", "type": model.name}],
+                "data": list(task.datasets),
+                "limit": task.stock.get("limit"),
+                "nproc": task.stock.get("eval_batch_size") or max_num_seqs,
+                "reuse": True,
+            },
+            "work_dir": str(task.folder(model)),
+            "no_timestamp": True,
+            **({"seed": task.stock["seed"]} if "seed" in task.stock else {}),
+        }
+
+    def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        judge = (task.stock.get("judge") or {}).get("models")
+        return {
+            **super().worker_task(task, model, max_num_seqs),
+            "model": model.name,
+            "datasets": list(task.datasets),
+            "limit": task.stock.get("limit"),
+            "generation_config": _generation(task),
+            "model_args": task.stock.get("model_args"),
+            "judge": (judge[0] if isinstance(judge, list) else judge) or None,
+            "judge_batch_size": task.flow.judge_max_num_seqs,
+            "verify_md5": task.flow.verify_md5,
+        }
+
+    def stamps(self, task: Task, model: ModelConfig) -> Stamps:
+        found = (_files(task, model, dataset).report for dataset in task.datasets)
+        return {path: path.stat().st_mtime_ns for path in found if path.exists()}
+
+    def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
+        return [self._result(task, model, dataset, before) for dataset in task.datasets]
+
+    def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
+        files = _files(task, model, dataset)
+        state = files.read()
+        # A file that is not as we left it, or gone, is counted by the worker alone.
+        saved = int(state.get("answered") or 0) if files.stamp() and state.get("stamp") == files.stamp() else 0
+        return saved + len(files.read_journal())
+
+    def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
+        return [
+            Failure(
+                dataset, "default", row, str(item.get("kind")), bool(item.get("transient")),
+                str(item.get("message")), str(item.get("time")),
+            )
+            for row, item in (_files(task, model, dataset).read().get("failed") or {}).items()
+        ]  # fmt: skip
+
+    def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
+        folder = task.folder(model)
+        paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports")]
+        ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "vlmevalkit"]
+        return _move([*paths, *ours], folder, kept)
+
+    def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
+        files = _files(task, model, dataset)
+        moved = _move([*files.made(), files.report], task.folder(model), kept)
+        files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0)
+        return moved
+
+    def _result(self, task: Task, model: ModelConfig, dataset: str, before: Stamps) -> DatasetResult:
+        files = _files(task, model, dataset)
+        state, report = files.read(), None
+        if files.report.exists() and before.get(files.report) != files.report.stat().st_mtime_ns:
+            report = _read(files.report)
+        metrics = []
+        if report is not None:
+            metrics = [_metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
+            metrics.sort(key=lambda metric: not metric.primary)
+        requested = int(state.get("requested") or 0)
+        answered = min(requested, self.answers(task, model, dataset))
+        found = self.failures(task, model, dataset)
+        fallbacks = state.get("fallbacks") or {}
+        kinds = Counter(fallbacks.values())
+        left_out = int(state.get("left_out") or 0)
+        notes = failures.notes(found)
+        notes += [f"{number} × no verdict: {kind.replace('_', ' ')}" for kind, number in kinds.most_common()]
+        if left_out:
+            notes.append(f"{left_out} more are left out of the score: variants of the same question have none")
+        if state.get("error"):
+            notes.append(str(state["error"]))
+        return DatasetResult(
+            dataset, metrics, requested=requested, answered=answered,
+            succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
+            failed=requested - answered, report=files.report if report is not None else None, notes=notes,
+            failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
+        )  # fmt: skip
+
+
+def _files(task: Task, model: ModelConfig, dataset: str) -> Files:
+    return Files(task.folder(model), model.name, dataset, task.datasets)
+
+
+def _generation(task: Task) -> dict[str, Any]:
+    settings = task.stock.get("generation_config") or {}
+    return dict(settings) if isinstance(settings, Mapping) else {}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _limit_problems(limit: Any) -> Iterator[Problem]:
+    if limit is None:
+        return
+    if isinstance(limit, float):
+        yield Problem("limit", f"{limit}: VLMEvalKit takes no fraction", "Give a whole number of samples.")
+    elif isinstance(limit, bool) or not isinstance(limit, int):
+        yield Problem("limit", f"{limit!r} is no number", "Give a whole number of samples; leave it out for all.")
+    elif limit < 1:
+        yield Problem("limit", f"{limit} leaves nothing to evaluate", "Give a whole number of samples.")
+
+
+def _judge_problems(task: Task) -> Iterator[Problem]:
+    judge = task.stock.get("judge") or {}
+    models = judge.get("models") or []
+    if isinstance(models, list) and len(models) > 1:
+        yield Problem("judge.models", "VLMEvalKit asks one judge", f"Keep one of the {len(models)}.")
+    if int(judge.get("repeats") or 1) > 1:
+        yield Problem("judge.repeats", "VLMEvalKit asks its judge once", "Leave it out.")
+    for name in _JUDGE_CANNOT:
+        if judge.get(name):
+            yield Problem(f"judge.{name}", "VLMEvalKit's datasets bring their own", "Leave it out.")
+    if judge.get("strategy") not in (None, "auto", "llm"):
+        yield Problem("judge.strategy", f"VLMEvalKit has no {judge['strategy']!r}", "Leave it out.")
+    if not models and task.flow.mode != "infer":
+        yield Problem(
+            "judge",
+            "none is given, and VLMEvalKit's datasets are scored with one",
+            "Give judge: {models: [{model_id: …, api_url: …, api_key: …}]}, or set `mode: infer`.",
+        )
+
+
+def _dataset_problems(task: Task) -> Iterator[Problem]:
+    folder = os.environ.get("LMUData")  # noqa: SIM112 - VLMEvalKit's own name
+    if folder and not Path(folder).is_dir():
+        yield Problem(
+            "LMUData", f"{folder} does not exist", "It is the folder of VLMEvalKit's data: make it, or unset it."
+        )
+        return
+    data = Path(folder) if folder else Path.home() / "LMUData"
+    unknown = [name for name in task.datasets if name not in catalog.DEFAULT_VLM_DATASETS]
+    unknown = [name for name in unknown if not (data / f"{name}.tsv").is_file()]
+    if not unknown:
+        return
+    try:
+        known = catalog.vlmevalkit_datasets(task.flow.worker_env)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    for name in unknown:
+        if name not in known:
+            yield Problem(
+                "datasets",
+                f"VLMEvalKit has no dataset {name!r}",
+                f"{nearest(name, sorted(known))} A dataset of your own goes into {data / name}.tsv.".strip(),
+            )

@@ -1,0 +1,150 @@
+"""VLMEvalKit's files of one dataset in a run folder, and what we write beside them.
+
+`TYPE/TYPE_DATA.xlsx` holds answers, and answers alone; verdicts are the `.pkl` files whose names go on from there; all
+else with such a name is made of these two. Ours are `evalflow/vlmevalkit/DATA.json`, what the run knows of the dataset,
+and `DATA.answers.jsonl`, answers as they come, until the first file has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
+
+
+def model_type(name: str) -> str:
+    """How VLMEvalKit's files name a model, as EvalScope makes it."""
+    return os.path.basename(name).replace(":", "-").replace(".", "_")
+
+
+class Files:
+    """The files of one dataset."""
+
+    def __init__(self, work_dir: Path, model: str, dataset: str, others: Iterable[str] = ()) -> None:
+        """
+        Args:
+            work_dir: the run folder.
+            model: the model's name.
+            dataset: the dataset's.
+            others: all datasets that there are: the files of MathVision_MINI are none of MathVision.
+        """
+        self.dataset = dataset
+        self.folder = work_dir / model_type(model)
+        self.name = f"{model_type(model)}_{dataset}"
+        self.predictions = self.folder / f"{self.name}.xlsx"
+        longer = [name for name in others if name != dataset and name.startswith(dataset)]
+        self._others = tuple(f"{model_type(model)}_{name}{end}" for name in longer for end in "._")
+        ours = work_dir / "evalflow" / "vlmevalkit"
+        self.state = ours / f"{dataset}.json"
+        self.journal = ours / f"{dataset}.answers.jsonl"
+        self.report = work_dir / "reports" / model.replace("/", "_") / f"{dataset}.json"
+
+    def unfinished(self) -> list[Path]:
+        """Where VLMEvalKit keeps answers between their coming and the end of the dataset."""
+        found = [self.folder / f"{self.name}_{end}.pkl" for end in ("supp", "PREV")]
+        return [path for path in (*found, self.folder / f"01_{self.dataset}.pkl") if path.exists()]
+
+    def made(self) -> list[Path]:
+        """Everything that is made of the answers."""
+        if not self.folder.is_dir():
+            return []
+        unfinished = self.unfinished()
+        return [
+            path
+            for path in sorted(self.folder.iterdir())
+            if path.name.startswith(f"{self.name}_") and not path.name.startswith(self._others)
+            and path not in unfinished and path.is_file()
+        ]  # fmt: skip
+
+    def verdicts(self) -> list[Path]:
+        """Verdicts, sample by sample."""
+        return [path for path in self.made() if path.suffix == ".pkl"]
+
+    def read(self) -> dict[str, Any]:
+        """What the last run knew."""
+        try:
+            data = json.loads(self.state.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def write(self, **changes: Any) -> None:
+        """Change some of it."""
+        data = {**self.read(), **changes}
+        self.state.parent.mkdir(parents=True, exist_ok=True)
+        new = self.state.with_suffix(".new")
+        new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8")
+        os.replace(new, self.state)
+
+    def stamp(self) -> list[int] | None:
+        """What tells whether the answers' file is the one that we wrote."""
+        try:
+            found = self.predictions.stat()
+        except OSError:
+            return None
+        return [found.st_size, found.st_mtime_ns]
+
+    def read_journal(self) -> dict[str, str]:
+        """Answers that came since the file was written, by index as text."""
+        found: dict[str, str] = {}
+        if self.journal.exists():
+            with self.journal.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line, of a killed process
+                        item = json.loads(line)
+                        found[str(item["index"])] = str(item["prediction"])
+        return found
+
+
+class Journal:
+    """Answers as they come."""
+
+    def __init__(self, files: Files) -> None:
+        self._path = files.journal
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        with self._path.open("a+b") as file:  # a line that was torn must not swallow the next
+            if file.tell() and _last_byte(self._path) != b"\n":
+                file.write(b"\n")
+
+    def add(self, index: Any, prediction: str) -> None:
+        """Save one."""
+        line = json.dumps({"index": str(index), "prediction": prediction}, ensure_ascii=False) + "\n"
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
+
+
+def digest(*texts: str) -> str:
+    """A short fingerprint."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def whole_writes(dump: Any) -> Any:
+    """VLMEvalKit's `dump`, which leaves the old file or the new one, whenever it is killed."""
+
+    def dump_whole(data: Any, f: Any, **options: Any) -> Any:
+        path = Path(f)
+        if not path.parent.is_dir():
+            return dump(data, f, **options)
+        new = path.with_name(f".{path.stem}.new{path.suffix}")
+        try:
+            result = dump(data, str(new), **options)
+            os.replace(new, path)
+        finally:
+            new.unlink(missing_ok=True)
+        return result
+
+    return dump_whole
