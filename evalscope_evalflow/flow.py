@@ -224,7 +224,7 @@ def _attempt(
     events: Events = queue.Queue()
     deployment = Deployment(
         engine, model, deploy, log=record.folder / "engine.log", run_id=run_id,
-        on_exit=lambda: events.put({"event": "engine exited"}), entry=entry,
+        on_exit=lambda: events.put({"event": "engine exited"}), entry=entry, waiting=task.waiting(model),
     )  # fmt: skip
 
     def heard(event: dict[str, Any]) -> None:
@@ -238,9 +238,9 @@ def _attempt(
         cleanup.callback(_release, deployment, record, reporter)
         loading = cleanup.enter_context(ExitStack())
         loading.enter_context(record.phase("load"))
-        entry.set(engine=engine.name, devices=(deploy.devices or "") if engine.local else "")
+        entry.set(engine=engine.name)
         deployment.start()
-        record.set(command=deployment.argv, engine=engine.name)
+        record.set(command=deployment.argv, engine=engine.name, placement=deployment.placement_facts)
         if engine.local:
             reporter.say(f"{model.name}: starting {engine.name} (log: {deployment.log})")
         worker = Worker(
