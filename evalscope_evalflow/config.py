@@ -55,7 +55,7 @@ class DeployConfig(Section):
 
     engine: str = Field(
         AUTO,
-        description="vllm, lmdeploy, llamacpp, remote, or the name of an `evalflow.engines` entry point; "
+        description="vllm, lmdeploy, sglang, llamacpp, remote, or the name of an `evalflow.engines` entry point; "
         "auto: llamacpp for a .gguf file, remote where there is an api_url, else vllm",
     )
     env: str | None = Field(

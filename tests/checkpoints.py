@@ -100,9 +100,8 @@ def tensors(config: dict[str, Any]) -> Iterator[Tensor]:
 
 def _mlp(config: dict[str, Any], name: str, intermediate: int) -> Iterator[Tensor]:
     hidden = config["hidden_size"]
-    for part, shape in (
-        ("gate_proj", (intermediate, hidden)), ("up_proj", (intermediate, hidden)), ("down_proj", (hidden, intermediate)),
-    ):  # fmt: skip
+    wide = (intermediate, hidden)
+    for part, shape in (("gate_proj", wide), ("up_proj", wide), ("down_proj", wide[::-1])):
         yield from _linear(config, f"{name}.{part}", shape)
 
 
