@@ -74,7 +74,7 @@ class SGLang(Engine):
         ),
         *WHERE_IS_IT,
         Rule(
-            r"((?:User-specified|Target model's) context_length \(\d+\) is greater than the derived context_length \(.+?\))",
+            r"((?:User-specified|Target model's) context_length \(\d+\) is greater than the derived \S+ \(.+?\))",
             "the context is too long for this model: {0}",
             "Lower max_model_len (--eval_max_model_length).",
         ),
