@@ -94,7 +94,8 @@ class SGLang(Engine):
             "Choose another port.",
         ),
         Rule(
-            r"(\S+ \d+ (?:must be|is not) divisible by (?:moe_)?tp_size.*)",
+            r"(assert self\.total_num_(?:kv_)?heads % tp_size == 0|AssertionError: \d+ is not divisible by \d+"
+            r"|\S+ (?:\(\d+\) )?must be divisible by (?:moe_)?tp_size.*)",
             "tensor_parallel does not fit: {0}",
             "Choose a tensor_parallel that divides the attention heads.",
         ),

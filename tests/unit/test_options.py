@@ -204,3 +204,33 @@ def test_lmdeploys_key_is_in_no_argument_and_reaches_its_parser(tmp_path):
     done = subprocess.run(argv, env={**env, "TAKES_KEYS": ""}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "knows no --api-keys" in done.stderr
+
+
+def test_sglangs_key_is_in_no_argument_and_reaches_its_parser(tmp_path):
+    """By our launcher, with a stand-in for SGLang's module."""
+    package = tmp_path / "sglang"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "launch_server.py").write_text(
+        "import argparse, json, os, sys\n"
+        "assert __name__ == '__main__'\n"
+        "parser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--model-path')\n"
+        "if os.environ.get('TAKES_KEYS'):\n"
+        "    parser.add_argument('--api-key')\n"
+        "found = vars(parser.parse_args(sys.argv[1:]))\n"
+        "seen = open('/proc/self/cmdline').read() + ' '.join(sys.argv)\n"
+        "print(json.dumps([found, seen, dict(os.environ)]))\n"
+    )
+    from evalscope_evalflow.engines import sglang
+
+    env = {"PYTHONPATH": str(tmp_path), sglang.KEY_VARIABLE: "sk-secret", "TAKES_KEYS": "1"}
+    argv = [sys.executable, str(sglang.SERVER), "--model-path", "/model"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
+    found, seen, environment = json.loads(done.stdout)
+    assert found == {"model_path": "/model", "api_key": "sk-secret"}
+    assert "sk-secret" not in seen
+    assert "sk-secret" not in environment.values()
+    done = subprocess.run(argv, env={**env, "TAKES_KEYS": ""}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "knows no --api-key" in done.stderr
