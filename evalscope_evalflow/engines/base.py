@@ -176,6 +176,10 @@ class Engine(ABC):
         """Sequences served at once."""
         return deploy.max_num_seqs or self.default_max_num_seqs
 
+    def uses_devices(self, deploy: DeployConfig) -> bool:
+        """Whether it can use GPUs at all, as it is built in its environment; nothing is run."""
+        return True
+
     def memory(self, deploy: DeployConfig) -> Memory:
         """What it does with a device's memory."""
         return Memory()

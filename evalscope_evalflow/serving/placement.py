@@ -18,7 +18,7 @@ from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.engines.memory import Demand, gib
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.serving import registry
-from evalscope_evalflow.serving.devices import VARIABLE, Device, DriverError, check_devices
+from evalscope_evalflow.serving.devices import VARIABLE, Device, DriverError, check_devices, split
 from evalscope_evalflow.serving.pool import ALL, Pool, describe, find, in_blocks
 
 CHOOSING_S = 30.0  # a start takes less than a second
@@ -69,6 +69,9 @@ def place(engine: Engine, model: ModelConfig, deploy: DeployConfig, *, waiting: 
     Raises:
         ConfigError: it fits nowhere, or there are too few devices.
     """
+    if not engine.uses_devices(deploy):
+        kept = None if VARIABLE in deploy.env_vars else _kept(deploy)
+        return _by_number(engine.demand(model, deploy), deploy, kept, len(split(kept or "")))
     try:
         pool = find(deploy, run_id)
     except DriverError as error:
@@ -77,7 +80,8 @@ def place(engine: Engine, model: ModelConfig, deploy: DeployConfig, *, waiting: 
         return _layers(engine, model, deploy, pool)
     demand = engine.demand(model, deploy)
     if not pool.known or (pool.devices and len(pool.measured) < len(pool.devices)):
-        return _unmeasured(demand, deploy, pool)
+        kept = None if pool.chosen == "variables" else _kept(deploy)
+        return _by_number(demand, deploy, kept, len(pool.devices))
     return _Choice(engine, model, deploy, pool, demand, waiting).make()
 
 
@@ -99,7 +103,8 @@ def check_placement(
     engine: Engine, model: ModelConfig, deploy: DeployConfig, note: Callable[[str], None], waiting: int = 0
 ) -> Iterator[Problem]:
     """What is wrong with the devices of a model, whoever chooses them; `note` is told of doubts."""
-    named = list(check_devices(_names(deploy), deploy.env_vars, idle=engine.needs_idle_devices))
+    idle = engine.needs_idle_devices and engine.uses_devices(deploy)
+    named = list(check_devices(_names(deploy), deploy.env_vars, idle=idle))
     yield from named
     if named:
         return
@@ -158,20 +163,17 @@ def _kept(deploy: DeployConfig) -> str | None:
     return None if deploy.devices in (AUTO, ALL) else deploy.devices
 
 
-def _unmeasured(demand: Demand, deploy: DeployConfig, pool: Pool) -> Placement:
-    """Where nobody tells of memory: what is given, or all devices that are named, as far as the model divides."""
+def _by_number(demand: Demand, deploy: DeployConfig, devices: str | None, count: int) -> Placement:
+    """Where nobody tells of memory: what is given, or all of `count` devices, as far as the model divides."""
     replicas = 1 if deploy.data_parallel == AUTO else deploy.data_parallel
     if deploy.tensor_parallel != AUTO:
         tensor = deploy.tensor_parallel
     else:
-        most = max(1, len(pool.devices) // replicas)
-        fitting = [size for size in _powers(most) if not demand.shape.why_not(size)]
-        tensor = fitting[-1]
-    devices = None if pool.chosen == "variables" else _kept(deploy)
-    if tensor * replicas == 1:
-        return Placement(devices, facts={"tensor_parallel": 1, "data_parallel": 1})
-    line = f"tensor_parallel {tensor}, data_parallel {replicas}; the devices' memory is not known here"
+        tensor = [size for size in _powers(max(1, count // replicas)) if not demand.shape.why_not(size)][-1]
     facts = {"tensor_parallel": tensor, "data_parallel": replicas}
+    if tensor * replicas == 1:
+        return Placement(devices, facts=facts)
+    line = f"tensor_parallel {tensor}, data_parallel {replicas}; the memory of its devices is not known"
     return Placement(devices, tensor, replicas, (line,), facts)
 
 

