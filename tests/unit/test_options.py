@@ -24,6 +24,9 @@ serve.add_argument("--hosts", nargs="+")
 serve.add_argument("--max-model-len")
 serve.add_argument("--max-model-size")
 serve.add_argument("--limits")
+serve.add_argument("--share", type=float)
+serve.add_argument("--level", type=int, choices=[0, 4])
+serve.add_argument("--own", type=lambda text: 1 / 0)
 serve.add_argument("--api-key")
 print("this is no JSON")
 parser.parse_args()
@@ -68,6 +71,7 @@ def said(engine, *words):
         ["--dtype", "half", "--no-eager", "--hosts", "a", "b", "--limits={}"],
         ["--dt=half", "--eager"],
         ["--limits", '{"image": 8}', "--max-model-size", "-1"],
+        ["--share", "0.5", "--share=1", "--level", "4", "--own", "x"],
     ],
 )
 def test_what_the_program_takes_passes(engine, words):
@@ -80,6 +84,8 @@ def test_what_the_program_takes_passes(engine, words):
         (["--dtyp3", "half"], ["mine has no option --dtyp3\n    Did you mean --dtype?", "'half' belongs to no option"]),
         (["--zzz"], ["mine has no option --zzz"]),
         (["--egaer=sk-1", "--hosst=x"], ["no option --egaer\n    Did you mean --eager?", "Did you mean --hosts?"]),
+        (["--share", "much"], ["mine rejects argument --share: invalid float value: 'much'"]),
+        (["--level", "5"], ["mine rejects argument --level: invalid choice: '5'"]),
         (["--dtype", "float"], ["mine rejects argument --dtype: invalid choice: 'float'"]),
         (["--dtype"], ["mine rejects argument --dtype: expected one argument"]),
         (["--eager=1"], ["mine rejects argument --eager/--no-eager: ignored explicit argument '1'"]),
