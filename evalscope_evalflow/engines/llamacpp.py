@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -112,8 +113,11 @@ class LlamaCpp(Engine):
         return Memory(share=0.95, reserve_bytes=GIB, sequences=self.max_num_seqs(deploy), windows=False)
 
     def demand(self, model: ModelConfig, deploy: DeployConfig) -> Demand:
-        own = _default_context(Path(model.path).expanduser()) if model.path else DEFAULT_CONTEXT
-        return demand(model.path, deploy.max_model_len or own, self.memory(deploy))
+        tokens = deploy.max_model_len or DEFAULT_CONTEXT
+        with contextlib.suppress(OSError, ValueError):  # that is told by the check of the file
+            if model.path and not deploy.max_model_len:
+                tokens = _default_context(Path(model.path).expanduser())
+        return demand(model.path, tokens, self.memory(deploy))
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None

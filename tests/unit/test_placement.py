@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import checkpoints
 import pytest
@@ -18,18 +20,20 @@ from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.serving.placement import check_placement, place
-found = []
-for engine, path, deploy, waiting in json.loads(sys.argv[1]):
+
+def choose(engine, path, deploy, waiting):
     engine, model, deploy, notes = load_engine(engine), ModelConfig(name="m", path=path), DeployConfig(**deploy), []
     problems = [str(problem) for problem in check_placement(engine, model, deploy, notes.append, waiting)]
     try:
         item = place(engine, model, deploy, waiting=waiting)
-        item = {"devices": item.devices, "tp": item.tensor_parallel, "dp": item.data_parallel,
-                "lines": item.lines, "facts": dict(item.facts)}
-    except ConfigError as error:
-        item = {"devices": None, "tp": None, "dp": None, "lines": [], "facts": {}, "error": str(error)}
-    found.append({**item, "problems": problems, "notes": notes})
-print(json.dumps(found))
+        found = {"devices": item.devices, "tp": item.tensor_parallel, "dp": item.data_parallel,
+                 "lines": item.lines, "facts": dict(item.facts)}
+    except ConfigError:
+        found = {"devices": None, "tp": None, "dp": None, "lines": [], "facts": {}}
+    return {**found, "problems": problems, "notes": notes}
+
+for line in sys.argv[1:] or sys.stdin:
+    print(json.dumps([choose(*case) for case in json.loads(line)]), flush=True)
 """
 MEMORY = {
     24: ("24564", "NVIDIA GeForce RTX 4090"),
@@ -56,18 +60,37 @@ def device(number, gigabytes=80, used_mib=4):
     return f"device GPU-{number} {total} {used_mib} {name}"
 
 
+@pytest.fixture(scope="session")
+def chooser(tmp_path_factory):
+    """A process on a box of the tests' own, which answers many questions: it takes a second to start."""
+    folder = tmp_path_factory.mktemp("box")
+    box = Driver(tmp_path_factory.getbasetemp() / "nvml", folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PLACE], env=box.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield box, process
+    process.stdin.close()
+    assert process.wait(timeout=30) == 0
+
+
 @pytest.fixture
-def on(driver, models):
+def on(chooser, driver, models):
     """What is chosen on a box with these lines of devices, for several cases at once."""
 
     def ask(*lines, cases, env=None):
-        driver.write(*lines)
         full = [
             [case.get("engine", "vllm"), models.get(case["model"], case["model"]),
              {"max_model_len": CONTEXT, **case.get("deploy", {})}, case.get("waiting", 0)]
             for case in cases
         ]  # fmt: skip
-        return driver.python(PLACE, json.dumps(full), env=env)
+        if env is not None:
+            driver.write(*lines)
+            return driver.python(PLACE, json.dumps(full), env=env)
+        box, process = chooser
+        box.write(*lines)
+        process.stdin.write(json.dumps(full) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
 
     return ask
 
@@ -348,6 +371,7 @@ class TestOthers:
             file.truncate(50 * 10**9)
         found = one(*box(4, 24), model=path, engine="llamacpp", max_model_len=2048)
         assert found["devices"] == "0,1,2"  # 46.6 GiB in parts of 21.8
+        assert one(*box(4, 24), model="/no/such.gguf", engine="llamacpp", max_model_len=None)["devices"] == "0"
         busy = process("GPU-0", 4194303, 9000)
         found = one(device(0), busy, model=path, engine="llamacpp", max_model_len=2048)
         assert (found["devices"], found["problems"]) == ("-1", [])
