@@ -31,6 +31,7 @@ def dense(hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int
 
 # By the sizes of well-known models: Qwen2.5 0.5B to 72B, Llama 3.1 405B, DeepSeek V3, Qwen3 30B-A3B.
 MODELS: dict[str, dict[str, Any]] = {
+    "tiny": dense(512, 12, 8, 4, 1408, vocab_size=32000, tie_word_embeddings=True),
     "smol": dense(576, 30, 9, 3, 1536, vocab_size=49152, tie_word_embeddings=True),
     "0.5b": dense(896, 24, 14, 2, 4864, vocab_size=151936, tie_word_embeddings=True),
     "7b": dense(3584, 28, 28, 4, 18944),
@@ -46,6 +47,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "deepseek-v3": {
         **dense(7168, 61, 128, 128, 18432, vocab_size=129280, max_position_embeddings=163840, model_type="deepseek_v3"),
         "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+        "num_nextn_predict_layers": 1,
         "n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "first_k_dense_replace": 3,
         "quantization_config": FP8,
     },
@@ -66,7 +68,7 @@ def tensors(config: dict[str, Any]) -> Iterator[Tensor]:
     if not config.get("tie_word_embeddings"):
         yield "lm_head.weight", "BF16", (config["vocab_size"], hidden)
     yield "model.norm.weight", "BF16", (hidden,)
-    for number in range(config["num_hidden_layers"]):
+    for number in range(config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0)):
         layer = f"model.layers.{number}"
         yield f"{layer}.input_layernorm.weight", "BF16", (hidden,)
         yield f"{layer}.post_attention_layernorm.weight", "BF16", (hidden,)

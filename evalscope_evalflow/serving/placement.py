@@ -79,7 +79,8 @@ def place(engine: Engine, model: ModelConfig, deploy: DeployConfig, *, waiting: 
     if engine.spreads == "layers":
         return _layers(engine, model, deploy, pool)
     demand = engine.demand(model, deploy)
-    if not pool.known or (pool.devices and len(pool.measured) < len(pool.devices)):
+    unmeasured = len(pool.devices) - len(pool.measured)
+    if not pool.known or (unmeasured and (pool.chosen != "us" or not pool.measured)):
         kept = None if pool.chosen == "variables" else _kept(deploy)
         return _by_number(demand, deploy, kept, len(pool.devices))
     return _Choice(engine, model, deploy, pool, demand, waiting).make()

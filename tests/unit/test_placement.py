@@ -1,4 +1,4 @@
-"""Devices and sizes that are chosen, with checkpoints of 0.3 to 673 GB, on a driver that says what a test wrote."""
+"""Devices and sizes that are chosen, with checkpoints of 0.1 to 685 GB, on a driver that says what a test wrote."""
 
 import json
 import os
@@ -113,6 +113,7 @@ def box(count, gigabytes=80):
 # Smallest tensor_parallel that holds weights and 32768 tokens, by hand: 0.9 of the memory, less 2 GiB, is 19.6, 69.7
 # and 124.4 GiB. None: not on any number up to 8.
 SMALLEST = {
+    "tiny": (1, 1, 1),  # 0.1 + 0.8
     "smol": (1, 1, 1),  # 0.3 + 0.7 GiB; 9 heads
     "0.5b": (1, 1, 1),  # 0.9 + 0.4
     "7b": (1, 1, 1),  # 14.2 + 1.8
@@ -123,7 +124,7 @@ SMALLEST = {
     "72b-awq": (4, 1, 1),  # 38.7 + 10.0
     "405b-fp8": (None, 8, 4),  # 382.0 + 15.8
     "30b-a3b": (4, 1, 1),  # 56.9 + 3.0
-    "deepseek-v3": (None, None, 8),  # 626.9 + 2.1, of which the latter is on every device
+    "deepseek-v3": (None, None, 8),  # 637.7 + 2.1, of which the latter is on every device
 }
 MIXTURES = {"30b-a3b", "deepseek-v3"}
 
@@ -350,6 +351,8 @@ class TestKinds:
     def test_memory_that_is_not_known(self, one):
         found = one("device GPU-0 none none NVIDIA GB10")
         assert (found["devices"], found["tp"], found["problems"]) == (None, 1, [])
+        assert one("device GPU-0 none none NVIDIA GB10", device(1))["devices"] == "1"
+        assert one("device GPU-0 none none NVIDIA GB10", device(1), devices="0,1")["tp"] == 2
 
 
 class TestOthers:

@@ -16,8 +16,9 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("name", "gigabytes", "main"),
     [  # as the models weigh on the hub
-        ("smol", 0.27, "BF16"), ("7b", 15.23, "BF16"), ("7b-awq", 5.57, "I32"), ("72b", 145.4, "BF16"),
-        ("72b-awq", 41.6, "I32"), ("30b-a3b", 61.1, "BF16"), ("deepseek-v3", 673, "F8_E4M3"),
+        ("tiny", 0.103, "BF16"), ("smol", 0.27, "BF16"), ("7b", 15.23, "BF16"), ("7b-awq", 5.57, "I32"),
+        ("72b", 145.4, "BF16"), ("72b-awq", 41.6, "I32"), ("30b-a3b", 61.1, "BF16"),
+        ("deepseek-v3", 685, "F8_E4M3"),
     ],
 )  # fmt: skip
 def test_size_and_type_of_well_known_models(tmp_path, name, gigabytes, main):
