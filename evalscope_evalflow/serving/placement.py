@@ -105,9 +105,13 @@ def check_placement(
 ) -> Iterator[Problem]:
     """What is wrong with the devices of a model, whoever chooses them; `note` is told of doubts."""
     idle = engine.needs_idle_devices and engine.uses_devices(deploy)
-    named = list(check_devices(_names(deploy), deploy.env_vars, idle=idle))
-    yield from named
-    if named:
+    problems = list(check_devices(_names(deploy), deploy.env_vars, idle=idle))
+    if deploy.tensor_parallel != AUTO and engine.spreads == "heads":
+        why = engine.demand(model, deploy).shape.why_not(deploy.tensor_parallel)
+        if why:
+            problems.append(Problem(TENSOR, f"{model.name}: {why}", "Choose another, or auto."))
+    yield from problems
+    if problems:
         return
     try:
         placement = place(engine, model, deploy, waiting=waiting)
@@ -226,6 +230,12 @@ class _Choice:
     def _group(self, size: int, replicas: int) -> dict[str, Device] | None:
         """Devices of one kind that are enough, the largest kind first; else of all kinds; None if they are too few."""
         count = size * replicas * self.demand.memory.pipeline
+        if self.pool.chosen == "variables":  # the engine takes the first of these, whatever they are
+            if len(self.pool.measured) < count:
+                return None
+            if self._fits(size, self.pool.measured):
+                return self.pool.measured
+            return dict(list(self.pool.measured.items())[:count])
         kinds: dict[tuple[str, int], dict[str, Device]] = {}
         for name, device in self.pool.measured.items():
             kinds.setdefault((device.name, device.total_bytes), {})[name] = device
@@ -251,7 +261,8 @@ class _Choice:
         sequences = self.demand.sequences(size, total)
         measured = {name: self.pool.measured[name] for name in names}
         head = (
-            f"devices {describe(measured)} of {len(self.pool.everywhere)} here: tensor_parallel {size}, "
+            f"devices {describe(measured)} of {len(self.pool.everywhere)} "
+            f"{'here' if self.pool.chosen == 'us' else 'named'}: tensor_parallel {size}, "
             f"data_parallel {replicas}{why}"
         )
         if self.demand.weights is None:

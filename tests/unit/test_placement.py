@@ -11,7 +11,7 @@ from fake_nvml import Driver, process
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import load_engine
-from evalscope_evalflow.serving.placement import place
+from evalscope_evalflow.serving.placement import check_placement, place
 from evalscope_evalflow.serving.pool import in_blocks
 
 PLACE = """
@@ -360,6 +360,10 @@ class TestOthers:
         env_vars = {"CUDA_VISIBLE_DEVICES": "1,3"}
         found = one(*box(4), process("GPU-1", 4194303, 9000), env_vars=env_vars, model="72b", max_model_len=8192)
         assert (found["devices"], found["tp"], found["problems"]) == (None, 2, [])
+        assert found["lines"][0].startswith("devices 1,3 (NVIDIA H100 80GB HBM3, 80 GiB) of 2 named: tensor_parallel 2")
+        mixed = [device(0, 24), device(1, 80)]
+        assert one(*mixed, env_vars={"CUDA_VISIBLE_DEVICES": "0,1"}, model="32b", max_model_len=512)["tp"] is None
+        assert one(*mixed, env_vars={"CUDA_VISIBLE_DEVICES": "1,0"}, model="32b", max_model_len=512)["tp"] == 1
 
     def test_a_size_that_is_not_known_takes_one_device(self, one):
         found = one(*box(4), model="/no/such/model")
@@ -402,7 +406,10 @@ class TestOthers:
         assert found(devices="0,1,2,3") == ("0,1,2,3", 4, 1)
         assert found("0.5b", devices="0,1,2,3") == ("0,1,2,3", 2, 1)  # 14 heads
         assert found(devices="0,1,2,3", data_parallel=2) == ("0,1,2,3", 2, 2)
-        assert found(tensor_parallel=8) == (None, 8, 1)
+        assert found(tensor_parallel=4) == (None, 4, 1)
+        config = ModelConfig(name="m", path=models["7b"])
+        (problem,) = check_placement(load_engine("vllm"), config, DeployConfig(tensor_parallel=8), pytest.fail)
+        assert problem.what == "m: 28 attention heads cannot be shared by 8"
 
     def test_a_driver_that_does_not_answer_is_told(self, one):
         (problem,) = one("init 18", *box(1))["problems"]
