@@ -105,14 +105,15 @@ class Attempt:
         self.deployment = deployment = Deployment(
             self.engine, self.model, self.deploy, log=self.record.folder / "engine.log", run_id=self.run_id,
             on_exit=lambda: self.events.put({"event": "engine exited"}), entry=self.entry,
+            waiting=self.task.waiting(self.model),
         )  # fmt: skip
         cleanup.callback(self._release)
         with self.record.phase("load"):
-            devices = (self.deploy.devices or "") if self.engine.local else ""
-            self.entry.set(engine=self.engine.name, devices=devices)
+            self.entry.set(engine=self.engine.name)
             self._began = time.monotonic()
             deployment.start()
-            self.record.set(command=deployment.argv, engine=self.engine.name)
+            facts = deployment.placement_facts
+            self.record.set(command=deployment.argv, engine=self.engine.name, placement=facts)
             if self.engine.local:
                 self.reporter.say(f"{name}: starting {self.engine.name} (log: {deployment.log})")
             self.worker = self._start_worker(deployment.api_key)

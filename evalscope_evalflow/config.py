@@ -55,7 +55,7 @@ class DeployConfig(Section):
 
     engine: str = Field(
         AUTO,
-        description="vllm, lmdeploy, llamacpp, remote, or the name of an `evalflow.engines` entry point; "
+        description="vllm, lmdeploy, sglang, llamacpp, remote, or the name of an `evalflow.engines` entry point; "
         "auto: llamacpp for a .gguf file, remote where there is an api_url, else vllm",
     )
     env: str | None = Field(
@@ -63,11 +63,17 @@ class DeployConfig(Section):
         description="conda prefix, venv or uv environment that has the engine; default: this interpreter's",
     )
     env_vars: dict[str, str] = Field(default_factory=dict, description="environment variables for the engine")
-    devices: str | None = Field(None, description='devices that the engine may see, such as "0,1"; default: all')
-    tensor_parallel: Count | Literal["auto"] = Field(
-        AUTO, description="devices a replica; auto: `devices` shared among the replicas"
+    devices: str | None = Field(
+        AUTO,
+        description='devices that the engine may use, such as "0,1" or [0, 1]; auto: those of the idle ones that it '
+        "needs; all: every one of this machine; empty: none, for an engine on CPUs",
     )
-    data_parallel: Count | Literal["auto"] = Field(AUTO, description="replicas of the model; auto: 1")
+    tensor_parallel: Count | Literal["auto"] = Field(
+        AUTO, description="devices that share a replica; auto: as few as hold the weights and a sequence's KV cache"
+    )
+    data_parallel: Count | Literal["auto"] = Field(
+        AUTO, description="replicas of the model; auto: on all of `devices`, but 1 while other models wait for them"
+    )
     max_model_len: int | None = Field(None, gt=0, description="context length in tokens; default: the model's own")
     max_num_seqs: int | None = Field(None, gt=0, description="sequences served at once, and inference concurrency")
     chat_template: str | None = Field(None, description="chat template, in the form that the engine takes")
@@ -86,8 +92,12 @@ class DeployConfig(Section):
     @field_validator("devices", mode="before")
     @classmethod
     def _join_devices(cls, value: Any) -> Any:
+        if value is None:
+            return AUTO
         if isinstance(value, int):
             return str(value)
+        if isinstance(value, str) and value.strip().lower() in ("auto", "all"):
+            return value.strip().lower()
         return ",".join(str(item) for item in value) if isinstance(value, (list, tuple)) else value
 
     @field_validator("extra_args", mode="before")

@@ -16,6 +16,7 @@ from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.needs import needs
 from evalscope_evalflow.preflight import preflight
+from evalscope_evalflow.serving.placement import place
 from evalscope_evalflow.task import Task
 
 
@@ -70,7 +71,7 @@ def show_plan(task: Task, console: Console | None = None) -> None:
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
         left = needs(task, model)
         if left.infer:
-            for line in _serving(model, deploy):
+            for line in _serving(model, deploy, task.waiting(model)):
                 console.print(f"  {escape(line)}")
         elif left.judge:
             console.print("  no engine: every answer that can be had is saved")
@@ -81,13 +82,15 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     console.print("Nothing was started.")
 
 
-def _serving(model: ModelConfig, deploy: DeployConfig) -> list[str]:
+def _serving(model: ModelConfig, deploy: DeployConfig, waiting: int) -> list[str]:
     """How a model would be served."""
     engine = resolve_engine(model, deploy)
     if not engine.local:
         return [f"{engine.name}: {model.api_url}, which answers"]
+    placement = place(engine, model, deploy, waiting=waiting)
+    deploy = placement.apply(deploy)
     env = Environment.find(deploy.env)
     command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)
-    devices = "every device that it finds" if deploy.devices is None else f"devices {deploy.devices}"
-    lines = [f"{engine.name} on {devices}: {shlex.join(env.wrap(command.argv))}"]
+    devices = "every device that it finds" if deploy.devices is None else f"devices {deploy.devices or 'none'}"
+    lines = [f"{engine.name} on {devices}: {shlex.join(env.wrap(command.argv))}", *placement.lines]
     return lines if deploy.port else [*lines, "(port 0 here stands for one that is free)"]

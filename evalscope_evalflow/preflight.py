@@ -12,7 +12,7 @@ from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.needs import check_saved, check_there_is_something_to_judge, needs
 from evalscope_evalflow.serving import check_api
-from evalscope_evalflow.serving.devices import check_devices
+from evalscope_evalflow.serving.placement import check_placement
 from evalscope_evalflow.task import Task
 
 
@@ -63,7 +63,7 @@ def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None
             continue
         yield from check_engine(engine, model, deploy, say, seen)
         if engine.local:
-            yield from check_devices(deploy.devices, deploy.env_vars, idle=engine.needs_idle_devices)
+            yield from check_placement(engine, model, deploy, note, task.waiting(model))
             yield from surroundings.check_port(deploy, note)
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"

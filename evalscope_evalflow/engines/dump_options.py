@@ -69,6 +69,7 @@ def main() -> None:
             "names": list(action.option_strings),
             "nargs": action.nargs,
             "choices": [str(choice) for choice in action.choices] if action.choices else None,
+            "type": action.type.__name__ if action.type in (int, float) else None,
         }
         for action in parser._actions
         if action.option_strings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +20,7 @@ from evalscope_evalflow.engines.base import (
     check_template,
 )
 from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.engines.memory import GIB, Demand, Memory, demand
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).with_name("llamacpp_server.py")
@@ -34,6 +36,7 @@ class LlamaCpp(Engine):
     install = "pip install 'evalscope-evalflow[llamacpp]'"
     default_max_num_seqs = 4
     needs_idle_devices = False
+    spreads = "layers"
     # Its totals of tokens move only when an answer is finished; decode calls, with every token.
     counters = Counters(
         in_flight=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
@@ -104,6 +107,17 @@ class LlamaCpp(Engine):
         yield from check_template(deploy)
         if deploy.tensor_parallel not in ("auto", 1) or deploy.data_parallel not in ("auto", 1):
             yield Problem("deploy", "llamacpp has no tensor_parallel and no data_parallel", "Leave them out.")
+
+    def memory(self, deploy: DeployConfig) -> Memory:
+        # It makes room for every sequence at its start, and needs little beside.
+        return Memory(share=0.95, reserve_bytes=GIB, sequences=self.max_num_seqs(deploy), windows=False)
+
+    def demand(self, model: ModelConfig, deploy: DeployConfig) -> Demand:
+        tokens = deploy.max_model_len or DEFAULT_CONTEXT
+        with contextlib.suppress(OSError, ValueError):  # that is told by the check of the file
+            if model.path and not deploy.max_model_len:
+                tokens = _default_context(Path(model.path).expanduser())
+        return demand(model.path, tokens, self.memory(deploy))
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None

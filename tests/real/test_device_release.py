@@ -35,7 +35,7 @@ def evalflow(driver: Driver, stock_task: dict[str, Any], tmp_path: Path) -> Call
     Gives the exit code, what it printed on standard error, and run.json.
     """
 
-    def run(came: Callable[[int], None] | None = None) -> tuple[int, str, Any]:
+    def run(came: Callable[[int], None] | None = None, **deploy: Any) -> tuple[int, str, Any]:
         section = {
             "backend": "Native",
             "deploy": {
@@ -43,6 +43,7 @@ def evalflow(driver: Driver, stock_task: dict[str, Any], tmp_path: Path) -> Call
                 "devices": "0",
                 "max_restarts": 0,
                 "extra_args": ["--answer", "ANSWER: A"],
+                **deploy,
             },
         }
         file = tmp_path / "task.json"
@@ -95,6 +96,23 @@ def test_a_device_that_somebody_uses_is_refused(driver: Driver, evalflow: Callab
     assert "39.1 GiB" in told
     assert "Idle here: 1." in told
     assert record is None, "nothing was begun"
+
+
+def test_idle_devices_are_chosen_given_to_the_engine_and_written_down(
+    driver: Driver, evalflow: Callable[..., Any]
+) -> None:
+    driver.write(gpu("GPU-a", 40004), process("GPU-a", BY, 40000), gpu("GPU-b"), gpu("GPU-c"))
+    seen = []
+    code, told, record = evalflow(
+        lambda pid: seen.append(psutil.Process(pid).environ()["CUDA_VISIBLE_DEVICES"]),
+        devices="auto",
+        tensor_parallel=2,
+    )
+    assert (code, seen) == (0, ["1,2"]), told
+    placement = record["placement"]
+    assert (placement["devices"], placement["tensor_parallel"], placement["data_parallel"]) == (["1", "2"], 2, 1)
+    assert placement["lines"][0].startswith("devices 1,2 (NVIDIA H100 80GB HBM3, 80 GiB) of 3 here: tensor_parallel 2")
+    assert [device["name"] for device in record["release"]["devices"]] == ["1", "2"]
 
 
 def test_released_beside_somebody_who_came_meanwhile(driver: Driver, evalflow: Callable[..., Any]) -> None:

@@ -224,6 +224,9 @@ def failure(deployment: Deployment) -> tuple[str, float]:
     [
         ("vllm", ["--enforce-eagre"], "vllm has no option --enforce-eagre\n    Did you mean --enforce-eager?"),
         ("vllm", ["--max_model_len=9"], "--max-model-len is set by EvalFlow\n    Set deploy.max_model_len"),
+        ("lmdeploy", ["--cache-max-entry-count=half"], "argument --cache-max-entry-count: invalid float value: 'half'"),
+        ("sglang", ["--mem-fraction", "x"], "argument --mem-fraction-static: invalid float value: 'x'"),
+        ("sglang", ["--tp", "2"], "--tp-size is set by EvalFlow\n    Set deploy.tensor_parallel"),
         ("lmdeploy", ["--session-lenn", "3"], "lmdeploy has no option --session-lenn\n    Did you mean --session-len?"),
         ("lmdeploy", ["--tp", "2"], "--tp is set by EvalFlow\n    Set deploy.tensor_parallel"),
         ("lmdeploy", ["--backend", "torch"], "argument --backend: invalid choice: 'torch'"),
@@ -233,7 +236,7 @@ def test_preflight_knows_the_options_of_the_real_engines(
     engine: str, arguments: list[str], says: str, checkpoint: Path
 ) -> None:
     """The first of each engine reads its parser, which takes its time; the others are told from the cache."""
-    env = environments.vllm_env() if engine == "vllm" else environments.lmdeploy_env()
+    env = {"vllm": environments.vllm_env, "sglang": environments.sglang_env}.get(engine, environments.lmdeploy_env)()
     with pytest.raises(ConfigError) as caught:
         deploy(str(checkpoint), engine=engine, env=str(env), extra_args=arguments)
     assert says in str(caught.value)

@@ -5,6 +5,7 @@ import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import checkpoints
 import pytest
 
 
@@ -79,14 +80,14 @@ def gguf_file(make_gguf):
 
 @pytest.fixture
 def make_checkpoint(tmp_path):
-    """Writes a checkpoint folder with a config.json and an empty weights file."""
+    """Writes a checkpoint folder with a config.json and one small tensor."""
 
     def make(name="checkpoint", **config):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096, **config}
         (folder / "config.json").write_text(json.dumps(config))
-        (folder / "model.safetensors").touch()
+        checkpoints.write_file(folder / "model.safetensors", [("model.norm.weight", "BF16", (64,))])
         return folder
 
     return make

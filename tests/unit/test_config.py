@@ -113,7 +113,18 @@ def test_environment_variables_keep_their_names_and_become_text():
 
 
 @pytest.mark.parametrize(
-    ("devices", "text"), [(0, "0"), ("0,1", "0,1"), ([0, 1], "0,1"), (["GPU-a", "GPU-b"], "GPU-a,GPU-b")]
+    ("devices", "text"),
+    [
+        (0, "0"),
+        ("0,1", "0,1"),
+        ([0, 1], "0,1"),
+        (["GPU-a", "GPU-b"], "GPU-a,GPU-b"),
+        ("auto", "auto"),
+        ("All", "all"),
+        (None, "auto"),
+        ([], ""),
+        ("", ""),
+    ],
 )
 def test_devices_may_be_written_in_every_usual_form(devices, text):
     assert FlowConfig.parse({"deploy": {"devices": devices}}).deploy.devices == text

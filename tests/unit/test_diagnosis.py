@@ -185,6 +185,65 @@ def log(tmp_path):
     return write
 
 
+# By its source, 0.5.23.
+SGLANG = [
+    (
+        "sglang serve: error: argument --tp-size/--tensor-parallel-size: invalid int value: 'two'\n",
+        "SGLang rejects an argument: argument --tp-size/--tensor-parallel-size: invalid int value: 'two'",
+        "launch_server --help",
+    ),
+    (
+        "RuntimeError: Chat template chatnl is not a built-in template name or a valid chat template file path.\n",
+        "SGLang cannot read the chat template: Chat template chatnl is not a built-in template name",
+        "JSON file",
+    ),
+    (
+        "ValueError: Warning: User-specified context_length (99999) is greater than the derived context_length (2048). "
+        "This may lead to incorrect model outputs or CUDA errors.\n",
+        "the context is too long for this model: User-specified context_length (99999) is greater than the derived "
+        "context_length (2048)",
+        "Lower max_model_len",
+    ),
+    (
+        "[2026-11-24 01:00:00 TP0] Scheduler hit an exception: Traceback (most recent call last):\n"
+        "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.\n\n"
+        "[2026-11-24 01:00:01] Received sigquit from a child process. It usually means the child failed.\n",
+        "there is not enough memory for the KV cache",
+        "Raise tensor_parallel",
+    ),
+    (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 448.00 MiB.\n",
+        "the device ran out of memory: CUDA out of memory",
+        "Lower --mem-fraction-static",
+    ),
+    (
+        "ERROR:    [Errno 98] error while attempting to bind on address: address already in use\n",
+        "the port is taken",
+        "",
+    ),
+    (
+        "    assert self.total_num_heads % tp_size == 0\nAssertionError\n",
+        "tensor_parallel does not fit: assert self.total_num_heads % tp_size == 0",
+        "divides the attention heads",
+    ),
+    (
+        "AssertionError: 9 is not divisible by 2\n",
+        "tensor_parallel does not fit: AssertionError: 9 is not divisible by 2",
+        "divides",
+    ),
+    (
+        "RuntimeError: No accelerator (CUDA, XPU, HPU, NPU, MUSA, MPS) or platform plugin is available.\n",
+        "SGLang finds no device that it can use: No accelerator",
+        "without a GPU",
+    ),
+    (
+        "ModuleNotFoundError: No module named 'torchvision'\n",
+        "the engine's environment is broken: ModuleNotFoundError: No module named 'torchvision'",
+        "Repair",
+    ),
+]
+
+
 @pytest.mark.parametrize(("line", "cause", "hint"), VLLM)
 @pytest.mark.parametrize("form", ["{line}\n", TRACE])
 def test_vllms_failures_are_put_in_words(log, form, line, cause, hint):
@@ -198,6 +257,13 @@ def test_vllms_failures_are_put_in_words(log, form, line, cause, hint):
 def test_llama_cpps_failures_are_put_in_words(log, text, cause, hint):
     found = diagnose(log(text), load_engine("llamacpp").rules)
     assert cause in found.cause
+    assert hint in found.hint
+
+
+@pytest.mark.parametrize(("text", "cause", "hint"), SGLANG)
+def test_what_sglang_says(log, text, cause, hint):
+    found = diagnose(log(text), load_engine("sglang").rules)
+    assert found.cause.startswith(cause)
     assert hint in found.hint
 
 

@@ -129,13 +129,37 @@ def test_data_parallel_reaches_vllm(checkpoint_folder):
     assert follows(argv, "--data-parallel-size") == "2"
 
 
+def test_sglang_is_told_all_that_was_said(checkpoint_folder):
+    full = command("sglang", checkpoint_folder, tensor_parallel=2, data_parallel=4, max_model_len=512, max_num_seqs=3)
+    assert [follows(full.argv, name) for name in ("--tp-size", "--dp-size", "--context-length")] == ["2", "4", "512"]
+    assert follows(full.argv, "--max-running-requests") == "3"
+    least = command("sglang", checkpoint_folder).argv
+    assert not {"--tp-size", "--dp-size", "--context-length", "--chat-template"} & set(least)
+    assert follows(least, "--sampling-defaults") == "openai"
+    assert follows(least, "--host") == "127.0.0.1"
+
+
+def test_sglang_refuses_what_it_cannot_serve(checkpoint_folder, tmp_path):
+    assert check("sglang", checkpoint_folder, max_model_len=4096, chat_template="chatml") == []
+    assert "made for 4096" in check("sglang", checkpoint_folder, max_model_len=5000)[0]
+    overridden = {"SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
+    assert check("sglang", checkpoint_folder, max_model_len=5000, env_vars=overridden) == []
+    assert "none.jinja does not exist" in check("sglang", checkpoint_folder, chat_template="none.jinja")[0]
+    assert "none/chatml does not exist" in check("sglang", checkpoint_folder, chat_template="none/chatml")[0]
+    (tmp_path / "mine.json").write_text("{}")
+    assert check("sglang", checkpoint_folder, chat_template=str(tmp_path / "mine.json")) == []
+    model = ModelConfig(name="qwen:7b", path=str(checkpoint_folder))
+    (problem,) = load_engine("sglang").check(model, DeployConfig())
+    assert "without a colon" in problem.todo
+
+
 def test_extra_args_come_last_so_that_they_win(checkpoint_folder, gguf_file):
     extra = ["--max-num-seqs", "7"]
     assert command("vllm", checkpoint_folder, extra_args=extra).argv[-2:] == extra
     assert command("llamacpp", gguf_file, extra_args=["--threads", "2"]).argv[-2:] == ["--threads", "2"]
 
 
-@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp", "lmdeploy", "sglang"])
 def test_the_key_is_in_the_environment_and_marked_as_a_secret(engine, checkpoint_folder, gguf_file):
     found = command(engine, gguf_file if engine == "llamacpp" else checkpoint_folder)
     assert "sk-secret" not in " ".join(found.argv)

@@ -123,6 +123,7 @@ def test_only_what_runs_inside_evalscope_imports_it_at_once():
         "serving/guard.py",
         "engines/llamacpp_server.py",
         "engines/lmdeploy_server.py",
+        "engines/sglang_server.py",
         "engines/dump_options.py",
     ],
 )

@@ -24,6 +24,9 @@ serve.add_argument("--hosts", nargs="+")
 serve.add_argument("--max-model-len")
 serve.add_argument("--max-model-size")
 serve.add_argument("--limits")
+serve.add_argument("--share", type=float)
+serve.add_argument("--level", type=int, choices=[0, 4])
+serve.add_argument("--own", type=lambda text: 1 / 0)
 serve.add_argument("--api-key")
 print("this is no JSON")
 parser.parse_args()
@@ -68,6 +71,7 @@ def said(engine, *words):
         ["--dtype", "half", "--no-eager", "--hosts", "a", "b", "--limits={}"],
         ["--dt=half", "--eager"],
         ["--limits", '{"image": 8}', "--max-model-size", "-1"],
+        ["--share", "0.5", "--share=1", "--level", "4", "--own", "x"],
     ],
 )
 def test_what_the_program_takes_passes(engine, words):
@@ -80,6 +84,8 @@ def test_what_the_program_takes_passes(engine, words):
         (["--dtyp3", "half"], ["mine has no option --dtyp3\n    Did you mean --dtype?", "'half' belongs to no option"]),
         (["--zzz"], ["mine has no option --zzz"]),
         (["--egaer=sk-1", "--hosst=x"], ["no option --egaer\n    Did you mean --eager?", "Did you mean --hosts?"]),
+        (["--share", "much"], ["mine rejects argument --share: invalid float value: 'much'"]),
+        (["--level", "5"], ["mine rejects argument --level: invalid choice: '5'"]),
         (["--dtype", "float"], ["mine rejects argument --dtype: invalid choice: 'float'"]),
         (["--dtype"], ["mine rejects argument --dtype: expected one argument"]),
         (["--eager=1"], ["mine rejects argument --eager/--no-eager: ignored explicit argument '1'"]),
@@ -204,3 +210,33 @@ def test_lmdeploys_key_is_in_no_argument_and_reaches_its_parser(tmp_path):
     done = subprocess.run(argv, env={**env, "TAKES_KEYS": ""}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "knows no --api-keys" in done.stderr
+
+
+def test_sglangs_key_is_in_no_argument_and_reaches_its_parser(tmp_path):
+    """By our launcher, with a stand-in for SGLang's module."""
+    package = tmp_path / "sglang"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "launch_server.py").write_text(
+        "import argparse, json, os, sys\n"
+        "assert __name__ == '__main__'\n"
+        "parser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--model-path')\n"
+        "if os.environ.get('TAKES_KEYS'):\n"
+        "    parser.add_argument('--api-key')\n"
+        "found = vars(parser.parse_args(sys.argv[1:]))\n"
+        "seen = open('/proc/self/cmdline').read() + ' '.join(sys.argv)\n"
+        "print(json.dumps([found, seen, dict(os.environ)]))\n"
+    )
+    from evalscope_evalflow.engines import sglang
+
+    env = {"PYTHONPATH": str(tmp_path), sglang.KEY_VARIABLE: "sk-secret", "TAKES_KEYS": "1"}
+    argv = [sys.executable, str(sglang.SERVER), "--model-path", "/model"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
+    found, seen, environment = json.loads(done.stdout)
+    assert found == {"model_path": "/model", "api_key": "sk-secret"}
+    assert "sk-secret" not in seen
+    assert "sk-secret" not in environment.values()
+    done = subprocess.run(argv, env={**env, "TAKES_KEYS": ""}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "knows no --api-key" in done.stderr

@@ -62,7 +62,7 @@ def test_the_yaml_is_a_task():
 
 def test_every_engine_is_in_the_table():
     table = re.findall(r"^\| `(\w+)` \| ", README, re.MULTILINE)
-    assert {"vllm", "lmdeploy", "llamacpp", "remote"} <= set(table)
+    assert {"vllm", "lmdeploy", "sglang", "llamacpp", "remote"} <= set(table)
     assert set(table) <= set(known_engines()) | {flag.name for flag in FLAGS}
 
 
@@ -74,7 +74,7 @@ def test_ci_runs_the_readmes_test_command():
 def test_the_examples_are_tasks(monkeypatch):
     monkeypatch.chdir(ROOT)
     files = sorted((ROOT / "examples").glob("*.yaml"))
-    assert [file.stem for file in files] == ["llamacpp", "lmdeploy", "remote", "vllm", "vlmevalkit"]
+    assert [file.stem for file in files] == ["llamacpp", "lmdeploy", "remote", "sglang", "vllm", "vlmevalkit"]
     assert Task.load(files.pop()).flow.backend == "VLMEvalKit"
     for file in files:
         task = Task.load(file)

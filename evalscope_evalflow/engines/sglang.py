@@ -1,0 +1,175 @@
+"""SGLang's OpenAI-compatible server, from any environment that has it. By its source and its parser (0.5.23): it has
+not run on a GPU here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import checkpoint
+from evalscope_evalflow.engines.base import (
+    Address,
+    Command,
+    Counters,
+    Engine,
+    ParserSource,
+    Rule,
+    absolute,
+    parallel,
+)
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.memory import Memory, Options, float_bytes, kv_bytes
+from evalscope_evalflow.errors import Problem
+
+SERVER = Path(__file__).with_name("sglang_server.py")
+KEY_VARIABLE = "EVALFLOW_SGLANG_API_KEY"  # the launcher reads it under this name
+LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
+
+
+class SGLang(Engine):
+    """`python -m sglang.launch_server`."""
+
+    name = "sglang"
+    module = "sglang"
+    install = "pip install sglang, in an environment of its own"
+    replicates = "any"
+    # Tokens in use move with every step; the others are written at the intervals of its log.
+    counters = Counters(
+        in_flight=("sglang:num_running_reqs", "sglang:num_queue_reqs"),
+        progress=(
+            "sglang:num_used_tokens",
+            "sglang:realtime_tokens_total",
+            "sglang:generation_tokens_total",
+            "sglang:prompt_tokens_total",
+        ),
+    )
+    parser = ParserSource(str(SERVER), distribution="sglang")
+    settings: ClassVar[Mapping[str, str]] = {
+        "--model-path": "the model's `path`",
+        "--served-model-name": "the model's `name`",
+        "--host": "deploy.host",
+        "--port": "deploy.port",
+        "--context-length": "deploy.max_model_len",
+        "--max-running-requests": "deploy.max_num_seqs",
+        "--tp-size": "deploy.tensor_parallel",
+        "--dp-size": "deploy.data_parallel",
+        "--chat-template": "deploy.chat_template",
+        "--api-key": "deploy.api_key",
+    }
+    variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    rules = (
+        Rule(
+            REJECTED,
+            "SGLang rejects an argument: {0}",
+            "Compare it with `python -m sglang.launch_server --help` of that environment.",
+        ),
+        Rule(
+            r"(Chat template .+? is not a built-in template name\b.*)",
+            "SGLang cannot read the chat template: {0}",
+            "Give a .jinja file, a JSON file, or one of SGLang's own names.",
+        ),
+        *WHERE_IS_IT,
+        Rule(
+            r"((?:User-specified|Target model's) context_length \(\d+\) is greater than the derived \S+ \(.+?\))",
+            "the context is too long for this model: {0}",
+            "Lower max_model_len (--eval_max_model_length).",
+        ),
+        Rule(
+            r"(Not enough memory\. Please try to increase --mem-fraction-static.*)",
+            "there is not enough memory for the KV cache: {0}",
+            "Raise tensor_parallel, or --mem-fraction-static in extra_args.",
+        ),
+        Rule(
+            r"OutOfMemoryError: (.+)",
+            "the device ran out of memory: {0}",
+            "Lower --mem-fraction-static (extra_args) or max_num_seqs, or raise tensor_parallel.",
+        ),
+        Rule(
+            r"(?:Errno 98|[Aa]ddress already in use|Port is already in use)",
+            "the port is taken",
+            "Choose another port.",
+        ),
+        Rule(
+            r"(assert self\.total_num_(?:kv_)?heads % tp_size == 0|AssertionError: \d+ is not divisible by \d+"
+            r"|\S+ (?:\(\d+\) )?must be divisible by (?:moe_)?tp_size.*)",
+            "tensor_parallel does not fit: {0}",
+            "Choose a tensor_parallel that divides the attention heads.",
+        ),
+        Rule(
+            r"(No accelerator \(.+?\).*is available)",
+            "SGLang finds no device that it can use: {0}",
+            "Check the driver and `devices`; without a GPU, use vllm's CPU build or llamacpp.",
+        ),
+        NO_DEVICE,
+        Rule(
+            r"((?:ModuleNotFoundError|ImportError): .+)",
+            "the engine's environment is broken: {0}",
+            "Repair that environment.",
+        ),
+    )
+
+    def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
+        yield from checkpoint.check(model.path, f"model {model.name}")
+        if LONGER_CONTEXT not in deploy.env_vars:
+            yield from checkpoint.check_context(model, deploy, unless=("--json-model-override-args",))
+        template = deploy.chat_template
+        if (
+            template
+            and (os.sep in template or Path(template).suffix)
+            and not os.path.isfile(os.path.expanduser(template))
+        ):
+            yield Problem(
+                "deploy.chat_template",
+                f"{template.splitlines()[0][:80]} does not exist",
+                "SGLang takes a .jinja file, a JSON file, or the name of a template of its own, such as chatml.",
+            )
+        if ":" in model.name:
+            yield Problem(
+                f"model {model.name}",
+                "SGLang takes what stands behind a colon for the name of an adapter",
+                "Give it a name without a colon.",
+            )
+
+    def memory(self, deploy: DeployConfig) -> Memory:
+        given = Options(
+            deploy.extra_args,
+            {"--mem-fraction-static": float, "--kv-cache-dtype": str, "--dtype": str, "--pp-size": int},
+        )
+        size = float_bytes(given.get("--dtype", None))
+        return Memory(
+            # Its own default goes by the device: 0.87 on one of 80 GiB, somewhat less on small ones.
+            share=given.get("--mem-fraction-static", 0.85),
+            option="--mem-fraction-static",
+            reserve_bytes=0,  # that share is for weights and KV cache alone
+            kv_bytes=kv_bytes(given.get("--kv-cache-dtype", None), size),
+            float_bytes=size,
+            pipeline=max(1, given.get("--pp-size", 1)),
+        )
+
+    def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+        assert model.path is not None
+        # By its file, as the environment that has SGLang need not have EvalFlow.
+        argv = [
+            str(env.python), str(SERVER),
+            "--model-path", absolute(model.path), "--served-model-name", model.name,
+            "--host", address.host, "--port", str(address.port),
+            # Sampling defaults from the checkpoint's folder would change results behind the user's back.
+            "--sampling-defaults", "openai",
+            "--max-running-requests", str(self.max_num_seqs(deploy)),
+            "--enable-metrics",  # by which a hang is seen
+        ]  # fmt: skip
+        if deploy.max_model_len:
+            argv += ["--context-length", str(deploy.max_model_len)]
+        tensor_parallel, replicas = parallel(deploy)
+        if tensor_parallel > 1:
+            argv += ["--tp-size", str(tensor_parallel)]
+        if replicas > 1:
+            argv += ["--dp-size", str(replicas)]
+        if deploy.chat_template:
+            argv += ["--chat-template", absolute(deploy.chat_template)]
+        env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
+        return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
