@@ -105,7 +105,6 @@ def _evaluate(
     task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter, entry: Registration
 ) -> list[DatasetResult]:
     """Do what is left to do; if the engine dies on the way, again, going on from the answers that were saved."""
-    folder = task.folder(model)
     backend = load_backend(task.flow.backend)
     left = _prepare(task, model, reporter)
     record.set(phases=left.phases)

@@ -98,6 +98,11 @@ class VLMEvalKit(Backend):
         saved = int(state.get("answered") or 0) if files.stamp() and state.get("stamp") == files.stamp() else 0
         return saved + len(files.read_journal())
 
+    def verdicts(self, task: Task, model: ModelConfig, dataset: str) -> int:
+        files = _files(task, model, dataset)
+        state = files.read()
+        return int(state.get("scored") or 0) + int(state.get("left_out") or 0) if files.made() else 0
+
     def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
         return [
             Failure(
@@ -116,7 +121,7 @@ class VLMEvalKit(Backend):
     def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
         files = _files(task, model, dataset)
         moved = _move([*files.made(), files.report], task.folder(model), kept)
-        files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0)
+        files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
         return moved
 
     def _result(self, task: Task, model: ModelConfig, dataset: str, before: Stamps) -> DatasetResult:
