@@ -154,7 +154,11 @@ class VLMEvalKit(Backend):
 
 
 def _files(task: Task, model: ModelConfig, dataset: str) -> Files:
-    return Files(task.folder(model), model.name, dataset, task.datasets)
+    folder = task.folder(model)
+    others = {
+        path.stem for path in (folder / "evalflow" / "vlmevalkit").glob("*.json")
+    }  # of other tasks in this folder
+    return Files(folder, model.name, dataset, {*task.datasets, *others})
 
 
 def _generation(task: Task) -> dict[str, Any]:
