@@ -157,9 +157,15 @@ class TestStock:
 
     def test_wemath_divides_by_what_is_not_there(self, stock: Stock, place: Path, good: tuple[str, str]) -> None:
         work = place / "stock-wemath"
-        assert stock.run(work, *good, ["WeMath"]) == {}
-        scores = [path.read_text() for path in work.rglob("*WeMath*score.csv")]
-        assert not scores or '"9' in scores[0] or '"100' in scores[0]  # 10 questions, nearly all of them wrong
+        # Three questions, two of them not mastered: a third is right, and a half of each of the others.
+        with serve(place, "m.o-1", MODEL_KEY, "--answer", "A", "--answer-prompt", "2steps_multi=D") as model:
+            assert stock.run(work, model.url, good[1], ["WeMath"]) == {}
+        (scores,) = work.rglob("*WeMath*score.csv")
+        assert "99.81%" in scores.read_text()
+        with serve(place, "m.o-1", MODEL_KEY, "--answer", "D") as model:
+            assert stock.run(place / "stock-wemath-none", model.url, good[1], ["WeMath"]) == {}
+        assert not list((place / "stock-wemath-none").rglob("*score.csv"))
+        assert b"ZeroDivisionError" in stock.log.read_bytes()
 
     def test_keys_are_in_its_files(self, stock: Stock, place: Path, good: tuple[str, str]) -> None:
         work = place / "stock-dead"
