@@ -311,7 +311,7 @@ class VLMEvalKit:
         found = figures(dataset, outcome.result, rows)
         write(
             files.report, dataset=dataset, model=self.told["model"], found=found, scored=len(outcome.scored),
-            requested=requested, judge=judge, fallbacks=kinds,
+            requested=requested, judge=judge, fallbacks=kinds, own=bool(files.read().get("own")),
         )  # fmt: skip
 
 
