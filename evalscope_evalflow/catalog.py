@@ -127,6 +127,13 @@ def generation_fields(folder: Path) -> tuple[str, ...]:
     return _fields(folder / "api" / "model" / "generate_config.py", "GenerateConfig")
 
 
+@lru_cache
+def judge_fields(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The keys of `judge`, of each of its `models`, and of its `contract`."""
+    names = {"judge": "JudgeConfig", "judge.models": "JudgeModelConfig", "judge.contract": "JudgeContractConfig"}
+    return {place: _fields(folder / "config.py", name) for place, name in names.items()}
+
+
 def _fields(file: Path, name: str) -> tuple[str, ...]:
     """The annotated names of a class; empty where it is not found."""
     try:

@@ -43,6 +43,7 @@ class Native(Backend):
             if fields and name not in fields:
                 yield Problem(name, "unknown key", f"{nearest(name, fields)} Known: {', '.join(fields)}".strip())
         yield from _generation_problems(task.stock.get("generation_config"), catalog.generation_fields(folder))
+        yield from _judge_problems(task.stock.get("judge") or {}, catalog.judge_fields(folder))
         yield from _limit_problems(task.stock.get("limit"))
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
@@ -133,6 +134,19 @@ def _generation_problems(settings: Any, known: tuple[str, ...]) -> Iterable[Prob
                 "EvalScope would ignore it",
                 f"{nearest(str(name), known)} What only the API knows goes into `extra_body`.".strip(),
             )
+
+
+def _judge_problems(judge: Mapping[str, Any], known: Mapping[str, tuple[str, ...]]) -> Iterable[Problem]:
+    """Keys of `judge` that EvalScope would refuse, when the answers are there and the engine is gone."""
+    models = judge.get("models") or []
+    parts = [("judge", "judge", judge), ("judge.contract", "judge.contract", judge.get("contract"))]
+    listed = [models] if isinstance(models, Mapping) else models
+    parts += [(f"judge.models.{number}", "judge.models", model) for number, model in enumerate(listed)]
+    for where, kind, part in parts:
+        for name in part if isinstance(part, Mapping) else ():
+            if known[kind] and name not in known[kind]:
+                todo = f"{nearest(str(name), known[kind])} Known: {', '.join(known[kind])}".strip()
+                yield Problem(f"{where}.{name}", "unknown key", todo)
 
 
 def _limit_problems(limit: Any) -> Iterable[Problem]:

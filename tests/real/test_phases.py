@@ -180,7 +180,9 @@ def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
     run(judge=judge.settings)
     before = (work / "reviews" / "m" / "general_mcq_tiny.jsonl").read_text()
     judge.asked.clear()
-    settings = {**judge.settings, "models": [{**judge.settings["models"][0], "system_prompt": "Be strict."}]}
+    wrong = {**judge.settings, "models": [{**judge.settings["models"][0], "system_prompt": "Be strict."}]}
+    assert "judge.models.0.system_prompt: unknown key" in run(code=2, judge=wrong).stderr
+    settings = {**judge.settings, "contract": {"system_prompt": "Be strict."}}
     done = run(judge=settings)
     assert "another judge; earlier verdicts on general_mcq are kept in" in done.stderr
     assert not engine_started(work)
