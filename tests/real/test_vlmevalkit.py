@@ -108,7 +108,7 @@ def test_evalscope_service_shows_every_score(letters: tuple[Task, Outcome], tmp_
     outputs = asked.work_dir.parent
     with running(outputs, tmp_path) as url:
         shown = items(ask(f"{url}/api/v1/reports?root_path={outputs}"))
-    scores = {item["dataset_name"]: item["score"] for item in shown}
+    scores = {part["dataset_name"]: part["score"] for item in shown for part in item["primary_metrics"]}
     assert scores == {name: cell.metrics[0].score for name, cell in found.cells.items()}
 
 
