@@ -121,7 +121,7 @@ class VLMEvalKit(Backend):
     def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
         files = _files(task, model, dataset)
         moved = _move([*files.made(), files.report], task.folder(model), kept)
-        files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0)
+        files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
         return moved
 
     def _result(self, task: Task, model: ModelConfig, dataset: str, before: Stamps) -> DatasetResult:
@@ -154,7 +154,11 @@ class VLMEvalKit(Backend):
 
 
 def _files(task: Task, model: ModelConfig, dataset: str) -> Files:
-    return Files(task.folder(model), model.name, dataset, task.datasets)
+    folder = task.folder(model)
+    others = {
+        path.stem for path in (folder / "evalflow" / "vlmevalkit").glob("*.json")
+    }  # of other tasks in this folder
+    return Files(folder, model.name, dataset, {*task.datasets, *others})
 
 
 def _generation(task: Task) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-import json
 import os
 import ssl
 import sys
@@ -24,9 +23,11 @@ from typing import Any
 from .client import retry_only_what_is_transient
 from .failures import Failures, Unanswered, classify, run_error, said_by
 from .parent import Parent
-from .secrets import MODEL_KEY, resolve
+from .secrets import MODEL_KEY, masked, resolve
+from .vlmevalkit_answers import Answers
 from .vlmevalkit_client import Api, base_url, make_judge_class, make_model_class
-from .vlmevalkit_files import FAILED, Files, Journal, whole_writes
+from .vlmevalkit_data import DataError, check_data_folder, correct_wemath, give_latex_comparison, load_dataset
+from .vlmevalkit_files import FAILED, Files, whole_writes
 from .vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
 from .vlmevalkit_report import figures, write
 
@@ -54,8 +55,8 @@ class VLMEvalKit:
         self.data: dict[str, Any] = {}  # VLMEvalKit's datasets
         self.errors: dict[str, str] = {}
         self.api: Api | None = None
-        self.failed: dict[str, dict[str, Any]] = {}  # of that which is asked, by index as text
-        self.now = ""  # the dataset that is asked
+        self.answers: dict[str, Answers] = {}
+        self.now: Answers | None = None  # on the dataset that is asked
 
     def prepare(self) -> None:
         """Import VLMEvalKit, put our hands on it, and load the data.
@@ -67,7 +68,7 @@ class VLMEvalKit:
         verified = ssl._create_default_https_context
         import evalscope.run  # noqa: F401
 
-        _latex_comparison()
+        give_latex_comparison()
         import vlmeval.run  # noqa: F401
         from vlmeval.dataset import SUPPORTED_DATASETS
 
@@ -79,7 +80,9 @@ class VLMEvalKit:
         problems = []
         for dataset in self.told["datasets"]:
             try:
-                self.data[dataset] = self._load_dataset(dataset)
+                files, limit = self.files[dataset], self.told.get("limit")
+                self.data[dataset] = load_dataset(dataset, self._build, files, self.told["verify_md5"])
+                self.answers[dataset] = Answers(files, self.data[dataset], limit, self.failures, self.load, self.dump)
             except Exception as error:  # noqa: BLE001 - a download, a parser, a dataset's own code
                 traceback.print_exc()
                 problems.append(str(error) if isinstance(error, DataError) else f"{dataset}: {error}")
@@ -90,8 +93,8 @@ class VLMEvalKit:
         """Save every answer that can be had."""
         left = []
         for dataset in self.told["datasets"]:
-            self._clean_answers(dataset)
-            if self._to_ask(dataset):
+            self.answers[dataset].clean()
+            if self.answers[dataset].to_ask():
                 left.append(dataset)
             else:
                 self._note_answers(dataset)
@@ -126,7 +129,7 @@ class VLMEvalKit:
         left = []
         for dataset in self.told["datasets"]:
             self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
-            self._clean_answers(dataset)
+            self.answers[dataset].clean()
             if not self.files[dataset].predictions.exists():
                 self.files[dataset].write(error="no score: there is no answer", judged=None, fallbacks={}, scored=0)
                 continue
@@ -195,41 +198,6 @@ class VLMEvalKit:
 
     # data
 
-    def _load_dataset(self, dataset: str) -> Any:
-        from vlmeval.dataset import DATASET_CLASSES
-        from vlmeval.smp import LMUDataRoot, md5
-
-        file = Path(LMUDataRoot()) / f"{dataset}.tsv"
-        kind: Any = next((item for item in DATASET_CLASSES if dataset in item.supported_datasets()), None)
-        published = dict(getattr(kind, "DATASET_MD5", None) or {}) if kind else {}
-        url = (getattr(kind, "DATASET_URL", None) or {}).get(dataset) if kind else None
-        if kind is None and not file.exists():
-            raise DataError(f"VLMEvalKit has no dataset {dataset!r}, and {file} does not exist: put your own there")
-        if file.exists() and published.get(dataset) and md5(str(file)) != published[dataset]:
-            if self.told["verify_md5"]:
-                raise DataError(
-                    f"{file} is not the published {dataset} (its MD5 differs): set `verify_md5: false` to evaluate it "
-                    "all the same, or remove it to have the published one downloaded"
-                )
-            kind.DATASET_MD5 = {key: value for key, value in published.items() if key != dataset}
-            self.files[dataset].write(note=f"{file.name} is a file of your own, not the published {dataset}")
-        else:
-            self.files[dataset].write(note=None)
-        try:
-            found = self._build(dataset)
-        except Exception as error:
-            where = f" from {url}" if url else ""
-            if not file.exists():
-                raise DataError(f"{dataset} cannot be downloaded{where} ({error}): put its file at {file}") from error
-            raise DataError(f"{dataset} cannot be read from {file}: {type(error).__name__}: {error}") from error
-        if found is None:
-            raise DataError(f"VLMEvalKit does not take {file}: it needs a column `question`")
-        if type(found).__name__ == "CustomVQADataset":
-            raise DataError(
-                f"{dataset}: VLMEvalKit does not score open questions of your own: give options in columns A, B, …"
-            )
-        return found
-
     def _dataset(self, name: str, **_: Any) -> Any:
         """A dataset for VLMEvalKit's run, which changes what it is given."""
         found = copy.copy(self.data[name])
@@ -238,124 +206,27 @@ class VLMEvalKit:
         found.evaluate = lambda eval_file, **options: self._evaluate(name, stock, **options)
         return found
 
-    def _rows(self, dataset: str) -> list[str]:
-        """Indexes of the samples that are asked for."""
-        indexes = [str(index) for index in self.data[dataset].data["index"]]
-        return indexes[: self.told["limit"]] if self.told.get("limit") else indexes
-
-    # answers
-
-    def _saved(self, dataset: str) -> Any:
-        """The answers' file as a DataFrame, without texts of failures; None if there is none."""
-        files = self.files[dataset]
-        if not files.predictions.exists():
-            return None
-        data = self.load(str(files.predictions))
-        return data[~data["prediction"].astype(str).str.startswith(FAILED) & data["prediction"].notna()]
-
-    def _clean_answers(self, dataset: str) -> None:
-        """Keep of what earlier runs left only answers, and all of those in VLMEvalKit's file."""
-        files, data = self.files[dataset], self.data[dataset].data
-        came = files.read_journal()
-        for path in files.unfinished():
-            if path.name.endswith("_supp.pkl"):  # of a run that VLMEvalKit did by itself, and that was killed
-                try:
-                    came = {**{str(key): str(value) for key, value in self.load(str(path)).items()}, **came}
-                except Exception:  # noqa: BLE001 - torn by a kill, in one of many ways
-                    traceback.print_exc()
-            path.unlink()
-        saved = self._saved(dataset)
-        have = self._have(saved)
-        came = {row: text for row, text in came.items() if row not in have and FAILED not in text}
-        lines = data[data["index"].astype(str).isin(set(came))].copy()
-        lines["prediction"] = [came[str(index)] for index in lines["index"]]
-        self._save(dataset, saved, lines.drop(columns="image", errors="ignore"))
-        files.journal.unlink(missing_ok=True)
-        have = self._have(self._saved(dataset))
-        files.write(stamp=files.stamp(), answered=len(have & set(self._rows(dataset))))
-
-    def _save(self, dataset: str, *parts: Any) -> None:
-        """Make VLMEvalKit's file of answers, in the order of the dataset."""
-        import pandas
-
-        files = self.files[dataset]
-        frames = [part for part in parts if part is not None and len(part)]
-        if not frames:
-            files.predictions.unlink(missing_ok=True)
-            return
-        whole = pandas.concat(frames, ignore_index=True)
-        place = {str(index): number for number, index in enumerate(self.data[dataset].data["index"])}
-        order = sorted(range(len(whole)), key=lambda number: place.get(str(whole["index"].iloc[number]), len(place)))
-        files.folder.mkdir(parents=True, exist_ok=True)
-        self.dump(whole.iloc[order], str(files.predictions))
-
-    @staticmethod
-    def _have(saved: Any) -> set[str]:
-        return set() if saved is None else {str(index) for index in saved["index"]}
-
-    def _to_ask(self, dataset: str) -> list[str]:
-        """Samples without an answer, but those that fail for good."""
-        have = self._have(self._saved(dataset))
-        data = self.data[dataset]
-        return [row for row in self._rows(dataset) if row not in have and not self._fails_for_good(dataset, row, data)]
-
-    def _fails_for_good(self, dataset: str, row: str, data: Any) -> bool:
-        known = self.files[dataset].read().get("failed", {}).get(row)
-        if not known or known["transient"]:
-            return False
-        line = data.data[data.data["index"].astype(str) == row].iloc[0]
-        try:
-            self.failures.expect(dataset, "default", row, self._cause(data.build_prompt(line)))
-        except Unanswered:
-            return True
-        return False
-
-    def _cause(self, message: Any) -> str:
-        return self.failures.cause(json.dumps(message, default=str))
-
     def _infer_with(self, stock: Callable[..., Any]) -> Callable[..., Any]:
         """VLMEvalKit's inference of one dataset, whose files hold nothing but answers."""
 
         def infer(*args: Any, **options: Any) -> Any:
-            dataset = options["dataset"].dataset_name
-            files = self.files[dataset]
-            kept = self._saved(dataset)
-            self.now = dataset
-            self.failed.clear()
-            self.journal = Journal(files)
+            self.now = self.answers[options["dataset"].dataset_name]
+            dataset = self.now.files.dataset
             try:
-                result = stock(*args, **options)
+                result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
                 self.errors[dataset] = f"{type(error).__name__}: {error}"
                 raise
-            new = self._saved(dataset)
-            if kept is not None:  # a smaller limit must not cut what is there
-                kept = kept[~kept["index"].astype(str).isin(self._have(new))]
-            self._save(dataset, new, kept)
-            for path in files.unfinished():
-                path.unlink()
             self._note_answers(dataset)
-            files.journal.unlink(missing_ok=True)
             return result
 
         return infer
 
     def _note_answers(self, dataset: str) -> None:
-        """Write down and tell how many there are."""
-        files, rows = self.files[dataset], self._rows(dataset)
-        have = self._have(self._saved(dataset))
-        answered = [row for row in rows if row in have]
-        failed = {**files.read().get("failed", {}), **(self.failed if self.now == dataset else {})}
-        failed = {row: item for row, item in failed.items() if row in set(rows) - have}
-        files.write(
-            stamp=files.stamp(), requested=len(rows), answered=len(answered), failed=failed, error=None,
-            file=str(files.predictions.relative_to(self.work_dir)),
-        )  # fmt: skip
-        self.parent.say("dataset predicted", dataset=dataset, requested=len(rows), answered=len(answered))
+        requested, answered = self.answers[dataset].finish()
+        self.parent.say("dataset predicted", dataset=dataset, requested=requested, answered=answered)
 
-    def _track(
-        self, func: Any, tasks: Any = (), nproc: int = 1, save: Any = None, keys: Any = None, **more: Any
-    ) -> Any:
+    def _track(self, func: Any, tasks: Any = (), nproc: int = 1, save: Any = None, keys: Any = None, **_: Any) -> Any:
         """VLMEvalKit's `track_progress_rich`, in either phase."""
         if self.mode == "eval":
             return self.judging.track(func, tasks, nproc, save, keys)
@@ -375,8 +246,11 @@ class VLMEvalKit:
 
     def _answer(self, func: Any, task: Any, key: Any) -> str:
         """One answer, saved; or the text that VLMEvalKit knows for a failure, with why it failed written down."""
-        dataset, row = self.now, str(key)
-        cause = self._cause(task.get("message") if isinstance(task, dict) else None)
+        now = self.now
+        assert now is not None
+        assert now.journal is not None
+        dataset, row = now.files.dataset, str(key)
+        cause = now.cause(task.get("message") if isinstance(task, dict) else None)
         try:
             self.failures.expect(dataset, "default", row, cause)
             answer = str(_call(func, task))
@@ -384,23 +258,22 @@ class VLMEvalKit:
             kind, transient = classify(error)
             if kind == "run":
                 self.parent.end(run_error(error))
-            said = said_by(error)
+            said = masked(said_by(error))
             if not (isinstance(error, Unanswered) and said.startswith("not asked again: ")):
                 self.failures.add(dataset, "default", row, cause, kind, transient, said)
-            self.failed[row] = {
+            now.failed[row] = {
                 "kind": kind, "transient": transient, "message": " ".join(said.split())[:500],
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }  # fmt: skip
             return f"{FAILED} via API."
-        self.journal.add(key, answer)
+        now.journal.add(key, answer)
         return answer
 
     # verdicts
 
     def _drop_stale(self, dataset: str) -> None:
         files, data = self.files[dataset], self.data[dataset].data
-        saved = self._saved(dataset)
-        answers = {str(index): str(text) for index, text in zip(saved["index"], saved["prediction"], strict=True)}
+        answers = self.answers[dataset].texts()
         fallbacks = len(files.read().get("fallbacks") or {})
         dropped = drop_stale(files, self.load, self.dump, answers, group_of(dataset, data))
         if dropped or fallbacks:
@@ -410,10 +283,9 @@ class VLMEvalKit:
         """VLMEvalKit's evaluation of one dataset, and the report on it."""
         files = self.files[dataset]
         data = self.data[dataset].data
-        rows = self._rows(dataset)
+        rows = self.answers[dataset].rows
         data = data[data["index"].astype(str).isin(set(rows))]
-        saved = self._saved(dataset)
-        answered = {str(index) for index in saved["index"]} & set(rows)
+        answered = self.answers[dataset].answered()
         try:
             outcome = self.judging.evaluate(stock, files, data, answered, **options)
             self._report(dataset, outcome, data, len(rows), answered)
@@ -439,73 +311,8 @@ class VLMEvalKit:
         found = figures(dataset, outcome.result, rows)
         write(
             files.report, dataset=dataset, model=self.told["model"], found=found, scored=len(outcome.scored),
-            requested=requested, judge=judge, fallbacks=kinds,
+            requested=requested, judge=judge, fallbacks=kinds, own=bool(files.read().get("own")),
         )  # fmt: skip
-
-
-class DataError(ValueError):
-    """A dataset's file is not as it should be; the message says what to do."""
-
-
-def check_data_folder() -> None:
-    """Whether LMUData, if it is set, is a folder: VLMEvalKit would take another one without a word."""
-    folder = os.environ.get("LMUData")  # noqa: SIM112 - VLMEvalKit's own name
-    if folder and not os.path.isdir(folder):
-        raise ValueError(f"LMUData names {folder}, which does not exist: it is the folder of VLMEvalKit's data")
-
-
-def correct_wemath(wemath: Any) -> None:
-    """Have WeMath divide by the questions that there are: 525 only of the whole dataset, and 0 of none mastered."""
-    update = wemath.evaluate_update_main_results_df
-
-    def total(counts: dict[str, int]) -> int:
-        """All questions: each of them is of one of these."""
-        return sum(
-            counts[name]
-            for name in (
-                "InadequateGeneralization", "InsufficientKnowledge", "CompleteMastery_loose", "RoteMemorization_loose",
-            )
-        )  # fmt: skip
-
-    def compute(metrics: dict[str, Any], total_count: int) -> Any:
-        rows = {name: len(metrics[f"steps2_{key}"]) + len(metrics[f"steps3_{key}"]) for name, key in _WEMATH.items()}
-        everything = total(rows) or 1
-        rates = {f"{name}_rate": f"{number / everything:.2%}" for name, number in rows.items() if "Rote" not in name}
-        for kind in ("loose", "strict"):
-            rote = rows[f"RoteMemorization_{kind}"]
-            rates[f"RoteMemorization_{kind}_rate"] = f"{rote / ((rows[f'CompleteMastery_{kind}'] + rote) or 1):.2%}"
-        return rows, rates
-
-    def update_all(frame: Any, counts: dict[str, int], rates: dict[str, str]) -> Any:
-        frame = update(frame, counts, rates)
-        for kind in ("strict", "loose"):
-            lost = 0.5 * counts["InadequateGeneralization"] + counts["InsufficientKnowledge"]
-            everything = total(counts)
-            score = (everything - lost - counts[f"RoteMemorization_{kind}"]) / (everything or 1)
-            frame.loc[len(frame) - 1, f"Score ({kind.capitalize()})"] = f"{score:.2%}"
-        return frame
-
-    wemath.evaluate_compute_final_scores, wemath.evaluate_update_main_results_df = compute, update_all
-
-
-_WEMATH = {
-    "InadequateGeneralization": "filtered_rows_2",
-    "InsufficientKnowledge": "filtered_rows_3",
-    "CompleteMastery_loose": "filtered_rows_4_loose",
-    "CompleteMastery_strict": "filtered_rows_4_strict",
-    "RoteMemorization_loose": "filtered_rows_1_loose",
-    "RoteMemorization_strict": "filtered_rows_1_strict",
-}
-
-
-def _latex_comparison() -> None:
-    """Give VLMEvalKit a module that it misses, and without which MathVision takes equal formulas for different."""
-    try:
-        import latex2sympy2  # noqa: F401
-    except ImportError:
-        import latex2sympy2_extended
-
-        sys.modules["latex2sympy2"] = latex2sympy2_extended
 
 
 def _call(func: Any, task: Any) -> Any:

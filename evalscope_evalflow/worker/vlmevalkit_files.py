@@ -2,7 +2,8 @@
 
 `TYPE/TYPE_DATA.xlsx` holds answers, and answers alone; verdicts are the `.pkl` files whose names go on from there; all
 else with such a name is made of these two. Ours are `evalflow/vlmevalkit/DATA.json`, what the run knows of the dataset,
-and `DATA.answers.jsonl`, answers as they come, until the first file has them.
+`DATA.answers.jsonl`, answers as they come, until the first file has them, and `DATA.long.json`, whole, those that are
+longer than a cell of Excel's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
+
+CELL = 32_767  # most characters of a cell in Excel's files
 
 
 def model_type(name: str) -> str:
@@ -44,6 +47,7 @@ class Files:
         ours = work_dir / "evalflow" / "vlmevalkit"
         self.state = ours / f"{dataset}.json"
         self.journal = ours / f"{dataset}.answers.jsonl"
+        self.long = ours / f"{dataset}.long.json"
         self.report = work_dir / "reports" / model.replace("/", "_") / f"{dataset}.json"
 
     def unfinished(self) -> list[Path]:
@@ -82,6 +86,37 @@ class Files:
         new = self.state.with_suffix(".new")
         new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8")
         os.replace(new, self.state)
+
+    def keep_long(self, texts: dict[str, str]) -> None:
+        """Keep answers whole that Excel would cut."""
+        long = {row: text for row, text in texts.items() if len(text) > CELL}
+        if long:
+            self.long.parent.mkdir(parents=True, exist_ok=True)
+            new = self.long.with_suffix(".new")
+            new.write_text(json.dumps({**self._long(), **long}, ensure_ascii=False), encoding="utf-8")
+            os.replace(new, self.long)
+
+    def with_texts(self, data: Any) -> Any:
+        """The answers' file as VLMEvalKit's `load` gives it, with answers as they are.
+
+        Reading Excel's files makes a missing value of "None", "null" or "NA", and a number of "42".
+        """
+        import pandas
+
+        raw = pandas.read_excel(self.predictions, usecols=["prediction"], dtype=str, keep_default_na=False)
+        long = self._long()
+        data["prediction"] = [
+            long[str(index)] if len(text) == CELL and long.get(str(index), "").startswith(text) else text
+            for index, text in zip(data["index"], raw["prediction"], strict=True)
+        ]
+        return data
+
+    def _long(self) -> dict[str, str]:
+        try:
+            data = json.loads(self.long.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
 
     def stamp(self) -> list[int] | None:
         """What tells whether the answers' file is the one that we wrote."""
@@ -133,7 +168,10 @@ def digest(*texts: str) -> str:
 
 
 def whole_writes(dump: Any) -> Any:
-    """VLMEvalKit's `dump`, which leaves the old file or the new one, whenever it is killed."""
+    """VLMEvalKit's `dump`, which leaves the old file or the new one, whenever it is killed.
+
+    Its Excel files lose no text: as it is, those that begin with `=` become formulas, and long ones nothing.
+    """
 
     def dump_whole(data: Any, f: Any, **options: Any) -> Any:
         path = Path(f)
@@ -141,10 +179,23 @@ def whole_writes(dump: Any) -> Any:
             return dump(data, f, **options)
         new = path.with_name(f".{path.stem}.new{path.suffix}")
         try:
-            result = dump(data, str(new), **options)
+            result = None
+            if path.suffix == ".xlsx" and hasattr(data, "to_excel"):
+                _write_excel(data, new)
+            else:
+                result = dump(data, str(new), **options)
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)
         return result
 
     return dump_whole
+
+
+def _write_excel(data: Any, path: Path) -> None:
+    data = data.copy()
+    for name in data.columns:
+        if data[name].dtype == object:
+            data[name] = [text[:CELL] if isinstance(text, str) else text for text in data[name]]
+    options = {"strings_to_formulas": False, "strings_to_urls": False}
+    data.to_excel(path, index=False, engine="xlsxwriter", engine_kwargs={"options": options})

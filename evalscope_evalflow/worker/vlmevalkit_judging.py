@@ -71,7 +71,7 @@ class Judging:
         """
         self.load, self.dump = load, dump
         self.heard = threading.local()  # why the judge said nothing, in this thread
-        self._file = ""
+        self._files: Files | None = None
         self._rows: set[str] = set()
         self._lenient = False
         self._unmapped = 0
@@ -79,7 +79,8 @@ class Judging:
     def load_chosen(self, f: Any, fmt: Any = None) -> Any:
         """VLMEvalKit's `load`: of the answers' file, only what is to be scored now."""
         data = self.load(f, fmt)
-        if str(f) == self._file:
+        if self._files is not None and str(f) == str(self._files.predictions):
+            data = self._files.with_texts(data)
             data = data[data["index"].astype(str).isin(self._rows)].reset_index(drop=True)
         return data
 
@@ -97,7 +98,7 @@ class Judging:
         """
         outcome = Outcome()
         groups = group_of(files.dataset, data)
-        self._file, self._lenient, self._unmapped = str(files.predictions), False, 0
+        self._files, self._lenient, self._unmapped = files, False, 0
         torn = {group for row, group in groups.items() if row not in answered}
         rows = [row for row in groups if row in answered]
         while True:
@@ -121,7 +122,7 @@ class Judging:
             outcome.fallbacks[f"{self._unmapped} of its own units"] = "unmapped"
             for path in files.made():  # nobody can tell which of them are to be made anew
                 path.unlink()
-        self._file = ""
+        self._files = None
         return outcome
 
     def track(self, func: Any, tasks: Any = (), nproc: int = 1, save: Any = None, keys: Any = None, **_: Any) -> Any:

@@ -147,7 +147,7 @@ def _number(value: Any) -> float | None:
 
 def write(
     path: Path, *, dataset: str, model: str, found: list[Figure], scored: int, requested: int,
-    judge: str | None, fallbacks: dict[str, int],
+    judge: str | None, fallbacks: dict[str, int], own: bool = False,
 ) -> None:  # fmt: skip
     """Write the report.
 
@@ -160,6 +160,7 @@ def write(
         requested: how many were asked for.
         judge: the judge's real name; None where none was used.
         fallbacks: samples without a verdict, by kind.
+        own: whether the dataset's file is the user's, and not the published one.
     """
     from evalscope.report import Report
 
@@ -172,7 +173,7 @@ def write(
             "name": f"{model}@{dataset}",
             "dataset_name": dataset,
             "dataset_pretty_name": dataset,
-            "dataset_description": f"{dataset}, evaluated by VLMEvalKit.",
+            "dataset_description": f"{dataset}, evaluated by VLMEvalKit{' on a file of your own' if own else ''}.",
             "model_name": model,
             "metrics": metrics,
             "primary_metric_identity": primary,

@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,26 @@ BIN = Path(sys.executable).parent
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[str]:
     """A running service over the folder `outputs`."""
+    (tmp_path / "outputs").mkdir()
+    with running(tmp_path / "outputs", tmp_path) as url:
+        yield url
+
+
+@contextmanager
+def running(outputs: Path, folder: Path) -> Iterator[str]:
+    """Run a service.
+
+    Args:
+        outputs: the folder that it shows.
+        folder: for its log.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (tmp_path / "outputs").mkdir()
-    with (tmp_path / "service.log").open("wb") as log:
+    with (folder / "service.log").open("wb") as log:
         process = subprocess.Popen(
-            [BIN / "evalscope", "service", "--host", "127.0.0.1", "--port", str(port),
-             "--outputs", tmp_path / "outputs"],
-            stdout=log, stderr=log, cwd=tmp_path,
-            env={**os.environ, "EVALSCOPE_OUTPUT_DIR": str(tmp_path / "outputs")},
+            [BIN / "evalscope", "service", "--host", "127.0.0.1", "--port", str(port), "--outputs", outputs],
+            stdout=log, stderr=log, cwd=folder, env={**os.environ, "EVALSCOPE_OUTPUT_DIR": str(outputs)},
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"

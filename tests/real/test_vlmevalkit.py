@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import vlm_data
 from evalscope.report import Report
+from test_service import ask, items, running
 from vlm_runs import Outcome, run
 
 from evalscope_evalflow import Endpoint
@@ -39,16 +40,16 @@ def _task(vllm: Endpoint, env: Path, work: Path, datasets: list[str], says: list
     """A task whose judge, however small, replies with one of a few words."""
     judge = {
         "model_id": vllm.model, "api_url": vllm.api_url, "api_key": vllm.api_key,
-        "generation_config": {"max_tokens": 8, "extra_body": {"structured_outputs": {"choice": says}}},
+        "generation_config": {"max_tokens": 4, "extra_body": {"structured_outputs": {"choice": says}}},
     }  # fmt: skip
     return Task.parse(
         {
             "model": vllm.model, "api_url": f"{vllm.api_url}/chat/completions", "api_key": vllm.api_key,
-            "datasets": datasets, "work_dir": str(work), "eval_batch_size": 1, "judge": {"models": [judge]},
-            "generation_config": {"max_tokens": 12, "temperature": 0.0},
+            "datasets": datasets, "work_dir": str(work), "eval_batch_size": 8, "judge": {"models": [judge]},
+            "generation_config": {"max_tokens": 4, "temperature": 0.0},
             "evalflow": {
                 "backend": "VLMEvalKit", "worker_env": str(env), "verify_md5": False, "deploy": {"engine": "remote"},
-                "judge_max_num_seqs": 4, **more,
+                "judge_max_num_seqs": 8, **more,
             },
         }
     )  # fmt: skip
@@ -100,6 +101,15 @@ def test_evalscope_reads_the_reports(letters: tuple[Task, Outcome]) -> None:
         assert report.num == vlm_data.ROWS[name]
         assert report.judge_summary is not None
         assert report.judge_summary.judge_models == ["smol"]
+
+
+def test_evalscope_service_shows_every_score(letters: tuple[Task, Outcome], tmp_path: Path) -> None:
+    asked, found = letters
+    outputs = asked.work_dir.parent
+    with running(outputs, tmp_path) as url:
+        shown = items(ask(f"{url}/api/v1/reports?root_path={outputs}"))
+    scores = {part["dataset_name"]: part["score"] for item in shown for part in item["primary_metrics"]}
+    assert scores == {name: cell.metrics[0].score for name, cell in found.cells.items()}
 
 
 def test_a_second_run_starts_nothing(letters: tuple[Task, Outcome]) -> None:

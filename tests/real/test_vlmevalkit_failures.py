@@ -12,6 +12,7 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,15 @@ class TestStock:
 
     def test_wemath_divides_by_what_is_not_there(self, stock: Stock, place: Path, good: tuple[str, str]) -> None:
         work = place / "stock-wemath"
-        assert stock.run(work, *good, ["WeMath"]) == {}
-        scores = [path.read_text() for path in work.rglob("*WeMath*score.csv")]
-        assert not scores or '"9' in scores[0] or '"100' in scores[0]  # 10 questions, nearly all of them wrong
+        # Three questions, two of them not mastered: a third is right, and a half of each of the others.
+        with serve(place, "m.o-1", MODEL_KEY, "--answer", "A", "--answer-prompt", "2steps_multi=D") as model:
+            assert stock.run(work, model.url, good[1], ["WeMath"]) == {}
+        (scores,) = work.rglob("*WeMath*score.csv")
+        assert "99.81%" in scores.read_text()
+        with serve(place, "m.o-1", MODEL_KEY, "--answer", "D") as model:
+            assert stock.run(place / "stock-wemath-none", model.url, good[1], ["WeMath"]) == {}
+        assert not list((place / "stock-wemath-none").rglob("*score.csv"))
+        assert b"ZeroDivisionError" in stock.log.read_bytes()
 
     def test_keys_are_in_its_files(self, stock: Stock, place: Path, good: tuple[str, str]) -> None:
         work = place / "stock-dead"
@@ -317,6 +324,29 @@ def test_an_answers_file_that_is_gone_is_made_anew_and_nothing_brings_failures_b
     assert "Failed to obtain" not in texts(folder / "m_o-1_shapes.xlsx")
 
 
+def test_reuse_false_is_fresh_and_a_smaller_limit_is_refused(
+    data: Path, vlmeval_env: Path, place: Path, undisturbed: Outcome
+) -> None:
+    work = place / "fresh"
+    answers = work / "m_o-1" / "m_o-1_shapes.xlsx"
+    shutil.copytree(place / "undisturbed", work)
+    before = answers.read_bytes()
+    with (
+        serve(place, "m.o-1", MODEL_KEY, "--answer", UNCLEAR) as model,
+        serve(place, "referee", JUDGE_KEY, "--answer", "{letter}") as judge,
+    ):
+        asked = task(work, vlmeval_env, model.url, judge.url, ["shapes"])
+        with pytest.raises(ConfigError, match="limit was not set and is 2"):
+            run(replace(asked, stock={**asked.stock, "limit": 2}))
+        assert answers.read_bytes() == before
+        model.forget()
+        found = run(task(work, vlmeval_env, model.url, judge.url, ["shapes"], reuse=False))
+        assert len(model.prompts) >= vlm_data.ROWS["shapes"]
+    assert found.scores["shapes"] == undisturbed.scores["shapes"]
+    (kept,) = work.glob("evalflow/kept/*/m_o-1/m_o-1_shapes.xlsx")
+    assert kept.read_bytes() == before
+
+
 def test_the_engine_dies_at_a_third_and_the_scores_are_the_same(
     data: Path, vlmeval_env: Path, place: Path, good: tuple[str, str], undisturbed: Outcome, tmp_path: Path
 ) -> None:
@@ -328,7 +358,7 @@ def test_the_engine_dies_at_a_third_and_the_scores_are_the_same(
         work, vlmeval_env, DEAD, good[1], names, deploy={"engine": "scripted", "extra_args": script, "max_restarts": 3}
     )
     local = asked.models[0].model_copy(update={"path": str(tmp_path), "api_url": None, "api_key": None})
-    found = run(type(asked)(asked.flow, {**asked.stock, "eval_batch_size": 1}, (local,), False, asked.work_dir))
+    found = run(replace(asked, stock={**asked.stock, "eval_batch_size": 1}, models=(local,)))
     assert found.code == ExitCode.COMPLETE
     assert found.scores == {name: undisturbed.scores[name] for name in names}
     record = json.loads((work / "evalflow" / "run.json").read_text())
