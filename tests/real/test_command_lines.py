@@ -53,7 +53,8 @@ def check_results(work: Path, names: list[str], judge: JudgeServer, done: subpro
     for name in names:
         report = json.loads((work / name / "reports" / name / "simple_qa.json").read_text())
         assert report["judge_summary"]["valid_observations"] == QUESTIONS
-        assert next(item["score"] for item in report["metrics"] if item["name"].startswith("is_correct")) == 1.0
+        scores = {item["identity"]["name"]: item["score"] for item in report["metrics"]}
+        assert scores["is_correct"] == 1.0
     assert len(judge.asked) == QUESTIONS * len(names)
     for path in work.rglob("*"):
         if path.is_file():
