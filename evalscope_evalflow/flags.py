@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,29 +62,43 @@ def json_object(text: str) -> Any:
 
 
 FLAGS: tuple[Flag, ...] = (
-    Flag("work_dir", "folder for results; one below it for each model", target="work_dir"),
-    Flag("eval_model_name", "name of each model, in results and towards the engine", several=True),
-    Flag("eval_model_path", "checkpoint folder or .gguf file of each model", several=True),
-    Flag("remote_api_url", "URL of each model's API, for remote", several=True),
+    Flag("work_dir", "folder for results; one below it for each model (required)", target="work_dir"),
+    Flag("eval_model_name", "name of each model, in results and towards the engine (required)", several=True),
+    Flag("eval_model_path", "checkpoint folder or .gguf file of each model (required, but for remote)", several=True),
+    Flag("remote_api_url", "URL of each model's API, in either form (required for remote)", several=True),
     Flag(
         "conda_env",
-        "environment that has the engine: conda prefix, venv or uv environment; default: this one",
+        "environment that has the engine: conda prefix or name, venv, uv environment, or an interpreter",
+        "this one",
         target="evalflow.deploy.env",
     ),
-    Flag("worker_env", "environment that has EvalScope; default: this one", target="evalflow.worker_env"),
+    Flag("worker_env", "environment that has EvalScope", "this one", target="evalflow.worker_env"),
     Flag(
         "deploy_backend",
         "engine: vllm, lmdeploy, llamacpp, remote, or a plugin's",
         "vllm; llamacpp for a .gguf file; remote with --remote_api_url",
     ),
     Flag("eval_backend", "stock backend: VLMEvalKit or Native", "VLMEvalKit", target="evalflow.backend"),
+    Flag(
+        "vlmevalkit_mode",
+        "phases: all, infer (answers only), judge (judges the answers that are saved; `eval` means the same)",
+        "all",
+        target="evalflow.mode",
+    ),
     Flag("datasets", "benchmarks", DEFAULT_DATASETS, several=True, target="datasets"),
-    Flag("dataset_args", "settings of benchmarks, as JSON", kind=json_object, target="dataset_args"),
+    Flag("dataset_args", "settings of benchmarks, as JSON", "{}", kind=json_object, target="dataset_args"),
     Flag("limit", "samples of each subset: a number, or a fraction below 1", "all", kind=number, target="limit"),
     Flag("reuse", "go on from what work_dir holds; False puts that aside", True, kind=boolean, target="evalflow.reuse"),
-    Flag("judge_model_name", "model that judges answers"),
-    Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions"),
-    Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself"),
+    Flag("judge_model_name", "model that judges answers (required where a benchmark needs a judge)"),
+    Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions (required with its name)"),
+    Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself", "EMPTY: none"),
+    Flag(
+        "judge_max_num_seqs",
+        "answers that are judged at once",
+        200,
+        kind=int,
+        target="evalflow.judge_max_num_seqs",
+    ),
     Flag(
         "eval_max_model_length",
         "context length, in tokens",
@@ -100,10 +114,17 @@ FLAGS: tuple[Flag, ...] = (
         kind=int,
         target="evalflow.deploy.max_num_seqs",
     ),
-    Flag("eval_temperature", "sampling temperature", 0.0, kind=float, target="generation_config.temperature"),
+    Flag(
+        "eval_temperature",
+        "sampling temperature; 0: always the likeliest token",
+        0.0,
+        kind=float,
+        target="generation_config.temperature",
+    ),
     Flag(
         "eval_template",
-        "chat template; for vllm and llamacpp a Jinja file, for lmdeploy a JSON file or a name",
+        "chat template: for vllm, llamacpp a Jinja file, for lmdeploy a JSON file or a name, for sglang any of these",
+        "the model's own",
         target="evalflow.deploy.chat_template",
     ),
     Flag("eval_devices", "devices that the engine may use, such as 0,1", "0", target="evalflow.deploy.devices"),
@@ -117,11 +138,16 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "extra_args",
         'more arguments for the engine, in one string: --extra_args="--enforce-eager --dtype bfloat16"',
+        "none",
         kind=shlex.split,
         target="evalflow.deploy.extra_args",
     ),
     Flag(
-        "env_vars", "environment variables for the engine, as JSON", kind=json_object, target="evalflow.deploy.env_vars"
+        "env_vars",
+        "environment variables for the engine, as JSON",
+        "{}",
+        kind=json_object,
+        target="evalflow.deploy.env_vars",
     ),
     Flag("dry_run", "check and print the plan; start nothing", kind="flag"),
     Flag("verbose", "show what EvalScope prints", kind="flag"),
@@ -210,54 +236,69 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
         for name in ("work_dir", "eval_model_name")
         if not given.get(name)
     ]  # fmt: skip
-    names = given.get("eval_model_name", [])
     task: dict[str, Any] = {"evalflow": {"models": [], "deploy": {}}, "generation_config": {}}
     for flag in FLAGS:
         if flag.target and (flag.name in given or isinstance(flag.default, (bool, int, float, list))):
-            _put(task, flag.target, given.get(flag.name, flag.default))
+            put(task, flag.target, given.get(flag.name, flag.default))
+    problems += add_models(task, given)
     deploy = task["evalflow"]["deploy"]
-    remote = given.get("deploy_backend") == "remote" or ("deploy_backend" not in given and "remote_api_url" in given)
-    if remote:
-        problems += _count("remote_api_url", given, names)
-        if "eval_model_path" in given:
-            problems.append(Problem("--eval_model_path", "has no place beside an API", "Give one or the other."))
-        deploy = task["evalflow"]["deploy"] = {
-            key: value for key, value in deploy.items() if key == "max_num_seqs"
-        }  # fmt: skip
-        deploy["engine"] = "remote"
-        for name, url in zip(names, given.get("remote_api_url", []), strict=False):
-            model = {"name": name, "api_url": url, "api_key": given.get("eval_api_key")}
-            task["evalflow"]["models"].append({key: value for key, value in model.items() if value})
-    else:
-        problems += _count("eval_model_path", given, names)
-        paths = given.get("eval_model_path", [])
-        gguf = bool(paths) and all(path.endswith(".gguf") for path in paths)
-        deploy["engine"] = given.get("deploy_backend") or ("llamacpp" if gguf else "vllm")
-        if deploy["engine"] != "llamacpp":
-            deploy.setdefault("devices", "0")
-        if "eval_api_key" in given:
-            deploy["api_key"] = given["eval_api_key"]
-        for name, path in zip(names, paths, strict=False):
-            model = {"name": name, "path": path}
-            if deploy["engine"] != "llamacpp" and "eval_max_model_length" not in given:
-                model["deploy"] = {"max_model_len": _default_max_model_len(path)}
-            task["evalflow"]["models"].append(model)
-    judge = {name: given.get(f"judge_{name}") for name in ("model_name", "api_url", "api_key")}
-    if any(judge.values()):
-        problems += [
-            Problem(f"--judge_{name}", "is required with the judge's other flags")
-            for name in ("model_name", "api_url")
-            if not judge[name]
-        ]
-        task["judge"] = {
-            "models": [{"model_id": judge["model_name"], "api_url": judge["api_url"], "api_key": judge["api_key"]}]
-        }
+    if deploy["engine"] == "remote":
+        task["evalflow"]["deploy"] = {key: deploy[key] for key in ("engine", "max_num_seqs") if key in deploy}
+    elif deploy["engine"] != "llamacpp":
+        deploy.setdefault("devices", "0")
+        for model in task["evalflow"]["models"]:
+            if "eval_max_model_length" not in given:
+                model["deploy"] = {"max_model_len": _default_max_model_len(model["path"])}
+    problems += add_judge(task, given)
     if problems:
         raise ConfigError(*problems)
     return task
 
 
-def _count(flag: str, given: dict[str, Any], names: list[str]) -> list[Problem]:
+def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
+    """Put the models and their engine into a task; what is wrong with them."""
+    names = given.get("eval_model_name", [])
+    section = task["evalflow"]
+    models, deploy = section.setdefault("models", []), section.setdefault("deploy", {})
+    key = given.get("eval_api_key")
+    if given.get("deploy_backend") == "remote" or ("deploy_backend" not in given and "remote_api_url" in given):
+        deploy["engine"] = "remote"
+        problems = _count("remote_api_url", given, names)
+        if "eval_model_path" in given:
+            problems.append(Problem("--eval_model_path", "has no place beside an API", "Give one or the other."))
+        for name, url in zip(names, given.get("remote_api_url", []), strict=False):
+            models.append({"name": name, "api_url": url, **({"api_key": key} if key else {})})
+        return problems
+    paths = given.get("eval_model_path", [])
+    gguf = bool(paths) and all(path.endswith(".gguf") for path in paths)
+    deploy["engine"] = given.get("deploy_backend") or ("llamacpp" if gguf else "vllm")
+    if key is not None:
+        deploy["api_key"] = key
+    problems = _count("eval_model_path", given, names)
+    if "remote_api_url" in given:
+        problems.append(
+            Problem("--remote_api_url", f"has no place beside {deploy['engine']}", "Give --deploy_backend remote.")
+        )
+    models += [{"name": name, "path": path} for name, path in zip(names, paths, strict=False)]
+    return problems
+
+
+def add_judge(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
+    """Put the judge into a task, if one is given; what is wrong with it."""
+    judge = {name: given.get(f"judge_{name}") for name in ("model_name", "api_url", "api_key")}
+    if not any(judge.values()):
+        return []
+    task["judge"] = {
+        "models": [{"model_id": judge["model_name"], "api_url": judge["api_url"], "api_key": judge["api_key"]}]
+    }
+    return [
+        Problem(f"--judge_{name}", "is required with the judge's other flags")
+        for name in ("model_name", "api_url")
+        if not judge[name]
+    ]
+
+
+def _count(flag: str, given: Mapping[str, Any], names: list[str]) -> list[Problem]:
     values = given.get(flag, [])
     if len(values) == len(names):
         return []
@@ -276,7 +317,8 @@ def _default_max_model_len(path: str) -> int:
     return min(DEFAULT_MAX_MODEL_LEN, checkpoint.context_length(path) or DEFAULT_MAX_MODEL_LEN)
 
 
-def _put(task: dict[str, Any], target: str, value: Any) -> None:
+def put(task: dict[str, Any], target: str, value: Any) -> None:
+    """Set a value at a place of a task, such as `evalflow.deploy.port`."""
     *path, last = target.split(".")
     for step in path:
         task = task.setdefault(step, {})

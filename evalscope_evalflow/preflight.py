@@ -32,7 +32,7 @@ def preflight(task: Task, say: Callable[[str], None] | None = None) -> list[str]
     notes: list[str] = []
     problems = list(_problems(task, notes.append, say))
     if not problems:  # asking an API costs seconds, and perhaps money
-        problems = list(_api_problems(task))
+        problems = list(_api_problems(task, notes.append))
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     return list(dict.fromkeys(notes))
@@ -80,10 +80,10 @@ def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None
             yield from error.problems
 
 
-def _api_problems(task: Task) -> Iterator[Problem]:
+def _api_problems(task: Task, note: Callable[[str], None]) -> Iterator[Problem]:
     for model in task.models:
         if asks(task, model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
-            yield from _ask(f"model {model.name}", model)
+            yield from _ask(f"model {model.name}", model, note)
     if task.flow.mode == "infer" or not any("judge" in needs(task, model).phases for model in task.models):
         return  # no judge is asked today
     for number, judge in enumerate(judges(task)):
@@ -91,12 +91,12 @@ def _api_problems(task: Task) -> Iterator[Problem]:
         api = ModelConfig.parse(
             {"name": judge["model_id"], "api_url": judge["api_url"], "api_key": judge.get("api_key")}, where
         )
-        yield from _ask(where, api)
+        yield from _ask(where, api, note)
 
 
-def _ask(where: str, api: ModelConfig) -> Iterator[Problem]:
+def _ask(where: str, api: ModelConfig, note: Callable[[str], None]) -> Iterator[Problem]:
     assert api.api_url is not None
-    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name)
+    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name, note)
     if found:
         yield found
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow import flag_keys
 from evalscope_evalflow.config import FlowConfig, ModelConfig
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -96,7 +97,11 @@ class Task:
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
         try:
-            flow = section if isinstance(section, FlowConfig) else FlowConfig.parse(read_section(section), SECTION)
+            if isinstance(section, FlowConfig):
+                flow = section
+            else:
+                section, stock = flag_keys.expand(read_section(section))
+                flow, data = FlowConfig.parse(section, SECTION), flag_keys.merged(data, stock)
         except ConfigError as error:
             raise ConfigError(*problems, *error.problems) from None
         try:

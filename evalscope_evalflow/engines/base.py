@@ -136,7 +136,8 @@ class Engine(ABC):
         name: as in `deploy.engine`.
         local: whether there is something to start.
         module: the Python module that has to be installed in the engine's environment.
-        install: how to install it, for the message that it is missing.
+        install: how to install it here, for the message that it is missing.
+        package: what to install in another environment; default: of the module's name.
         default_max_num_seqs: sequences served at once where nothing is said.
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
         spreads: what of a model it shares out over devices: the heads of each layer (tensor parallelism), or the
@@ -154,6 +155,7 @@ class Engine(ABC):
     local: ClassVar[bool] = True
     module: ClassVar[str] = ""
     install: ClassVar[str] = ""
+    package: ClassVar[str] = ""
     default_max_num_seqs: ClassVar[int] = 200
     needs_idle_devices: ClassVar[bool] = True
     spreads: ClassVar[Literal["heads", "layers"]] = "heads"
@@ -207,11 +209,14 @@ class Engine(ABC):
         try:
             env = Environment.find(deploy.env)
         except FileNotFoundError as error:
-            yield Problem("deploy.env", str(error), "Give a conda prefix, a venv, or a uv environment.")
+            todo = "Give a conda prefix or its name, a venv, a uv environment, or an interpreter."
+            yield Problem("deploy.env", str(error), todo)
             return
-        if self.module and not env.has_module(self.module):
+        why = env.why_no_module(self.module) if self.module else None
+        if why:
+            install = self.install if env.own else f"{env.installer} {self.package or self.module}"
             yield Problem(
                 "deploy.engine",
-                f"{self.name} is not installed in {env.prefix} (no module {self.module!r} there)",
-                f"{self.install}, or name the environment that has it: `deploy.env` (--conda_env).",
+                f"{self.name} is not installed in {env.prefix}: {why}",
+                f"{install}, or name the environment that has it: `deploy.env` (--conda_env).",
             )

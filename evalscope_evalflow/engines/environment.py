@@ -1,4 +1,4 @@
-"""The Python environments that engines and workers live in: conda prefixes, venvs, uv environments.
+"""The Python environments that engines and workers live in: conda prefixes, venvs, uv environments, plain interpreters.
 
 They are entered without `conda run`, which leaves its children alive when it is killed and takes 2.4 s: the
 environment's own interpreter is executed, with PATH and the variables that activation would set.
@@ -11,11 +11,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 # Of another environment's Python, and misleading in this one.
-_FOREIGN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__")
+_FOREIGN = (
+    "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV",
+    "VIRTUAL_ENV_PROMPT", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MODIFIER", "CONDA_SHLVL", "BASH_ENV",
+)  # fmt: skip
+_MISSING = 3  # exit code of an interpreter that has looked for a module in vain
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Environment:
 
     @classmethod
     def find(cls, where: str | None) -> Environment:
-        """The environment in a folder, or behind an interpreter; this one for None.
+        """The environment in a folder, or behind an interpreter, or that conda knows by a name; this one for None.
 
         Raises:
             FileNotFoundError: there is no interpreter; the message says where it was looked for.
@@ -44,23 +49,46 @@ class Environment:
         path = Path(os.path.abspath(os.path.expanduser(where)))  # not resolved: a venv's python is a link
         if path.is_file() and os.access(path, os.X_OK):
             return cls(path.parent.parent, path)
+        if not path.exists() and os.sep not in where:
+            path = next((folder for folder in conda_prefixes() if folder.name == where), path)
+        if path.is_file():
+            raise FileNotFoundError(f"no environment {where}: that file is no program that may be run")
         if not path.is_dir():
-            raise FileNotFoundError(f"no environment {where}: there is no such folder")
-        python = path / "bin" / "python"
-        if not os.access(python, os.X_OK):
+            known = "" if os.sep in where else "; nor does conda know an environment of that name"
+            raise FileNotFoundError(f"no environment {where}: there is no such folder{known}")
+        names = ("python", "python3")  # a system's own prefix may have the second alone
+        found = [path / "bin" / name for name in names if os.access(path / "bin" / name, os.X_OK)]
+        if not found:
             raise FileNotFoundError(f"no environment {where}: it has no bin/python")
-        return cls(path, python)
+        return cls(path, found[0])
 
     @property
     def is_conda(self) -> bool:
         """Whether conda made it."""
         return (self.prefix / "conda-meta").is_dir()
 
+    @property
+    def is_venv(self) -> bool:
+        """Whether venv, virtualenv or uv made it."""
+        return (self.prefix / "pyvenv.cfg").is_file()
+
+    @property
+    def installer(self) -> str:
+        """The beginning of a command that installs packages there; uv's environments have no pip of their own."""
+        if self.has_module("pip"):
+            return f"{self.python} -m pip install"
+        return f"uv pip install --python {self.python}"
+
     def has_module(self, name: str) -> bool:
         """Whether a top-level module can be found there. Nothing is imported."""
+        return self.why_no_module(name) is None
+
+    def why_no_module(self, name: str) -> str | None:
+        """Why a top-level module cannot be had there, in words; None if it can. Nothing is imported."""
+        missing = f"its interpreter {self.python} finds no module {name!r}"
         if self.own:
-            return importlib.util.find_spec(name) is not None
-        code = f"import importlib.util as u, sys; sys.exit(u.find_spec({name!r}) is None)"
+            return None if importlib.util.find_spec(name) is not None else missing
+        code = f"import importlib.util as u, sys; sys.exit({_MISSING} * (u.find_spec({name!r}) is None))"
         try:
             done = subprocess.run(
                 [str(self.python), "-c", code],
@@ -70,9 +98,14 @@ class Environment:
                 timeout=60,
                 cwd="/",
             )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-        return done.returncode == 0
+        except OSError as error:
+            return f"its interpreter {self.python} cannot be run: {error.strerror or error}"
+        except subprocess.TimeoutExpired:
+            return f"its interpreter {self.python} did not start within a minute"
+        if done.returncode in (0, _MISSING):
+            return missing if done.returncode else None
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        return f"its interpreter {self.python} fails ({done.returncode}){': ' + said[-1] if said else ''}"
 
     def variables(self, base: Mapping[str, str]) -> dict[str, str]:
         """The variables of a process in this environment, made from those of this process."""
@@ -83,7 +116,10 @@ class Environment:
         for name in _FOREIGN:
             env.pop(name, None)
         env["PATH"] = f"{self.prefix / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
-        env["CONDA_PREFIX" if self.is_conda else "VIRTUAL_ENV"] = str(self.prefix)
+        if self.is_conda:
+            env.update(CONDA_PREFIX=str(self.prefix), CONDA_DEFAULT_ENV=self.prefix.name, CONDA_SHLVL="1")
+        elif self.is_venv:
+            env["VIRTUAL_ENV"] = str(self.prefix)
         env["PYTHONSAFEPATH"] = "1"
         return env
 
@@ -94,3 +130,27 @@ class Environment:
             return list(argv)
         source = 'for script in "$0"/*.sh; do . "$script"; done; exec "$@"'
         return ["bash", "-c", source, str(scripts), *argv]
+
+
+def conda_prefixes() -> list[Path]:
+    """The environments that conda or mamba has written down for this user, and those where it keeps them.
+
+    Read from files: asking conda itself takes a second.
+    """
+    found = []
+    with suppress(OSError):
+        lines = Path("~/.conda/environments.txt").expanduser().read_text(encoding="utf-8").splitlines()
+        found += [Path(line.strip()) for line in lines if line.strip()]
+    roots = [Path(item) for item in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if item]
+    active = os.environ.get("CONDA_PREFIX")
+    if active:
+        roots += [Path(active) / "envs", Path(active).parent]
+    conda = os.environ.get("CONDA_EXE") or os.environ.get("MAMBA_EXE")
+    if conda:
+        roots.append(Path(conda).parent.parent / "envs")
+    if os.environ.get("MAMBA_ROOT_PREFIX"):
+        roots.append(Path(os.environ["MAMBA_ROOT_PREFIX"]) / "envs")
+    for root in roots:
+        with suppress(OSError):
+            found += sorted(root.iterdir())
+    return [path for path in dict.fromkeys(found) if (path / "conda-meta").is_dir()]

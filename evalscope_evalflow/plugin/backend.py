@@ -96,6 +96,7 @@ def prepare(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
+    from evalscope_evalflow import flag_keys
     from evalscope_evalflow.config import FlowConfig
     from evalscope_evalflow.errors import ConfigError, Problem
     from evalscope_evalflow.task import read_section
@@ -116,7 +117,12 @@ def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
     elif config:
         section = dict(read_section(config))
         given = section.pop(GIVEN, given)  # a TaskConfig that is validated once more
-    flow = FlowConfig.parse(read_section(section), NAME)
+    section, stock = flag_keys.expand(read_section(section))
+    if stock:
+        explicit = _explicit({name: values.get(name) for name in stock}) if in_cli() else {}
+        values = {**values, **flag_keys.merged({name: None if in_cli() else values.get(name) for name in stock}, stock)}
+        values, given = {**values, **explicit}, [*dict.fromkeys([*given, *stock])]
+    flow = FlowConfig.parse(section, NAME)
     folded = flow.to_section()
     if values.pop("dry_run", None):  # stock `run_task` would return before we are asked
         folded["dry_run"] = True

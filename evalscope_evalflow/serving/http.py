@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import ipaddress
 import json
+import ssl
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -21,11 +24,17 @@ class Reply:
 
     Attributes:
         cut: whether the connection was refused or broken off, which a server that is only slow does not do.
+        untrusted: why its TLS certificate is not trusted; empty if that is not what is wrong.
+        tls: whether TLS failed, be it for that reason.
+        retry_after: seconds that it asks to wait, if it does.
     """
 
     status: int
     text: str
     cut: bool = False
+    untrusted: str = ""
+    tls: bool = False
+    retry_after: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -83,7 +92,8 @@ def request(
     api_key = (api_key or "").strip()
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    data, cut = None, False
+    data, cut, retry_after = None, False, None
+    untrusted, tls = "", False
     if body is not None:
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
@@ -95,7 +105,22 @@ def request(
     except urllib.error.HTTPError as error:
         with error:
             status, text = error.code, error.read().decode("utf-8", "replace")
+            retry_after = seconds_of(error.headers.get("Retry-After"))
     except (OSError, HTTPException, ValueError) as error:  # refused, reset, timed out; no HTTP; no URL
         reason = getattr(error, "reason", "") or error
         status, text, cut = 0, str(reason) or type(error).__name__, isinstance(reason, ConnectionError)
-    return Reply(status, text.replace(api_key, MASK) if api_key else text, cut)
+        tls = isinstance(reason, ssl.SSLError)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            untrusted = reason.verify_message or text
+    return Reply(status, text.replace(api_key, MASK) if api_key else text, cut, untrusted, tls, retry_after)
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """The seconds that a `Retry-After` header asks to wait; it holds seconds, or a date."""
+    if not retry_after:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(retry_after))
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return None

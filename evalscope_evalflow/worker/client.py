@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
-from .failures import Unanswered, classify
+from .failures import Unanswered, classify, retry_after, untrusted
+
+LONGEST_WAIT_S = 600.0  # a server that wants more is left alone till the next run
 
 
 def refuse_error_texts(model: Any) -> None:
@@ -41,21 +45,33 @@ class _Through(BaseException):
 
 
 def retry_only_what_is_transient() -> None:
-    """Have EvalScope send no request again that was refused for good: some of its versions do, with every pause."""
+    """Have EvalScope send no request again that was refused for good: some of its versions do, with every pause.
+
+    The others are not sent again before the time that the server asks for (`Retry-After`). The openai package heeds
+    that too, but only in its own attempts, and for two minutes at most.
+    """
     from evalscope.models import openai_compatible as module
 
     retry, retry_async = module.retry_call, module.async_retry_call
 
-    def check(error: Exception) -> None:
-        if isinstance(getattr(error, "status_code", None), int) and not classify(error)[1]:
+    def look(error: Exception) -> float:
+        """When it may be asked again, by the monotonic clock; an error that no attempt can mend goes through."""
+        for_good = isinstance(getattr(error, "status_code", None), int) or untrusted(error)
+        seconds = retry_after(error) or 0.0
+        if (for_good and not classify(error)[1]) or seconds > LONGEST_WAIT_S:
             raise _Through(error) from error
+        return time.monotonic() + seconds
 
     def once(function: Any, *args: Any, **options: Any) -> Any:
+        not_before = 0.0
+
         def call(*inner: Any, **more: Any) -> Any:
+            nonlocal not_before
+            time.sleep(max(0.0, not_before - time.monotonic()))
             try:
                 return function(*inner, **more)
             except Exception as error:
-                check(error)
+                not_before = look(error)
                 raise
 
         try:
@@ -64,11 +80,15 @@ def retry_only_what_is_transient() -> None:
             raise through.error from None
 
     async def once_async(function: Any, *args: Any, **options: Any) -> Any:
+        not_before = 0.0
+
         async def call(*inner: Any, **more: Any) -> Any:
+            nonlocal not_before
+            await asyncio.sleep(max(0.0, not_before - time.monotonic()))
             try:
                 return await function(*inner, **more)
             except Exception as error:
-                check(error)
+                not_before = look(error)
                 raise
 
         try:

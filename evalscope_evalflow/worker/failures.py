@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import json
 import os
 import re
+import ssl
 import threading
 import time
+import urllib.request
 from typing import Any
 
 from .secrets import masked
@@ -22,6 +25,8 @@ _REFUSED = re.compile(
     r"|invalid_prompt",
     re.IGNORECASE,
 )
+_NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota", re.IGNORECASE)
+LISTED = 10  # names of models that a message shows
 WHOLE_RUN = {  # no sample will fare better
     401: "the key is refused",
     402: "the account has no balance",
@@ -47,6 +52,8 @@ def classify(error: BaseException) -> tuple[str, bool]:
     """The kind of a failure, and whether it is transient. Of `run` kind is what no sample would survive."""
     if isinstance(error, Unanswered):
         return error.kind, error.transient
+    if untrusted(error):
+        return "run", False
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"APITimeoutError", "TimeoutError", "TimeoutException"}:
         return "timeout", True
@@ -55,9 +62,9 @@ def classify(error: BaseException) -> tuple[str, bool]:
     status = getattr(error, "status_code", None)
     if not isinstance(status, int):
         return "error", True
-    if status == 429:  # before its words, which are of tokens too
-        return "rate_limited", True
     said = f"{error} {json.dumps(getattr(error, 'body', None), default=str)}"
+    if status == 429:  # before its other words, which are of tokens too
+        return ("run", False) if _NO_QUOTA.search(said) else ("rate_limited", True)
     if status not in (401, 402, 404) and _TOO_LONG.search(said):
         return "context_too_long", False
     if 400 <= status < 500 and status not in (401, 402, 404) and _REFUSED.search(said):
@@ -114,11 +121,58 @@ class Failures:
         return hashlib.sha256((self._cause + text).encode()).hexdigest()[:16]
 
 
+def untrusted(error: BaseException | None) -> str:
+    """Why the server's TLS certificate is not trusted; empty if that is not what is wrong."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return str(error.verify_message or error)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def run_error(error: Any) -> str:
     """Why no sample can succeed."""
     url = getattr(getattr(error, "request", None), "url", None)
     where = f"{url.scheme}://{url.netloc.decode()}{url.path}" if url is not None else "the API"  # no query: keys
-    return f"{where} refuses every request ({error.status_code}: {WHOLE_RUN[error.status_code]}): {said_by(error)}"
+    if untrusted(error):
+        return f"{where} cannot be asked any more: its TLS certificate is not trusted: {untrusted(error)}"
+    status = error.status_code
+    why = WHOLE_RUN.get(status, "the account has no quota left")
+    return f"{where} refuses every request ({status}: {why}): {said_by(error)}{models_listed(error)}"
+
+
+def models_listed(error: Any) -> str:
+    """For an unknown model: the names that the server lists, as the end of a sentence."""
+    request = getattr(error, "request", None)
+    if getattr(error, "status_code", None) != 404 or request is None:
+        return ""
+    headers = {name: request.headers[name] for name in ("authorization",) if name in request.headers}
+    url = str(request.url).split("?")[0].removesuffix("/chat/completions") + "/models"
+    handlers = [urllib.request.ProxyHandler({})] if request.url.host in ("127.0.0.1", "localhost", "::1") else []
+    try:
+        ask = urllib.request.Request(url, headers=headers)
+        with urllib.request.build_opener(*handlers).open(ask, timeout=10) as answer:
+            names = [str(item["id"]) for item in json.load(answer)["data"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    more = ", …" if len(names) > LISTED else ""
+    return f"; it lists: {', '.join(names[:LISTED])}{more}" if names else ""
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that the server asks to wait, by its `Retry-After` header: a number, or a date."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    said = headers.get("retry-after") if hasattr(headers, "get") else None
+    if not said:
+        return None
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
 
 
 def said_by(error: Any) -> str:

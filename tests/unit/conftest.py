@@ -107,7 +107,7 @@ def make_env(tmp_path):
         prefix = tmp_path / name
         (prefix / "bin").mkdir(parents=True)
         python = prefix / "bin" / "python"
-        python.write_text(f"#!/bin/sh\nexit {0 if has_modules else 1}\n")
+        python.write_text(f"#!/bin/sh\nexit {0 if has_modules else 3}\n")
         python.chmod(0o755)
         if conda:
             (prefix / "conda-meta").mkdir()

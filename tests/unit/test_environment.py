@@ -59,7 +59,16 @@ def test_an_interpreter_that_cannot_run_has_no_modules(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").write_text("#!/no/such/interpreter\n")
     (tmp_path / "bin" / "python").chmod(0o755)
-    assert not Environment.find(str(tmp_path)).has_module("sys")
+    env = Environment.find(str(tmp_path))
+    assert not env.has_module("sys")
+    assert env.why_no_module("sys") == f"its interpreter {env.python} cannot be run: No such file or directory"
+
+
+def test_an_interpreter_that_fails_is_told_in_its_own_words(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text("#!/bin/sh\necho 'no libc here' >&2\nexit 127\n")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    assert Environment.find(str(tmp_path)).why_no_module("sys").endswith("fails (127): no libc here")
 
 
 def test_another_environments_variables_do_not_come_along(real_venv):
@@ -123,10 +132,50 @@ def test_a_folder_may_be_given_from_home(make_env, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("none", "there is no such folder"), ("empty", "it has no bin/python"), ("notes.txt", "there is no such folder")],
+    [("none", "there is no such folder"), ("empty", "it has no bin/python"), ("notes.txt", "that file is no program")],
 )
 def test_what_is_no_environment_says_why(tmp_path, name, why):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").touch()
     with pytest.raises(FileNotFoundError, match=f"no environment .*{name}: {why}"):
         Environment.find(str(tmp_path / name))
+
+
+def test_a_systems_prefix_may_have_python3_alone(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(sys.executable)
+    assert Environment.find(str(tmp_path)).python == tmp_path / "bin" / "python3"
+
+
+def test_a_plain_interpreter_is_no_virtual_environment():
+    env = Environment.find(str(Path(sys.base_prefix) / "bin" / "python3"))
+    assert env.prefix == Path(sys.base_prefix)
+    variables = env.variables({"VIRTUAL_ENV": sys.prefix, "PATH": "/bin"})
+    assert not {"VIRTUAL_ENV", "CONDA_PREFIX"} & set(variables)
+    assert run(env, [str(env.python), "-c", "import sys; print(sys.prefix)"]) == sys.base_prefix
+
+
+@pytest.mark.parametrize("how", ["environments.txt", "CONDA_ENVS_PATH", "CONDA_PREFIX", "CONDA_EXE"])
+def test_conda_environments_are_known_by_name(make_env, monkeypatch, tmp_path, how):
+    for name in ("CONDA_ENVS_PATH", "CONDA_PREFIX", "CONDA_EXE", "MAMBA_EXE", "MAMBA_ROOT_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    prefix = make_env("conda/envs/engines", conda=True)
+    with pytest.raises(FileNotFoundError, match="nor does conda know an environment of that name"):
+        Environment.find("engines")
+    if how == "environments.txt":
+        (tmp_path / "home" / ".conda").mkdir(parents=True)
+        (tmp_path / "home" / ".conda" / "environments.txt").write_text(f"/gone\n{prefix}\n")
+    else:
+        values = {"CONDA_ENVS_PATH": prefix.parent, "CONDA_PREFIX": prefix.parent.parent, "CONDA_EXE": ""}
+        values["CONDA_EXE"] = prefix.parent.parent / "bin" / "conda"
+        monkeypatch.setenv(how, str(values[how]))
+    assert Environment.find("engines").prefix == prefix
+
+
+def test_a_folder_is_taken_before_condas_name_for_another(make_env, monkeypatch, tmp_path):
+    monkeypatch.setenv("CONDA_ENVS_PATH", str(make_env("conda/engines", conda=True).parent))
+    here = make_env("engines")
+    monkeypatch.chdir(tmp_path)
+    assert Environment.find("engines").prefix == here

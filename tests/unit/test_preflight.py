@@ -119,15 +119,15 @@ def test_an_unknown_engine_names_the_nearest_and_all(task):
     assert all(name in message for name in ("llamacpp", "remote", "vllm"))
 
 
-@pytest.mark.parametrize(("engine", "extra"), [("vllm", "vllm"), ("llamacpp", "llamacpp")])
-def test_an_engine_that_is_not_installed_names_extra_and_environment(
-    task, make_env, make_checkpoint, gguf_file, engine, extra
+@pytest.mark.parametrize(("engine", "package"), [("vllm", "vllm"), ("llamacpp", "xllamacpp")])
+def test_an_engine_that_is_not_installed_names_package_and_environment(
+    task, make_env, make_checkpoint, gguf_file, engine, package
 ):
     prefix = make_env("bare-env", has_modules=False)
     path = gguf_file if engine == "llamacpp" else make_checkpoint()
     message = refused(task(model={"path": str(path)}, deploy={"env": str(prefix), "engine": engine}))
     assert f"{engine} is not installed in {prefix}" in message
-    assert f"pip install 'evalscope-evalflow[{extra}]'" in message
+    assert f"uv pip install --python {prefix}/bin/python {package}" in message
     assert "`deploy.env` (--conda_env)" in message
 
 
