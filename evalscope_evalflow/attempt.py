@@ -104,7 +104,6 @@ class Attempt:
         self.deployment = deployment = Deployment(
             self.engine, self.model, self.deploy, log=self.record.folder / "engine.log", run_id=self.run_id,
             on_exit=lambda: self.events.put({"event": "engine exited"}), entry=self.entry,
-            waiting=self.task.waiting(self.model),
         )  # fmt: skip
         cleanup.callback(self._release)
         with self.record.phase("load"):

@@ -71,7 +71,7 @@ def show_plan(task: Task, console: Console | None = None) -> None:
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
         left = needs(task, model)
         if left.infer:
-            for line in _serving(model, deploy, task.waiting(model)):
+            for line in _serving(model, deploy):
                 console.print(f"  {escape(line)}")
         elif left.judge:
             console.print("  no engine: every answer that can be had is saved")
@@ -82,12 +82,12 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     console.print("Nothing was started.")
 
 
-def _serving(model: ModelConfig, deploy: DeployConfig, waiting: int) -> list[str]:
+def _serving(model: ModelConfig, deploy: DeployConfig) -> list[str]:
     """How a model would be served."""
     engine = resolve_engine(model, deploy)
     if not engine.local:
         return [f"{engine.name}: {model.api_url}, which answers"]
-    placement = place(engine, model, deploy, waiting=waiting)
+    placement = place(engine, model, deploy)
     deploy = placement.apply(deploy)
     env = Environment.find(deploy.env)
     command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)

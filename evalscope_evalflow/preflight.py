@@ -63,7 +63,7 @@ def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None
             continue
         yield from check_engine(engine, model, deploy, say, seen)
         if engine.local:
-            yield from check_placement(engine, model, deploy, note, task.waiting(model))
+            yield from check_placement(engine, model, deploy, note)
             yield from surroundings.check_port(deploy, note)
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"

@@ -68,11 +68,6 @@ class Task:
         """The run folder of a model."""
         return self.work_dir / safe_name(model.name) if self.many else self.work_dir
 
-    def waiting(self, model: ModelConfig) -> int:
-        """How many models are deployed here after this one, and so may wait for devices."""
-        later = self.models[self.models.index(model) + 1 :]
-        return sum(not other.api_url for other in later)
-
     @property
     def outputs(self) -> Path:
         """The folder that `evalscope service` shows: one above the run folders."""
