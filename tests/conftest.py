@@ -15,6 +15,7 @@ import pytest
 from leftovers import servers_of
 
 from evalscope_evalflow import Endpoint, deploy
+from evalscope_evalflow.conformance import Running
 
 sys.path.insert(0, str(Path(__file__).parent / "scripted"))  # its dist-info makes `engine: scripted` known
 
@@ -37,8 +38,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast layer first."""
-    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
+    """The fast layer first; last of all, the end of what all tests share."""
+    marks = ("real", "at_the_end")
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is not None for mark in reversed(marks)])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,10 +95,19 @@ def llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[E
 
 
 @pytest.fixture(scope="session")
-def vllm(vlm: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+def vllm_server(
+    vlm: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """The run's vLLM server."""
-    with deploy(str(vlm), name="smol", log_dir=tmp_path_factory.mktemp("vllm"), **vllm_deploy) as endpoint:
-        yield endpoint
+    deployment = deploy(str(vlm), name="smol", log_dir=tmp_path_factory.mktemp("vllm"), **vllm_deploy)
+    with deployment as endpoint:
+        yield Running(deployment, endpoint)
+
+
+@pytest.fixture(scope="session")
+def vllm(vllm_server: Running) -> Endpoint:
+    """Where it is."""
+    return vllm_server.endpoint
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +148,7 @@ def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if request.node.get_closest_marker("real") is None:
         return
-    shared = {"llamacpp", "vllm"} & set(request.fixturenames)  # they live until the end of the run
+    shared = {"llamacpp", "vllm", "server"} & set(request.fixturenames)  # they live longer than a test
     now = psutil.Process().children(recursive=True)
     left = [process for process in now if process.pid not in before and process.status() != psutil.STATUS_ZOMBIE]
     if not shared:

@@ -5,6 +5,7 @@ A new engine is one file with a subclass of `Engine`, and an entry point in the 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
@@ -123,10 +124,25 @@ def check_template(deploy: DeployConfig, inline: bool = False) -> Iterable[Probl
     template = deploy.chat_template
     if not template or (inline and "{" in template):
         return
-    if not os.path.isfile(os.path.expanduser(template)):
-        yield Problem("deploy.chat_template", f"{template} does not exist", "Give the path of a Jinja file.")
-    elif template.lower().endswith(".json"):
-        yield Problem("deploy.chat_template", f"{template} is a JSON file", "Give a Jinja file; JSON is for lmdeploy.")
+    where, todo = "deploy.chat_template", "Give the path of a Jinja file."
+    shown = template.splitlines()[0][:80]
+    path = os.path.expanduser(template)
+    if os.path.isdir(path):
+        yield Problem(where, f"{shown} is a folder", todo)
+    elif not os.path.isfile(path):
+        names = "" if os.sep in template or "." in template else " Names of templates are for lmdeploy and sglang."
+        yield Problem(where, f"{shown} does not exist", todo + names)
+    elif template.lower().endswith(".json") or holds_json(path):
+        yield Problem(where, f"{shown} is a JSON file", f"{todo} JSON is for lmdeploy and sglang.")
+
+
+def holds_json(path: str) -> bool:
+    """Whether a file holds a JSON object, whatever its name."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return isinstance(json.load(file), dict)
+    except (OSError, ValueError):
+        return False
 
 
 class Engine(ABC):

@@ -5,10 +5,11 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (magic, versio
 
 from __future__ import annotations
 
-import os
 import struct
+from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 _SCALARS = {
     0: "<B",
@@ -32,24 +33,23 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no GGUF file, or it is cut short.
     """
-    try:
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ValueError("it does not start with GGUF's magic bytes")
-            version, _tensors, pairs = struct.unpack("<IQQ", file.read(20))
-            if version < 2:
-                raise ValueError(f"GGUF version {version} is too old")
-            found: dict[str, Any] = {}
-            for _ in range(pairs):
-                name = _string(file)
-                value = _value(file, _scalar(file, 4))
-                if value is not None:
-                    found[name] = value
-            return found
-    except (struct.error, EOFError):
-        raise ValueError("it ends within its own header") from None
-    except (KeyError, OverflowError, MemoryError):
-        raise ValueError("its header is damaged") from None
+    stat = path.stat()
+    return dict(_read_metadata(path, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=8)
+def _read_metadata(path: Path, changed: int, size: int) -> dict[str, Any]:
+    """The same, once for each state of the file."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ValueError("it does not start with GGUF's magic bytes")
+        with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            try:
+                return _Header(data).pairs()
+            except (struct.error, EOFError):
+                raise ValueError("it ends within its own header") from None
+            except (KeyError, OverflowError, MemoryError):
+                raise ValueError("its header is damaged") from None
 
 
 def context_length(metadata: dict[str, Any]) -> int | None:
@@ -58,34 +58,60 @@ def context_length(metadata: dict[str, Any]) -> int | None:
     return int(value) if value else None
 
 
-def _read(file: BinaryIO, count: int) -> bytes:
-    data = file.read(count)
-    if len(data) < count:
-        raise EOFError
-    return data
+class _Header:
+    """The bytes of a file, read from its beginning."""
 
+    def __init__(self, data: mmap) -> None:
+        self._data, self._end, self._at = data, len(data), 4  # behind the magic bytes
 
-def _scalar(file: BinaryIO, kind: int) -> Any:
-    form = _SCALARS[kind]
-    return struct.unpack(form, _read(file, struct.calcsize(form)))[0]
+    def pairs(self) -> dict[str, Any]:
+        """Its keys, and those of its values that are no arrays."""
+        version, _tensors, pairs = self._scalar("<I"), self._scalar("<Q"), self._scalar("<Q")
+        if version < 2:
+            raise ValueError(f"GGUF version {version} is too old")
+        found = {}
+        for _ in range(pairs):
+            name = self._string()
+            value = self._value(self._scalar("<I"))
+            if value is not None:
+                found[name] = value
+        return found
 
-
-def _string(file: BinaryIO) -> str:
-    return _read(file, _scalar(file, 10)).decode("utf-8", "replace")
-
-
-def _value(file: BinaryIO, kind: int) -> Any:
-    if kind == _STRING:
-        return _string(file)
-    if kind != _ARRAY:
-        return _scalar(file, kind)
-    inner, count = _scalar(file, 4), _scalar(file, 10)
-    if inner in _SCALARS:
-        size = count * struct.calcsize(_SCALARS[inner])
-        if file.tell() + size > os.fstat(file.fileno()).st_size:
+    def _skip(self, count: int) -> int:
+        """Go on by so many bytes; where they began."""
+        begin = self._at
+        self._at += count
+        if self._at > self._end:
             raise EOFError
-        file.seek(size, os.SEEK_CUR)
-    else:
+        return begin
+
+    def _scalar(self, form: str) -> Any:
+        return struct.unpack_from(form, self._data, self._skip(struct.calcsize(form)))[0]
+
+    def _string(self) -> str:
+        begin = self._skip(self._scalar("<Q"))
+        return self._data[begin : self._at].decode("utf-8", "replace")
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind != _ARRAY:
+            return self._scalar(_SCALARS[kind])
+        inner, count = self._scalar("<I"), self._scalar("<Q")
+        if inner in _SCALARS:
+            self._skip(count * struct.calcsize(_SCALARS[inner]))
+        elif inner == _STRING:
+            self._skip_strings(count)
+        else:
+            for _ in range(count):
+                self._value(inner)
+        return None
+
+    def _skip_strings(self, count: int) -> None:
+        """A vocabulary is 50 to 250 thousand of them."""
+        data, end, at, length = self._data, self._end, self._at, struct.Struct("<Q").unpack_from
         for _ in range(count):
-            _value(file, inner)
-    return None
+            at += 8 + length(data, at)[0]
+            if at > end:
+                raise EOFError
+        self._at = at
