@@ -79,6 +79,24 @@ def is_loopback(url: str) -> bool:
     return host == "localhost"
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and takes the key to no other server."""
+
+    def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
+        new = super().redirect_request(req, *args)
+        if new is not None and not _same_server(req.full_url, new.full_url):
+            new.remove_header("Authorization")
+        return new
+
+
+def _same_server(before: str, after: str) -> bool:
+    old, new = urlsplit(before), urlsplit(after)
+    if (old.scheme, old.hostname, old.port) == (new.scheme, new.hostname, new.port):
+        return True
+    upgraded = (old.scheme, new.scheme) == ("http", "https") and old.port in (None, 80) and new.port in (None, 443)
+    return upgraded and old.hostname == new.hostname
+
+
 def request(
     url: str, *, api_key: str | None = None, body: Any = None, timeout_s: float = 5.0, direct: bool = False
 ) -> Reply:
@@ -97,7 +115,9 @@ def request(
     if body is not None:
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
-    handlers = [urllib.request.ProxyHandler({})] if direct or is_loopback(url) else []
+    handlers: list[urllib.request.BaseHandler] = [_Redirects()]
+    if direct or is_loopback(url):
+        handlers.append(urllib.request.ProxyHandler({}))
     try:
         opener = urllib.request.build_opener(*handlers)
         with opener.open(urllib.request.Request(url, data, headers), timeout=timeout_s) as answer:

@@ -146,11 +146,12 @@ def models_listed(error: Any) -> str:
     request = getattr(error, "request", None)
     if getattr(error, "status_code", None) != 404 or request is None:
         return ""
-    headers = {name: request.headers[name] for name in ("authorization",) if name in request.headers}
     url = str(request.url).split("?")[0].removesuffix("/chat/completions") + "/models"
     handlers = [urllib.request.ProxyHandler({})] if request.url.host in ("127.0.0.1", "localhost", "::1") else []
     try:
-        ask = urllib.request.Request(url, headers=headers)
+        ask = urllib.request.Request(url)
+        if "authorization" in request.headers:  # not for where a redirect leads
+            ask.add_unredirected_header("Authorization", request.headers["authorization"])
         with urllib.request.build_opener(*handlers).open(ask, timeout=10) as answer:
             names = [str(item["id"]) for item in json.load(answer)["data"]]
     except (OSError, ValueError, LookupError, TypeError):
