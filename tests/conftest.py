@@ -95,9 +95,7 @@ def llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[E
 
 
 @pytest.fixture(scope="session")
-def vllm_server(
-    vlm: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
+def vllm_server(vlm: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The run's vLLM server."""
     deployment = deploy(str(vlm), name="smol", log_dir=tmp_path_factory.mktemp("vllm"), **vllm_deploy)
     with deployment as endpoint:
