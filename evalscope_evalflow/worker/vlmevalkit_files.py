@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
 
 CELL = 32_767  # most characters of a cell in Excel's files
+_ESCAPE = re.compile("_x([0-9A-F]{4})_")  # how they write what XML cannot
 
 
 def model_type(name: str) -> str:
@@ -105,9 +107,10 @@ class Files:
 
         raw = pandas.read_excel(self.predictions, usecols=["prediction"], dtype=str, keep_default_na=False)
         long = self._long()
+        texts = [_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text) for text in raw["prediction"]]
         data["prediction"] = [
             long[str(index)] if len(text) == CELL and long.get(str(index), "").startswith(text) else text
-            for index, text in zip(data["index"], raw["prediction"], strict=True)
+            for index, text in zip(data["index"], texts, strict=True)
         ]
         return data
 
@@ -195,7 +198,7 @@ def whole_writes(dump: Any) -> Any:
 def _write_excel(data: Any, path: Path) -> None:
     data = data.copy()
     for name in data.columns:
-        if data[name].dtype == object:
+        if data[name].dtype.kind == "O":
             data[name] = [text[:CELL] if isinstance(text, str) else text for text in data[name]]
     options = {"strings_to_formulas": False, "strings_to_urls": False}
     data.to_excel(path, index=False, engine="xlsxwriter", engine_kwargs={"options": options})

@@ -140,6 +140,20 @@ class TestFiles:
         assert VLMEvalKit().answers(task, model, "d") == 1
 
 
+ANSWERS = ["=1+1", "None", "NA", "42", "x" * 40_000, "http://a.b/c", "a\r\nb\x01c", "plain"]
+
+
+def test_excel_loses_nothing_of_an_answer(tmp_path: Path) -> None:
+    files = Files(tmp_path, "m", "d")
+    files.folder.mkdir()
+    files.keep_long({str(number): text for number, text in enumerate(ANSWERS)})
+    table = pandas.DataFrame({"index": range(len(ANSWERS)), "prediction": ANSWERS})
+    whole_writes(None)(table, str(files.predictions))
+    read = pandas.read_excel(files.predictions)
+    assert list(read["prediction"]) != ANSWERS
+    assert list(files.with_texts(read)["prediction"]) == ANSWERS
+
+
 def load(path: str, *_: Any) -> Any:
     return pickle.loads(Path(path).read_bytes())
 
