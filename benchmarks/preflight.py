@@ -4,7 +4,8 @@
     python benchmarks/preflight.py vllm CHECKPOINT --env ENV --extra_args='--enforce-eager --dtype bfloat16'
 
 The engine itself does not run: the interpreter of a stand-in environment hands every look into the environment on to
-the real one, and, started as the engine, only writes down the time.
+the real one, and, started as the engine, only writes down the time, and the CPU time that `evalflow` has used by then:
+on a machine with other work, that says more.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from pathlib import Path
 SCRIPT = """\
 #!/bin/sh
 case "$*" in
-*" serve "*|*llamacpp_server.py\\ --model*) date +%s.%N > "$EVALFLOW_BENCHMARK_FILE"; exit 1 ;;
+*" serve "*|*llamacpp_server.py\\ --model*)
+    now=$(date +%s.%N)
+    # The parent is the guard, whose parent is the command: CPU time of it, and of what it has waited for.
+    command=$(awk '{{print $4}}' "/proc/$PPID/stat")
+    cpu=$(awk '{{print $14 + $15 + $16 + $17}}' "/proc/$command/stat")
+    echo "$now $cpu" > "$EVALFLOW_BENCHMARK_FILE"
+    exit 1 ;;
 esac
 exec {python} "$@"
 """
@@ -76,10 +83,11 @@ class Bench:
         """Seconds of `evalflow … --dry_run`: imports, preflight, plan."""
         return self.run("--dry_run", cache=cache)[0]
 
-    def start(self, cache: str) -> float:
-        """Seconds from the command to the start of the engine's process."""
+    def start(self, cache: str) -> tuple[float, float]:
+        """(seconds, CPU seconds) from the command to the start of the engine's process."""
         _, began = self.run(cache=cache)
-        return float((self.folder / "started").read_text()) - began
+        now, ticks = (self.folder / "started").read_text().split()
+        return float(now) - began, float(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -97,10 +105,12 @@ def main() -> None:
         bench.preflight("cache")
         cached = [bench.preflight("cache") for _ in range(args.runs)]
         starts = [bench.start("cache") for _ in range(args.runs)]
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for name, values in (
         ("preflight, cold", cold),
         ("preflight, cached", cached),
-        ("command to engine process", starts),
+        ("command to engine process", [wall for wall, _ in starts]),
+        ("  CPU time of that", [cpu for _, cpu in starts]),
     ):
         print(f"{name:26} median {statistics.median(values):6.2f} s   from {min(values):6.2f} to {max(values):6.2f}")
 
