@@ -75,7 +75,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("worker_env", "environment that has EvalScope", "this one", target="evalflow.worker_env"),
     Flag(
         "deploy_backend",
-        "engine: vllm, lmdeploy, llamacpp, remote, or a plugin's",
+        "engine: vllm, lmdeploy, sglang, llamacpp, remote, or a plugin's",
         "vllm; llamacpp for a .gguf file; remote with --remote_api_url",
     ),
     Flag("eval_backend", "stock backend: VLMEvalKit or Native", "VLMEvalKit", target="evalflow.backend"),
@@ -87,6 +87,13 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("datasets", "benchmarks", DEFAULT_DATASETS, several=True, target="datasets"),
     Flag("dataset_args", "settings of benchmarks, as JSON", "{}", kind=json_object, target="dataset_args"),
+    Flag(
+        "verify_md5",
+        "whether VLMEvalKit's data files have to be the published ones",
+        True,
+        kind=boolean,
+        target="evalflow.verify_md5",
+    ),
     Flag("limit", "samples of each subset: a number, or a fraction below 1", "all", kind=number, target="limit"),
     Flag("reuse", "go on from what work_dir holds; False puts that aside", True, kind=boolean, target="evalflow.reuse"),
     Flag("judge_model_name", "model that judges answers (required where a benchmark needs a judge)"),

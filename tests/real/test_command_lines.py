@@ -11,6 +11,7 @@ from pathlib import Path
 
 import environments
 import pytest
+import vlm_data
 from judge_server import JudgeServer
 from tls_server import Authority, TlsServer
 
@@ -38,11 +39,13 @@ def judge() -> Iterator[JudgeServer]:
         yield server
 
 
-def run(line: str, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(
+    line: str, *more: str, python: str | Path = sys.executable, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run one of the lines."""
     words = line.split()
     assert words[:2] == ["python", "evalflow.py"]
-    command = [sys.executable, ROOT / "examples" / "evalflow.py", *words[2:], *more]
+    command = [python, ROOT / "examples" / "evalflow.py", *words[2:], *more]
     env = {**os.environ, "PYTHONPATH": str(SCRIPTED), **variables}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
 
@@ -134,3 +137,58 @@ def test_an_api_that_is_not_trusted_is_told_before_anything_is_started(
     assert "certificate is not trusted" in done.stderr
     assert "SSL_CERT_FILE" in done.stderr
     assert not (tmp_path / "work").exists()
+
+
+class TestDefaults:
+    """The lines as they stand: VLMEvalKit and its six datasets, on small files of the tests' own."""
+
+    @pytest.fixture
+    def own_data(self, tmp_path: Path) -> dict[str, str]:
+        folder = tmp_path / "LMUData"
+        folder.mkdir()
+        vlm_data.write_all(folder)
+        return {"LMUData": str(folder)}
+
+    @pytest.fixture
+    def judge(self) -> Iterator[JudgeServer]:
+        with JudgeServer() as server:
+            # MathVerse's judge is asked twice: what the answer is, and whether that is right.
+            server.reply = lambda number: "0" if "Judgement" in server.asked[number - 1] else "A"
+            yield server
+
+    def check(self, work: Path, judge: JudgeServer, done: subprocess.CompletedProcess[str]) -> None:
+        assert done.returncode == 0, done.stderr
+        assert judge.asked
+        for name in vlm_data.NAMED:
+            assert f" {name} " in done.stdout
+            report = json.loads((work / "NAME" / "reports" / "NAME" / f"{name}.json").read_text())
+            assert report["execution_summary"]["succeeded"] == vlm_data.ROWS[name]
+        for path in work.rglob("*"):
+            if path.is_file():
+                assert JUDGE_KEY.encode() not in path.read_bytes(), path
+
+    def test_a_model_that_is_deployed(
+        self, judge: JudgeServer, own_data: dict[str, str], vlmeval_env: Path, tmp_path: Path
+    ) -> None:
+        line = (
+            f"python evalflow.py --conda_env {sys.prefix} --work_dir {tmp_path / 'work'} --eval_model_path /any/NAME"
+            f" --eval_model_name NAME --judge_model_name judge --judge_api_url {judge.url} --judge_api_key {JUDGE_KEY}"
+        )
+        engine = ["--deploy_backend", "scripted", "--extra_args=--answer unclear", "--verify_md5", "False"]
+        done = run(line, *engine, python=vlmeval_env / "bin" / "python", **own_data)
+        self.check(tmp_path / "work", judge, done)
+
+    def test_an_api_behind_tls(
+        self, judge: JudgeServer, own_data: dict[str, str], vlmeval_env: Path, tmp_path: Path
+    ) -> None:
+        authority = Authority(tmp_path)
+        with TlsServer(authority.context(), ["NAME"], MODEL_KEY) as api:
+            line = (
+                f"python evalflow.py --work_dir {tmp_path / 'work'} --deploy_backend remote"
+                f" --remote_api_url {api.url} --eval_model_name NAME"
+                f" --judge_model_name judge --judge_api_url {judge.url} --judge_api_key {JUDGE_KEY}"
+            )
+            more = ["--eval_api_key", MODEL_KEY, "--verify_md5", "False"]
+            python = vlmeval_env / "bin" / "python"
+            done = run(line, *more, python=python, SSL_CERT_FILE=str(authority.file), **own_data)
+        self.check(tmp_path / "work", judge, done)

@@ -52,6 +52,7 @@ ROWS = [
     ("--limit 10", "TaskConfig.limit", 10),
     ("--limit 0.5", "TaskConfig.limit", 0.5),
     ("--reuse False", "flow.reuse", False),
+    ("--verify_md5 False", "flow.verify_md5", False),
     (JUDGE, "TaskConfig.judge.models.0.model_id", "j"),
     (JUDGE, "TaskConfig.judge.models.0.api_url", "https://judge.example/v1/chat/completions"),  # which it understands
     (JUDGE, "TaskConfig.judge.models.0.api_key", KEY),
@@ -105,7 +106,9 @@ def task_by(door, words):
             words = [(n.replace("_", "-") if n.startswith("--") else n) + e + v for n, e, v in words]
         return Task.parse(mapping_from_flags(parsed(words)))
     given = {
-        name: value for name, value in vars(parsed(words)).items() if value not in (None, False) or name == "reuse"
+        name: value
+        for name, value in vars(parsed(words)).items()
+        if value not in (None, False) or name in ("reuse", "verify_md5")
     }
     given = {name: value for name, value in given.items() if value is not None}
     given.setdefault("datasets", ["arc"])  # the default is the command's
