@@ -23,7 +23,7 @@ from evalscope_evalflow.task import Task
 
 SERVER = Path(__file__).parent / "scripted" / "scripted_server.py"
 MODEL_KEY, JUDGE_KEY = "sk-model-7e1", "sk-judge-9a4"
-NO_PATIENCE = {"retries": 1, "timeout": 30}
+NO_PATIENCE = {"retries": 1, "timeout": 10}
 # Answers that no rule reads a letter from: each takes the judge.
 UNCLEAR = "{letter} it is, or so one would think who has seen many of them before"
 
