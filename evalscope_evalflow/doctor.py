@@ -77,7 +77,7 @@ def show(env: str | None = None, console: Console | None = None) -> bool:
     Raises:
         ConfigError: there is no such environment.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or Console(emoji=False, highlight=False, soft_wrap=True)
     well = True
     for finding in examine(env):
         well = well and finding.state != BAD

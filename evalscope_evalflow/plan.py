@@ -60,8 +60,8 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     Raises:
         ConfigError: it cannot work.
     """
-    console = console or Console(soft_wrap=True, highlight=False)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = console or Console(emoji=False, soft_wrap=True, highlight=False)
+    errors = Console(stderr=True, emoji=False, soft_wrap=True, highlight=False)
     notes = preflight(task, lambda text: errors.print(escape(text), style="dim"))
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
     for note in (*task.notes, *notes):

@@ -205,9 +205,11 @@ def _stop(entry: Entry, console: Console) -> bool:
 
 
 def _console(console: Console | None) -> Console:
-    console = console or Console(highlight=False)
+    console = console or Console(emoji=False, highlight=False)
     if not console.is_terminal:
-        console = Console(file=console.file, highlight=False, width=200)  # a file has no width; rich would take 80
+        console = Console(
+            file=console.file, emoji=False, highlight=False, width=200
+        )  # a file has no width; rich would take 80
     return console
 
 

@@ -27,7 +27,7 @@ class Reporter:
             quiet: say nothing at all.
         """
         self.forward = forward
-        self._console = Console(stderr=True, highlight=False, quiet=quiet, soft_wrap=True)
+        self._console = Console(stderr=True, emoji=False, highlight=False, quiet=quiet, soft_wrap=True)
         self._start = time.monotonic()
         self._status: Status | None = None
 
@@ -103,9 +103,9 @@ def show_table(
             cells = escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), *judged
             table.add_row(*cells, style=None if row.complete else "yellow")
     if console is None:
-        console = Console()
+        console = Console(emoji=False)
         if not console.is_terminal:
-            console = Console(width=120)  # a file has no width; rich would take 80
+            console = Console(emoji=False, width=120)  # a file has no width; rich would take 80
     console.print(table)
     for model, rows, _ in results:
         for row in rows:

@@ -93,3 +93,9 @@ def test_the_last_lines_say_where_to_look():
     shown = where_to_look(Path("/w/out/m"), Path("/w/out"))
     assert "/w/out/m" in shown
     assert "evalscope service --outputs /w/out" in shown
+
+
+def test_a_models_name_is_shown_as_it_is(capsys):
+    """rich would make a picture of `:x:`."""
+    Reporter().say("m:x: loading")
+    assert "m:x: loading" in capsys.readouterr().err
