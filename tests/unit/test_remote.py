@@ -239,9 +239,10 @@ def test_the_last_attempt_is_not_followed_by_waiting(api, retrying):
 )
 def test_what_no_attempt_can_mend_is_asked_once(api, retrying, reply):
     api.reply = lambda _: reply
-    with pytest.raises(openai.APIStatusError):
+    with pytest.raises(openai.APIStatusError) as caught:
         retrying(api.url, 5)
     assert len(api.asked) == 1
+    assert failures.untrusted(caught.value) == ""  # though it is among its own causes
 
 
 def test_an_untrusted_server_is_asked_once(api, retrying):
