@@ -249,6 +249,7 @@ def test_an_untrusted_server_is_asked_once(api, retrying):
     connections = []
     accept = api._server.get_request
     api._server.get_request = lambda: connections.append(1) or accept()
-    with pytest.raises(openai.APIConnectionError):
+    with pytest.raises(openai.APIConnectionError) as caught:
         retrying(api.url, 5)
     assert len(connections) == 1
+    assert failures.classify(caught.value) == ("run", False)
