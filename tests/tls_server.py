@@ -149,7 +149,10 @@ class TlsServer:
                         request = api.context.wrap_socket(request, server_side=True)
                     except OSError:  # the client does not trust us
                         return
-                super().finish_request(request, client_address)
+                try:
+                    super().finish_request(request, client_address)
+                finally:
+                    request.close()
 
             def shutdown_request(self, request: Any) -> None:
                 try:

@@ -77,7 +77,7 @@ def retry_only_what_is_transient() -> None:
         try:
             return retry(call, *args, **options)
         except _Through as through:
-            raise through.error from None
+            raise through.error from through.error.__cause__  # which tells of TLS
 
     async def once_async(function: Any, *args: Any, **options: Any) -> Any:
         not_before = 0.0
@@ -94,6 +94,6 @@ def retry_only_what_is_transient() -> None:
         try:
             return await retry_async(call, *args, **options)
         except _Through as through:
-            raise through.error from None
+            raise through.error from through.error.__cause__  # which tells of TLS
 
     module.retry_call, module.async_retry_call = once, once_async

@@ -123,9 +123,11 @@ class Failures:
 
 def untrusted(error: BaseException | None) -> str:
     """Why the server's TLS certificate is not trusted; empty if that is not what is wrong."""
-    while error is not None:
+    seen: list[BaseException] = []  # an error may be its own cause, by way of another
+    while error is not None and error not in seen:
         if isinstance(error, ssl.SSLCertVerificationError):
             return str(error.verify_message or error)
+        seen.append(error)
         error = error.__cause__ or error.__context__
     return ""
 

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -299,3 +300,15 @@ def test_a_signal_while_the_task_is_read_ends_it_in_order(number, tmp_path):
         process.wait()
     assert process.returncode == 130
     assert said == "evalflow: interrupted; what was saved is kept, and the same command goes on from it\n"
+
+
+@pytest.mark.parametrize(
+    "program", [["-m", "evalscope_evalflow"], [str(Path(cli.__file__).parents[1] / "examples" / "evalflow.py")]]
+)
+def test_the_package_and_the_example_are_the_command(program, gguf_file, make_env, tmp_path):
+    words = ["--work-dir", str(tmp_path / "out"), "--eval-model-name", "tiny", "--eval_model_path", str(gguf_file)]
+    words += ["--conda_env", str(make_env()), "--eval_backend", "Native", "--datasets", "general_qa", "--dry-run"]
+    done = subprocess.run([sys.executable, *program, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--alias tiny" in done.stdout
+    assert "Nothing was started." in done.stdout

@@ -126,12 +126,14 @@ def test_an_account_without_quota_is_no_busy_api(api):
         ("3", 3, 3),
         ("0.5", 0.5, 0.5),
         ("-1", 0, 0),
-        (formatdate(time.time() + 100, usegmt=True), 60, 101),
+        (None, 90, 101),  # a date in 100 s
         ("soon", None, None),
-        (None, None, None),
+        ("", None, None),
     ],
 )
 def test_what_a_server_may_write_into_retry_after(header, low, high):
+    header = formatdate(time.time() + 100, usegmt=True) if header is None else header
+
     class Error(Exception):
         class response:
             headers = {"retry-after": header} if header else {}
@@ -237,15 +239,17 @@ def test_the_last_attempt_is_not_followed_by_waiting(api, retrying):
 )
 def test_what_no_attempt_can_mend_is_asked_once(api, retrying, reply):
     api.reply = lambda _: reply
-    with pytest.raises(openai.APIStatusError):
+    with pytest.raises(openai.APIStatusError) as caught:
         retrying(api.url, 5)
     assert len(api.asked) == 1
+    assert failures.untrusted(caught.value) == ""  # though it is among its own causes
 
 
 def test_an_untrusted_server_is_asked_once(api, retrying):
     connections = []
     accept = api._server.get_request
     api._server.get_request = lambda: connections.append(1) or accept()
-    with pytest.raises(openai.APIConnectionError):
+    with pytest.raises(openai.APIConnectionError) as caught:
         retrying(api.url, 5)
     assert len(connections) == 1
+    assert failures.classify(caught.value) == ("run", False)

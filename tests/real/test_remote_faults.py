@@ -1,0 +1,128 @@
+"""An API that goes wrong in the middle of a run, behind TLS: each fault is told apart, and what is saved is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tls_server import Authority, Reply, TlsServer, completion
+
+pytestmark = pytest.mark.real
+BIN = Path(sys.executable).parent
+KEY = "sk-of-the-model"
+CLOSE = {"Connection": "close"}  # so that the next request shakes hands anew
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def api(authority: Authority) -> Iterator[TlsServer]:
+    with TlsServer(authority.context(), ["m", "other"], KEY) as server:
+        yield server
+
+
+def run(api: TlsServer, authority: Authority, task: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    model = {"name": "m", "api_url": f"{api.url}/", "api_key": "${THE_KEY}"}
+    generation = {**task["generation_config"], "retries": 3, "retry_interval": 0}
+    section = {"backend": "Native", "models": [model]}
+    file = folder / "task.yaml"
+    file.write_text(yaml.safe_dump({**task, "generation_config": generation, "evalflow": section}))
+    env = {**os.environ, "SSL_CERT_FILE": str(authority.file), "THE_KEY": KEY}
+    command = [BIN / "evalflow", "run", file]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+
+
+def saved(task: dict[str, Any]) -> int:
+    files = Path(task["work_dir"]).rglob("predictions/**/*.jsonl")
+    return sum(len(file.read_text().splitlines()) for file in files)
+
+
+def answered(model: str = "m") -> Reply:
+    return 200, CLOSE, completion(model, "ANSWER: A")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("key", "(401: the key is refused): Unauthorized"),
+        ("model", "(404: there is no such model, or no such API): there is no model m; it lists: other"),
+        ("quota", "(429: the account has no quota left): You exceeded your current quota"),
+        ("trust", "cannot be asked any more: its TLS certificate is not trusted: certificate has expired"),
+    ],
+)
+def test_what_no_sample_survives_ends_the_run_and_the_next_one_goes_on(
+    fault: str, said: str, api: TlsServer, authority: Authority, stock_task: dict[str, Any], tmp_path: Path
+) -> None:
+    def reply(number: int) -> Reply | None:
+        if number == 3:
+            if fault == "key":
+                return 401, CLOSE, {"error": {"message": "Unauthorized"}}
+            if fault == "model":
+                api.models.remove("m")
+                return None
+        if number >= 3 and fault == "quota":
+            message = "You exceeded your current quota"
+            return 429, CLOSE, {"error": {"message": message, "code": "insufficient_quota"}}
+        if number == 2 and fault == "trust":
+            api.context = authority.context(days=-1)
+        return answered() if number else None
+
+    api.reply = reply
+    done = run(api, authority, stock_task, tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    assert KEY not in done.stderr
+    asked = {"trust": 2, "quota": 3 + 2}.get(fault, 3)  # the openai package asks twice again of its own after any 429
+    assert len(api.asked) == asked, "what cannot work is not tried again"
+    assert saved(stock_task) == 2
+    api.models, api.context, api.reply = ["m"], authority.context(), lambda number: answered() if number else None
+    again = run(api, authority, stock_task, tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "8/8" in again.stdout
+    assert len(api.asked) == asked + 6
+
+
+def test_a_busy_api_gets_the_time_that_it_asks_for(
+    api: TlsServer, authority: Authority, stock_task: dict[str, Any], tmp_path: Path
+) -> None:
+    times: list[float] = []
+
+    def reply(number: int) -> Reply | None:
+        times.append(time.monotonic())
+        if number in (3, 4, 5, 6):  # more often than the openai package itself asks again
+            return 429, {"Retry-After": "1"}, {"error": {"message": "slow down"}}
+        return answered() if number else None
+
+    api.reply = reply
+    done = run(api, authority, stock_task, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8/8" in done.stdout
+    assert len(api.asked) == 8 + 4
+    asked = times[1:]  # the first is preflight's
+    assert all(asked[number] - asked[number - 1] >= 1 for number in (3, 4, 5, 6))
+    failures = Path(stock_task["work_dir"]) / "m" / "evalflow" / "failures.jsonl"
+    assert not failures.exists()
+
+
+def test_an_api_that_stays_busy_leaves_samples_to_be_asked_later(
+    api: TlsServer, authority: Authority, stock_task: dict[str, Any], tmp_path: Path
+) -> None:
+    busy: Reply = (429, {"Retry-After": "86400"}, {"error": {"message": "come back tomorrow"}})
+    api.reply = lambda number: busy if number > 6 else answered() if number else None
+    done = run(api, authority, stock_task, tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "2 × rate limited (transient)" in done.stderr
+    assert len(api.asked) == 8, "an API that says tomorrow is not asked again today"
+    rows = (Path(stock_task["work_dir"]) / "m" / "evalflow" / "failures.jsonl").read_text().splitlines()
+    assert {json.loads(row)["message"] for row in rows} == {"come back tomorrow"}
