@@ -290,7 +290,7 @@ def test_fault(
 
 def test_faults_of_vllm(
     vllm: Endpoint,
-    checkpoint: Path,
+    vlm: Path,
     vllm_deploy: dict[str, Any],
     own_disk: PrivateDisk,
     make_task: Callable[..., dict[str, Any]],
@@ -305,7 +305,7 @@ def test_faults_of_vllm(
     asked |= {**model, "api_url": vllm.api_url, "api_key": "${FAULTS_VLLM_KEY}"}
     asked["evalflow"]["deploy"] = {"engine": "remote"}
     task = make_task(table.VLLM, tmp_path / "work", **vllm_deploy)
-    task |= {**model, "model": str(checkpoint)}
+    task |= {**model, "model": str(vlm)}
     *of_the_orchestrator, of_the_core, of_the_server = VLLM_ROWS
     evalscope = ("evalscope", "eval", "--eval-backend", "evalflow", "--eval-config")
     with contextlib.ExitStack() as stack:
