@@ -76,7 +76,13 @@ def make_task(samples: Path, gguf: Path) -> Callable[..., dict[str, Any]]:
         return {
             "datasets": ["general_mcq"],
             "dataset_args": {"general_mcq": settings},
-            "generation_config": {"max_tokens": 6, "temperature": 0.0, "retries": 2, "retry_interval": 0},
+            # vLLM would be done before two faults have struck.
+            "generation_config": {
+                "max_tokens": 32 if engine == table.VLLM else 6,
+                "temperature": 0.0,
+                "retries": 2,
+                "retry_interval": 0,
+            },
             "eval_batch_size": 1,
             "work_dir": str(work),
             "model": str(gguf),

@@ -249,16 +249,23 @@ def test_keys_on_the_command_line(scene: Scene, telltale: Telltale) -> None:
 
 
 def test_keys_repeated_in_errors(scene: Scene) -> None:
-    """The API and the judge let us in, and then refuse us in words that hold the key."""
+    """The API, and then the judge, let us in, and then refuse us in words that hold the key."""
     api, judge = new_key("api"), new_key("judge")
     with Telltale(answers=3) as model, Telltale(answers=2) as other:
         scene.remote(model.url, api)
         scene.judge(other.url, judge)
         done = scene.run([api, judge])
-        assert done.returncode in (1, 3), done.stderr
+        assert done.returncode == 1, done.stderr
         assert api in model.keys
         assert judge in other.keys
         assert model.chats > 3
+        assert "Incorrect API key provided: ******" in done.stderr
+    with Telltale(answers=1000) as model, Telltale(answers=2) as other:
+        scene.remote(model.url, api)
+        scene.judge(other.url, judge)
+        done = scene.run([api, judge])
+        assert done.returncode == 3, done.stderr
+        assert other.chats > 2
         logs = "".join(path.read_text() for path in (scene.folder / "work").rglob("*.log"))
         assert "Incorrect API key provided: ******" in logs
 
@@ -276,11 +283,11 @@ def test_keys_that_are_refused_at_once(scene: Scene) -> None:
 def test_keys_when_evalscope_fails_with_a_traceback(scene: Scene, telltale: Telltale) -> None:
     engine, judge = new_key("engine"), new_key("judge")
     scene.scripted(api_key=engine)
-    scene.judge(telltale.url, judge, no_such_setting=True)
+    scene.judge(telltale.url, judge, eval_type=["of no such type"])
     done = scene.run([engine, judge])
     assert done.returncode == 1
     assert "Traceback" in done.stderr
-    assert "no_such_setting" in done.stderr
+    assert "judge.models.0.eval_type" in done.stderr
 
 
 def test_keys_when_the_engine_stops(scene: Scene, telltale: Telltale) -> None:
