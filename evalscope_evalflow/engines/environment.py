@@ -107,6 +107,15 @@ class Environment:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         return f"its interpreter {self.python} fails ({done.returncode}){': ' + said[-1] if said else ''}"
 
+    def file_of(self, package: str, name: str) -> Path | None:
+        """A file of a package that is installed there; None if it is not found. Nothing is run or imported."""
+        if self.own:
+            spec = importlib.util.find_spec(package)
+            folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+        else:
+            folders = sorted(self.prefix.glob(f"lib/python3*/site-packages/{package}"))
+        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
     def variables(self, base: Mapping[str, str]) -> dict[str, str]:
         """The variables of a process in this environment, made from those of this process."""
         env = dict(base)

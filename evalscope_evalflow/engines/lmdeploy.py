@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import ast
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import checkpoint
-from evalscope_evalflow.engines.base import Address, Command, Engine, ParserSource, Rule, absolute, parallel
+from evalscope_evalflow.engines.base import Address, Command, Engine, ParserSource, Rule, absolute, holds_json, parallel
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.memory import Memory, Options, float_bytes
-from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.errors import Problem, nearest
 
 SERVER = Path(__file__).with_name("lmdeploy_server.py")
 KEY_VARIABLE = "EVALFLOW_LMDEPLOY_API_KEY"  # the launcher reads it under this name
@@ -44,7 +44,7 @@ class LMDeploy(Engine):
         Rule(
             r"chat template '(.+?)' is not registered",
             "LMDeploy has no chat template named {0}",
-            "Give a JSON file, or one of LMDeploy's own names (`lmdeploy list` shows models).",
+            "Give a JSON file, or one of those that its log names.",
         ),
         Rule(
             r"(?s:from_json.*?)((?:json\.decoder\.)?JSONDecodeError: [^\n]+)",
@@ -83,7 +83,7 @@ class LMDeploy(Engine):
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
         yield from checkpoint.check(model.path, f"model {model.name}")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--rope-scaling-factor"))
-        yield from _check_template(deploy.chat_template)
+        yield from _check_template(deploy)
         if deploy.data_parallel not in ("auto", 1):
             yield Problem(
                 "deploy.data_parallel",
@@ -112,9 +112,8 @@ class LMDeploy(Engine):
             "--server-name", address.host, "--server-port", str(address.port),  # its default is every address
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
             "--generation-config", "lmdeploy",
+            "--max-batch-size", str(self.max_num_seqs(deploy)),  # its default goes by the device
         ]  # fmt: skip
-        if deploy.max_num_seqs:  # else its own default, which goes by the device
-            argv += ["--max-batch-size", str(deploy.max_num_seqs)]
         if deploy.max_model_len:
             argv += ["--session-len", str(deploy.max_model_len)]
         tensor_parallel, _ = parallel(deploy)
@@ -126,8 +125,31 @@ class LMDeploy(Engine):
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
 
 
-def _check_template(template: str | None) -> Iterable[Problem]:
-    """A JSON file, or the name of one of LMDeploy's own; which names it has only LMDeploy knows."""
+def template_names(env: Environment) -> list[str]:
+    """The chat templates that the LMDeploy of an environment has by name, read from its source; empty if that is not
+    there. Importing it would take 5 s."""
+    file = env.file_of("lmdeploy", "model.py")
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8")) if file else ast.Module([], [])
+    except (OSError, SyntaxError, ValueError):
+        return []
+    found: list[str] = []
+    for node in tree.body:
+        for call in node.decorator_list if isinstance(node, ast.ClassDef) else []:
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "MODELS.register_module":
+                values = [word.value for word in call.keywords if word.arg == "name"]
+                found += [
+                    item.value
+                    for value in values
+                    for item in ast.walk(value)
+                    if isinstance(item, ast.Constant) and isinstance(item.value, str)
+                ]
+    return found
+
+
+def _check_template(deploy: DeployConfig) -> Iterable[Problem]:
+    """A JSON file, or the name of one of LMDeploy's own."""
+    template = deploy.chat_template
     if not template:
         return
     todo = "LMDeploy takes a JSON file or the name of a template of its own, such as internvl-zh."
@@ -136,11 +158,19 @@ def _check_template(template: str | None) -> Iterable[Problem]:
     if path.suffix in (".jinja", ".jinja2", ".j2") or "{" in template:
         yield Problem(where, f"{template.splitlines()[0][:80]} is a Jinja template", todo)
     elif path.is_file():
-        try:
-            known = isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-        except (OSError, ValueError):
-            known = False
-        if not known:
+        if not holds_json(str(path)):
             yield Problem(where, f"{template} is not a JSON object", todo)
-    elif os.sep in template or path.suffix:
-        yield Problem(where, f"{template} does not exist", todo)
+    elif path.is_dir():
+        yield Problem(where, f"{template} is a folder", todo)
+    else:
+        try:
+            names = template_names(Environment.find(deploy.env))
+        except FileNotFoundError:  # that is told by another check
+            names = []
+        if template in names:
+            return
+        if os.sep in template or path.suffix == ".json":
+            yield Problem(where, f"{template} does not exist", todo)
+        elif names:
+            listed = f"{nearest(template, names)} It has: {', '.join(names)}; or give a JSON file."
+            yield Problem(where, f"LMDeploy has no chat template named {template}", listed.strip())

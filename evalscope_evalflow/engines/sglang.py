@@ -18,6 +18,7 @@ from evalscope_evalflow.engines.base import (
     ParserSource,
     Rule,
     absolute,
+    holds_json,
     parallel,
 )
 from evalscope_evalflow.engines.environment import Environment
@@ -116,17 +117,7 @@ class SGLang(Engine):
         yield from checkpoint.check(model.path, f"model {model.name}")
         if LONGER_CONTEXT not in deploy.env_vars:
             yield from checkpoint.check_context(model, deploy, unless=("--json-model-override-args",))
-        template = deploy.chat_template
-        if (
-            template
-            and (os.sep in template or Path(template).suffix)
-            and not os.path.isfile(os.path.expanduser(template))
-        ):
-            yield Problem(
-                "deploy.chat_template",
-                f"{template.splitlines()[0][:80]} does not exist",
-                "SGLang takes a .jinja file, a JSON file, or the name of a template of its own, such as chatml.",
-            )
+        yield from _check_template(deploy.chat_template)
         if ":" in model.name:
             yield Problem(
                 f"model {model.name}",
@@ -173,3 +164,24 @@ class SGLang(Engine):
             argv += ["--chat-template", absolute(deploy.chat_template)]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
+
+
+def _check_template(template: str | None) -> Iterable[Problem]:
+    """A Jinja file, a JSON file, or the name of one of SGLang's own, which SGLang alone knows."""
+    if not template:
+        return
+    where = "deploy.chat_template"
+    shown = template.splitlines()[0][:80]
+    todo = "SGLang takes a .jinja file, a JSON file, or the name of a template of its own, such as chatml."
+    path = Path(template).expanduser()
+    if path.is_dir():
+        yield Problem(where, f"{shown} is a folder", todo)
+    elif not path.is_file():
+        # Names have points, too, such as vicuna_v1.1.
+        if os.sep in template or "{" in template or not (path.suffix[1:] or "0").isdigit():
+            yield Problem(where, f"{shown} does not exist", todo)
+    elif path.name.endswith(".jinja"):
+        if holds_json(str(path)):
+            yield Problem(where, f"{shown} is a JSON file", "Give it a name that ends in .json.")
+    elif not holds_json(str(path)):
+        yield Problem(where, f"{shown} is not a JSON object", "A Jinja file has to have a name that ends in .jinja.")

@@ -31,6 +31,7 @@ ENVIRONMENTS: dict[str, Callable[[], Path]] = {
 PRELOAD = {"vllm": ["vllm.entrypoints.cli.serve"], "lmdeploy": ["lmdeploy.cli"], "sglang": ["sglang.srt.server_args"]}
 FULL: dict[str, Any] = {
     "devices": "0,1,2,3", "tensor_parallel": 2, "max_model_len": 4096, "max_num_seqs": 7, "port": 8123,
+    "host": "127.0.0.2",
 }  # fmt: skip
 # What each engine finds of the smallest and of the fullest configuration; {model} and {template} are paths.
 EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
@@ -50,8 +51,9 @@ EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
             ],
         },
         {
-            "model_tag": "{model}", "served_model_name": ["mine"], "port": 8123, "max_num_seqs": 7,
-            "max_model_len": 4096, "tensor_parallel_size": 2, "data_parallel_size": 2, "chat_template": "{template}",
+            "model_tag": "{model}", "served_model_name": ["mine"], "host": "127.0.0.2", "port": 8123,
+            "generation_config": "vllm", "max_num_seqs": 7, "max_model_len": 4096,
+            "tensor_parallel_size": 2, "data_parallel_size": 2, "chat_template": "{template}",
             "gpu_memory_utilization": 0.8, "limit_mm_per_prompt": {"image": 8}, "enforce_eager": True, "api_key": None,
         },
     ),
@@ -60,7 +62,7 @@ EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "model_path": "{model}", "model_name": "mine", "server_name": "127.0.0.1", "server_port": 8000,
             "generation_config": "lmdeploy", "session_len": None, "tp": 1, "dp": 1, "api_keys": [KEY],
-            "backend": "turbomind", "chat_template": None,
+            "backend": "turbomind", "chat_template": None, "max_batch_size": 200,
         },
     ),
     ("lmdeploy", "fullest"): (
@@ -69,16 +71,18 @@ EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
             "extra_args": ["--backend", "turbomind", "--cache-max-entry-count", "0.5", "--quant-policy", "8"],
         },
         {
-            "model_path": "{model}", "model_name": "mine", "server_port": 8123, "session_len": 4096,
-            "max_batch_size": 7, "tp": 2, "chat_template": "{template}.json", "api_keys": [KEY],
+            "model_path": "{model}", "model_name": "mine", "server_name": "127.0.0.2", "server_port": 8123,
+            "generation_config": "lmdeploy", "session_len": 4096, "max_batch_size": 7, "tp": 2,
+            "chat_template": "{template}.json", "api_keys": [KEY],
             "cache_max_entry_count": 0.5, "quant_policy": 8, "backend": "turbomind",
         },
     ),
     ("lmdeploy", "pytorch"): (
-        {**FULL, "chat_template": "chatml", "extra_args": ["--backend", "pytorch", "--eager-mode"]},
+        {**FULL, "chat_template": "internvl-zh", "extra_args": ["--backend", "pytorch", "--eager-mode"]},
         {
-            "model_path": "{model}", "backend": "pytorch", "eager_mode": True, "chat_template": "chatml", "tp": 2,
-            "session_len": 4096, "max_batch_size": 7, "api_keys": [KEY],
+            "model_path": "{model}", "model_name": "mine", "server_name": "127.0.0.2", "server_port": 8123,
+            "generation_config": "lmdeploy", "session_len": 4096, "max_batch_size": 7, "tp": 2,
+            "chat_template": "internvl-zh", "api_keys": [KEY], "backend": "pytorch", "eager_mode": True,
         },
     ),
     ("sglang", "smallest"): (
@@ -95,19 +99,25 @@ EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
             "extra_args": ["--mem-fraction-static", "0.8", "--kv-cache-dtype", "fp8_e5m2"],
         },
         {
-            "model_path": "{model}", "served_model_name": "mine", "port": 8123, "max_running_requests": 7,
+            "model_path": "{model}", "served_model_name": "mine", "host": "127.0.0.2", "port": 8123,
+            "sampling_defaults": "openai", "enable_metrics": True, "max_running_requests": 7,
             "context_length": 4096, "tp_size": 2, "dp_size": 2, "chat_template": "{template}", "api_key": KEY,
             "mem_fraction_static": 0.8, "kv_cache_dtype": "fp8_e5m2",
         },
     ),
 }  # fmt: skip
-# Options that the arithmetic of placement reads.
-OF_MEMORY = {
+# Options in extra_args that we understand: the arithmetic of placement reads them, or they lengthen the context.
+UNDERSTOOD = {
     "vllm": [
-        "--gpu-memory-utilization", "--kv-cache-dtype", "--dtype", "--pipeline-parallel-size", "--cpu-offload-gb"
+        "--gpu-memory-utilization", "--kv-cache-dtype", "--dtype", "--pipeline-parallel-size", "--cpu-offload-gb",
+        "--hf-overrides",
     ],
-    "lmdeploy": ["--cache-max-entry-count", "--quant-policy", "--dtype"],
-    "sglang": ["--mem-fraction-static", "--kv-cache-dtype", "--dtype", "--pp-size"],
+    "lmdeploy": [
+        "--cache-max-entry-count", "--quant-policy", "--dtype", "--hf-overrides", "--rope-scaling-factor"
+    ],
+    "sglang": [
+        "--mem-fraction-static", "--kv-cache-dtype", "--dtype", "--pp-size", "--json-model-override-args"
+    ],
 }  # fmt: skip
 
 
@@ -175,10 +185,12 @@ def test_what_we_emit_is_what_the_engine_understands(
     expected = _filled(EXPECTED[engine, case][1], places)
     assert {name: found.get(name, "missing") for name in expected} == expected
     assert KEY not in " ".join(argv)
+    emitted = {word.lstrip("-").split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    assert emitted <= set(expected), "every option that is given has to be among those that are looked at"
 
 
 @pytest.mark.parametrize("name", list(ENVIRONMENTS))
-def test_options_that_have_a_setting_or_count_for_memory_exist(name: str) -> None:
+def test_options_that_have_a_setting_or_that_we_understand_exist(name: str) -> None:
     engine = load_engine(name)
     assert engine.parser is not None
     table = read_table(name, engine.parser, Environment.find(str(ENVIRONMENTS[name]())))
@@ -186,7 +198,7 @@ def test_options_that_have_a_setting_or_count_for_memory_exist(name: str) -> Non
     known = {option for item in table["options"] for option in item["names"]}
     positional = {"--model"} if name == "vllm" else set()
     assert set(engine.settings) - positional <= known
-    assert set(OF_MEMORY[name]) <= known
+    assert set(UNDERSTOOD[name]) <= known
 
 
 def test_the_start_of_sglang_without_what_it_needs_is_told(checkpoint: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import socket
@@ -25,6 +26,8 @@ import pytest
 from evalscope_evalflow import EngineError, deploy
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import load_engine
+from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.engines.lmdeploy import template_names
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.serving import Deployment
 from evalscope_evalflow.serving.diagnosis import diagnose
@@ -51,6 +54,7 @@ VLLM = {
     "worker": ("{shapes}", [], "RuntimeError: start (0) + length (1600) exceeds", ""),
     "kv cache": ("{long}", ["--max-model-len", "300000"], "not enough memory for the KV cache: To serve", "Lower"),
 }
+NO_CUDA = "LMDeploy needs a GPU and a CUDA build of PyTorch: Torch not compiled with CUDA enabled"
 # Name: (model, settings, cause, hint).
 LMDEPLOY: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "flag": ("{good}", {"extra_args": ["--session-lenn=3"]}, "unrecognized arguments: --session-lenn", "--help"),
@@ -59,13 +63,14 @@ LMDEPLOY: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "hub": ("org/none", {}, "the model is not on this machine, and the hub cannot be asked", "Download it first"),
     "no config": (
         "{empty}",
-        {"max_num_seqs": 4},
+        {},
         "this is not a checkpoint: its config.json is missing",
         "config.json",
     ),
-    "jinja": ("{good}", {"max_num_seqs": 4, "chat_template": "{tmp}/chat.jinja"}, "template is not JSON", "no Jinja"),
-    "template": ("{good}", {"max_num_seqs": 4, "chat_template": "chatmll"}, "no chat template named chatmll", "JSON"),
-    "cuda": ("{good}", {}, "LMDeploy needs a GPU and a CUDA build of PyTorch", "vllm's CPU build"),
+    "jinja": ("{good}", {"chat_template": "{tmp}/chat.jinja"}, "template is not JSON", "no Jinja"),
+    "template": ("{good}", {"chat_template": "chatmll"}, "no chat template named chatmll", "JSON"),
+    "cuda, turbomind": ("{good}", {"extra_args": ["--backend", "turbomind"]}, NO_CUDA, "vllm's CPU build"),
+    "cuda, pytorch": ("{good}", {"extra_args": ["--backend", "pytorch"]}, NO_CUDA, "vllm's CPU build"),
 }
 
 
@@ -191,6 +196,17 @@ def test_lmdeploys_start_failures(
     assert "lmdeploy_server.py serve api_server" in said.splitlines()[-1]
     assert "api-key" not in said.splitlines()[-1]
     assert seconds < 2
+
+
+def test_the_names_of_lmdeploys_templates_are_those_that_it_has(
+    lmdeploy_failures: dict[str, tuple[str, float]],
+) -> None:
+    """They are read from its source, without importing it; here it has listed them itself."""
+    names = template_names(Environment.find(str(environments.lmdeploy_env())))
+    said, _ = lmdeploy_failures["template"]
+    listed = re.search(r"dict_keys\(\[(.*?)\]\)", said)
+    assert listed is not None, said
+    assert sorted(names) == sorted(name.strip("' ") for name in listed[1].split(","))
 
 
 def failure(deployment: Deployment) -> tuple[str, float]:

@@ -10,6 +10,18 @@ from evalscope_evalflow.engines import load_engine
 JINJA = "{% for message in messages %}{{ message.content }}{% endfor %}"
 TAKES_JINJA = "Give the path of a Jinja file."
 TAKES_JSON = "LMDeploy takes a JSON file or the name of a template of its own"
+TAKES_ANY = "SGLang takes a .jinja file, a JSON file, or the name of a template of its own"
+# Where LMDeploy has its names.
+LMDEPLOY_MODEL = """
+@MODELS.register_module(name='base')
+class A: ...
+
+@dataclasses.dataclass
+class B: ...
+
+@MODELS.register_module(name=['deepseek-v32', 'deepseek-v3.2'])
+class C(A): ...
+"""
 
 
 @pytest.fixture
@@ -38,7 +50,10 @@ def check(engine, template, request):
         ("vllm", JINJA.replace("{", "{{").replace("}", "}}")),
         ("llamacpp", "{0}/chat.jinja"),
         ("lmdeploy", "{0}/chat.json"),
-        ("lmdeploy", "internvl2_5"),
+        ("lmdeploy", "internvl-zh"),
+        ("sglang", "{0}/chat.jinja"),
+        ("sglang", "{0}/chat.json"),
+        ("sglang", "vicuna_v1.1"),
     ],
 )
 def test_what_an_engine_takes_is_no_problem(engine, template, templates, request):
@@ -62,6 +77,14 @@ def test_what_an_engine_takes_is_no_problem(engine, template, templates, request
         ("lmdeploy", "{0}/torn.json", "is not a JSON object", TAKES_JSON),
         ("lmdeploy", "{0}/list.json", "is not a JSON object", TAKES_JSON),
         ("lmdeploy", "{0}/none.json", "does not exist", TAKES_JSON),
+        ("lmdeploy", "{0}/folder", "is a folder", TAKES_JSON),
+        ("sglang", "{0}/none.json", "does not exist", TAKES_ANY),
+        ("sglang", "none.jinja2", "does not exist", TAKES_ANY),
+        ("sglang", "{0}/folder", "is a folder", TAKES_ANY),
+        ("sglang", JINJA.replace("{", "{{").replace("}", "}}"), "does not exist", TAKES_ANY),
+        ("sglang", "{0}/plain", "is not a JSON object", "a name that ends in .jinja"),
+        ("sglang", "{0}/list.json", "is not a JSON object", "a name that ends in .jinja"),
+        ("sglang", "{0}/json.jinja", "is a JSON file", "a name that ends in .json"),
     ],
 )
 def test_the_wrong_kind_is_told_with_the_right_one(engine, template, what, todo, templates, request):
@@ -69,6 +92,38 @@ def test_the_wrong_kind_is_told_with_the_right_one(engine, template, what, todo,
     assert problem.startswith("deploy.chat_template: ")
     assert what in problem
     assert todo in problem
+
+
+@pytest.fixture
+def lmdeploy_env(make_env):
+    """An environment that has LMDeploy, as far as this file tells."""
+    env = make_env()
+    package = env / "lib" / "python3.12" / "site-packages" / "lmdeploy"
+    package.mkdir(parents=True)
+    (package / "model.py").write_text(LMDEPLOY_MODEL)
+    return env
+
+
+def named(name, env, checkpoint_folder):
+    model, deploy = ModelConfig(name="m", path=str(checkpoint_folder)), DeployConfig(env=str(env), chat_template=name)
+    return [str(item) for item in load_engine("lmdeploy").check(model, deploy)]
+
+
+def test_names_are_those_of_the_installed_lmdeploy(lmdeploy_env, checkpoint_folder):
+    assert [named(name, lmdeploy_env, checkpoint_folder) for name in ("base", "deepseek-v3.2")] == [[], []]
+    (problem,) = named("deepseek-v33", lmdeploy_env, checkpoint_folder)
+    assert "LMDeploy has no chat template named deepseek-v33" in problem
+    assert "Did you mean 'deepseek-v32'? It has: base, deepseek-v32, deepseek-v3.2; or give a JSON file." in problem
+
+
+@pytest.mark.parametrize("text", [None, "class Broken(", "MODELS = {}"])
+def test_where_the_names_cannot_be_read_lmdeploy_is_left_to_say_it(lmdeploy_env, checkpoint_folder, text):
+    (file,) = lmdeploy_env.rglob("model.py")
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    assert named("any", lmdeploy_env, checkpoint_folder) == []
 
 
 def test_the_flag_is_told_so_as_well(templates, checkpoint_folder, tmp_path, capsys):

@@ -21,17 +21,20 @@ URL = "--remote_api_url https://api.example/v1/"
 
 # (flags, what they reach, the value there); CHECKPOINT, GGUF, ENV and HERE are the tests' own.
 #   vllm --option: the word after the option in that engine's argv; vllm 0: that word of it; vllm $NAME: its variable
-#   TaskConfig.x.y: the stock TaskConfig that the worker makes; worker, phases, flow.x: what EvalFlow does itself
+#   TaskConfig.x.y: the stock TaskConfig that the worker makes; VLMEvalKit.x.y: the one for the default backend;
+#   told.x.y: what VLMEvalKit's worker is told beside it; worker, phases, flow.x: what EvalFlow does itself
 ROWS = [
     ("--work_dir HERE/out", "TaskConfig.work_dir", "HERE/out/m"),
     ("", "vllm --served-model-name", "m"),
     ("", "lmdeploy --model-name", "m"),
+    ("", "sglang --served-model-name", "m"),
     ("", "llamacpp --alias", "m"),
     ("--eval_model_name other", "vllm --served-model-name", "other"),
     ("--eval_model_name other", "TaskConfig.model", "other"),
     ("--eval_model_name other", "TaskConfig.model_id", "other"),
     ("--eval_model_path CHECKPOINT", "vllm serve", "CHECKPOINT"),
     ("--eval_model_path CHECKPOINT", "lmdeploy api_server", "CHECKPOINT"),
+    ("--eval_model_path CHECKPOINT", "sglang --model-path", "CHECKPOINT"),
     ("--eval_model_path GGUF", "llamacpp --model", "GGUF"),
     (URL, "endpoint.api_url", "https://api.example/v1"),
     ("--remote_api_url https://api.example/v1/chat/completions", "endpoint.api_url", "https://api.example/v1"),
@@ -41,6 +44,7 @@ ROWS = [
     ("--conda_env ENV", "llamacpp 0", "ENV/bin/python"),
     ("--worker_env ENV", "worker", "ENV/bin/python"),
     ("--deploy_backend lmdeploy", "lmdeploy 2", "serve"),
+    ("--deploy_backend sglang", "engine", "sglang"),
     ("--deploy_backend llamacpp --eval_model_path GGUF", "engine", "llamacpp"),
     (f"--deploy_backend remote {URL}", "engine", "remote"),
     ("--eval_backend Native", "TaskConfig.eval_backend", "Native"),
@@ -51,6 +55,20 @@ ROWS = [
     ('--dataset_args {"arc":{"few_shot_num":1}}', "TaskConfig.dataset_args", {"arc": {"few_shot_num": 1}}),
     ("--limit 10", "TaskConfig.limit", 10),
     ("--limit 0.5", "TaskConfig.limit", 0.5),
+    ("--limit 10", "VLMEvalKit.eval_config.limit", 10),
+    ("--datasets MMStar WeMath", "VLMEvalKit.eval_config.data", ["MMStar", "WeMath"]),
+    ("--eval_backend VLMEvalKit", "VLMEvalKit.eval_backend", "VLMEvalKit"),
+    ("--work_dir HERE/out", "VLMEvalKit.work_dir", "HERE/out/m"),
+    ("--eval_model_name other", "VLMEvalKit.eval_config.model.0.type", "other"),
+    ("--eval_max_num_seqs 16", "VLMEvalKit.eval_config.nproc", 16),
+    ("", "VLMEvalKit.eval_config.nproc", 200),
+    ("--eval_max_new_tokens 64", "told.generation_config.max_tokens", 64),
+    ("--eval_temperature 0.7", "told.generation_config.temperature", 0.7),
+    ("--verify_md5 False", "told.verify_md5", False),
+    (JUDGE, "told.judge.model_id", "j"),
+    (JUDGE, "told.judge.api_url", "https://judge.example/v1/chat/completions"),
+    (JUDGE, "told.judge.api_key", KEY),
+    (f"{JUDGE} --judge_max_num_seqs 7", "told.judge_batch_size", 7),
     ("--reuse False", "flow.reuse", False),
     ("--verify_md5 False", "flow.verify_md5", False),
     (JUDGE, "TaskConfig.judge.models.0.model_id", "j"),
@@ -60,28 +78,38 @@ ROWS = [
     (JUDGE, "judge_batch_size", 200),
     ("--eval_max_model_length 512", "vllm --max-model-len", "512"),
     ("--eval_max_model_length 512", "lmdeploy --session-len", "512"),
+    ("--eval_max_model_length 512", "sglang --context-length", "512"),
     ("--eval_max_model_length 512", "llamacpp --context", "512"),
     ("--eval_max_new_tokens 64", "TaskConfig.generation_config.max_tokens", 64),
     ("--eval_max_num_seqs 16", "vllm --max-num-seqs", "16"),
     ("--eval_max_num_seqs 16", "lmdeploy --max-batch-size", "16"),
+    ("", "lmdeploy --max-batch-size", "200"),
+    ("--eval_max_num_seqs 16", "sglang --max-running-requests", "16"),
     ("--eval_max_num_seqs 16", "llamacpp --parallel", "16"),
     ("--eval_max_num_seqs 16", "TaskConfig.eval_batch_size", 16),
     (f"--eval_max_num_seqs 16 {URL}", "TaskConfig.eval_batch_size", 16),
     ("--eval_temperature 0.7", "TaskConfig.generation_config.temperature", 0.7),
     ("--eval_template HERE/t.jinja", "vllm --chat-template", "HERE/t.jinja"),
-    ("--eval_template chatml", "lmdeploy --chat-template", "chatml"),
+    ("--eval_template internvl-zh", "lmdeploy --chat-template", "internvl-zh"),
+    ("--eval_template chatml", "sglang --chat-template", "chatml"),
     ("--eval_template HERE/t.jinja", "llamacpp --chat-template-file", "HERE/t.jinja"),
     ("--eval_devices 2,3", "vllm --tensor-parallel-size", "2"),
     ("--eval_devices 2,3", "lmdeploy --tp", "2"),
+    ("--eval_devices 2,3", "sglang --tp-size", "2"),
     ("--eval_devices 2,3", "flow.deploy.devices", "2,3"),
+    ("--eval_devices auto", "flow.deploy.devices", "auto"),
+    ("--eval_devices all", "flow.deploy.devices", "all"),
     ("--eval_host 127.0.0.2", "vllm --host", "127.0.0.2"),
     ("--eval_host 127.0.0.2", "lmdeploy --server-name", "127.0.0.2"),
+    ("--eval_host 127.0.0.2", "sglang --host", "127.0.0.2"),
     ("--eval_host 127.0.0.2", "llamacpp --host", "127.0.0.2"),
     ("--eval_port 9000", "vllm --port", "9000"),
     ("--eval_port 9000", "lmdeploy --server-port", "9000"),
+    ("--eval_port 9000", "sglang --port", "9000"),
     ("--eval_port 9000", "llamacpp --port", "9000"),
     ("--eval_api_key ${A_KEY}", "vllm $VLLM_API_KEY", KEY),
     ("--eval_api_key ${A_KEY}", "lmdeploy $EVALFLOW_LMDEPLOY_API_KEY", KEY),
+    ("--eval_api_key ${A_KEY}", "sglang $EVALFLOW_SGLANG_API_KEY", KEY),
     ("--eval_api_key ${A_KEY}", "llamacpp $EVALFLOW_LLAMACPP_API_KEY", KEY),
     (f"--eval_api_key ${{A_KEY}} {URL}", "endpoint.api_key", KEY),
     ("--extra_args=--dtype\u00a0bfloat16", "vllm --dtype", "bfloat16"),
@@ -135,7 +163,7 @@ def with_base(words, reached):
     if "--remote_api_url" not in words:
         base["--eval_model_path"] = local.upper()
     engine = reached.split()[0]
-    if engine in ("vllm", "lmdeploy", "llamacpp"):
+    if engine in ("vllm", "lmdeploy", "sglang", "llamacpp"):
         base["--deploy_backend"] = engine
     if reached.startswith(("TaskConfig", "judge", "phases")) and "--eval_backend" not in words:
         base["--eval_backend"] = "Native"
@@ -159,10 +187,12 @@ def reach(task, where, monkeypatch):
         deployment = Deployment(engine, model, deploy, log=task.work_dir / "log", run_id="x")
         deployment.start()
         return getattr(deployment.wait_ready(), where.removeprefix("endpoint."))
-    if where == "judge_batch_size" or where.startswith("TaskConfig."):
+    if where == "judge_batch_size" or where.startswith(("TaskConfig.", "VLMEvalKit.", "told.")):
         from evalscope.config import TaskConfig
 
-        told = load_backend("Native").worker_task(task, model, engine.max_num_seqs(deploy))
+        kind, _, path = where.partition(".")
+        backend = load_backend("VLMEvalKit" if kind in ("VLMEvalKit", "told") else "Native")
+        told = backend.worker_task(task, model, engine.max_num_seqs(deploy))
         if where == "judge_batch_size":
             return told[where]
         found = {}
@@ -170,8 +200,10 @@ def reach(task, where, monkeypatch):
         assert KEY not in json.dumps(public, default=str)
         for name, value in found.items():
             monkeypatch.setenv(name, value)
+        if kind == "told":
+            return at(secrets.resolve(public), path)
         config = TaskConfig.from_dict({**secrets.resolve(public["task"]), "api_key": None})
-        return at(config.to_dict() | {"judge": config.judge, "model": config.model}, where.removeprefix("TaskConfig."))
+        return at(config.to_dict() | {"judge": config.judge, "model": config.model}, path)
     address = Address(deploy.host, deploy.port or 0, keys.reveal(deploy.api_key))
     command = engine.command(model, deploy, address, Environment.find(deploy.env))
     assert KEY not in " ".join(command.argv)
