@@ -40,7 +40,7 @@ try:
     place = getattr(found, "_path", None)
     print(found.version, os.stat(place).st_mtime_ns if place else "")
 except importlib.metadata.PackageNotFoundError:
-    pass
+    sys.exit(1)
 """
 
 
@@ -150,7 +150,10 @@ def _dump(source: ParserSource, env: Environment) -> dict[str, Any] | None:
 
 
 def _python(env: Environment, arguments: list[str], timeout_s: float) -> str:
-    """What the environment's interpreter prints; empty where it fails."""
+    """The last line that the environment's interpreter prints; empty where it fails.
+
+    Before that there may be lines of the environment's activation scripts.
+    """
     try:
         done = subprocess.run(
             env.wrap([str(env.python), *arguments]),
@@ -163,7 +166,7 @@ def _python(env: Environment, arguments: list[str], timeout_s: float) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return done.stdout.strip().rpartition("\n")[2] if done.returncode == 0 else ""
 
 
 def _read(path: Path) -> dict[str, Any] | None:

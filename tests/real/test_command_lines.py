@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -110,16 +111,19 @@ def test_with_lmdeploy_it_goes_as_far_as_lmdeploy_does_without_a_gpu(
 
 @pytest.mark.parametrize("names", [["NAME"], ["first", "second"]])
 def test_an_api_behind_tls(names: list[str], judge: JudgeServer, backend: list[str], tmp_path: Path) -> None:
+    """Each model has a server of its own; the second one's URL is in the other form."""
     authority = Authority(tmp_path)
-    with TlsServer(authority.context(), names, MODEL_KEY) as api:
-        urls = [api.url, f"{api.url}/chat/completions/"][: len(names)]
+    with contextlib.ExitStack() as stack:
+        apis = [stack.enter_context(TlsServer(authority.context(), [name], MODEL_KEY)) for name in names]
+        urls = [f"{api.url}{end}" for api, end in zip(apis, ["", "/chat/completions/"], strict=False)]
         line = (
             f"python evalflow.py --work_dir {tmp_path / 'work'} --deploy_backend remote"
             f" --remote_api_url {' '.join(urls)} --eval_model_name {' '.join(names)}"
             f" --judge_model_name judge --judge_api_url {judge.url} --judge_api_key {JUDGE_KEY}"
         )
         done = run(line, "--eval_api_key", MODEL_KEY, *backend, SSL_CERT_FILE=str(authority.file))
-        assert [body["model"] for body in api.asked] == [name for name in names for _ in range(QUESTIONS)]
+        for api, name in zip(apis, names, strict=True):
+            assert [body["model"] for body in api.asked] == [name] * QUESTIONS
     check_results(tmp_path / "work", names, judge, done)
 
 

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import venv
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +64,26 @@ def engine(script):
 
 def said(engine, *words):
     return [str(problem) for problem in options.check_extra_args(engine, DeployConfig(extra_args=list(words)))]
+
+
+def test_activation_scripts_may_print(engine, tmp_path, cache, monkeypatch):
+    """What they print is not taken for the options, nor for the version that the options are kept for."""
+    prefix = tmp_path / "conda"
+    venv.create(prefix, symlinks=True)
+    (prefix / "conda-meta").mkdir()
+    (prefix / "etc" / "conda" / "activate.d").mkdir(parents=True)
+    (prefix / "etc" / "conda" / "activate.d" / "hello.sh").write_text('echo "welcome, it is $(date +%N)"\n')
+    settings = DeployConfig(env=str(prefix), extra_args=["--egaer"])
+    packages = next(prefix.glob("lib/python3*/site-packages"))
+    (packages / "mine-1.dist-info").mkdir()
+    (packages / "mine-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    monkeypatch.setattr(engine.__class__, "parser", replace(engine.parser, distribution="mine"))
+    for _ in range(2):
+        (problem,) = options.check_extra_args(engine, settings)
+        assert problem.todo == "Did you mean --eager?"
+    assert len(list(cache.glob("*.json"))) == 1
+    monkeypatch.setattr(engine.__class__, "parser", replace(engine.parser, distribution="not-there"))
+    assert list(options.check_extra_args(engine, settings)) == []
 
 
 @pytest.mark.parametrize(
