@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
+import threading
+import time
 import venv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,6 +41,7 @@ AREAS = (
 PROPERTY = "conformance"  # of a test in pytest's XML report: ENGINE/AREA
 KEY = "sk-of-the-conformance-suite"
 NAME = "served-under-this-name"
+TOLD_WITHIN_S = 2.0  # of a failed start's exit
 ADDRESS = Address("127.0.0.2", 18123, KEY)
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -134,6 +138,26 @@ def gone(processes: list[psutil.Process], timeout_s: float = 10.0) -> list[psuti
     """Those of these processes that still live after a while."""
     _, alive = psutil.wait_procs([process for process in processes if process.is_running()], timeout=timeout_s)
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def _watch(pid: int | None) -> Callable[[], float]:
+    """Note when a process ends: a function that waits for it, and gives the time by time.monotonic()."""
+    assert pid is not None
+    process, ends = os.pidfd_open(pid), []
+
+    def wait() -> None:
+        select.select([process], [], [])
+        ends.append(time.monotonic())
+        os.close(process)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+
+    def ended() -> float:
+        waiting.join()
+        return ends[0]
+
+    return ended
 
 
 class EngineConformance:
@@ -250,7 +274,9 @@ class EngineConformance:
     @area("failure")
     def test_a_start_that_fails_is_told_with_its_cause(self, failed: Failed, made: Subject) -> None:
         message = str(failed.error)
+        assert failed.told_s < TOLD_WITHIN_S
         assert made.cause in message.splitlines()[0]
+        assert "  its last lines:" in message
         assert message.startswith(f"{made.engine} stopped while it was starting (exit code ")
         assert f"log: {failed.log}" in message
         assert "command: " in message
@@ -311,12 +337,15 @@ class EngineConformance:
         deployment.start()
         processes: list[psutil.Process] = []
         try:
+            assert deployment.process is not None
+            ended = _watch(deployment.process.wait_started())
             processes = Running(deployment, Endpoint("", NAME)).processes
             with pytest.raises(EngineError) as caught:
                 deployment.wait_ready()
+            told_s = time.monotonic() - ended()
         finally:
             released = deployment.release()
-        return Failed(caught.value, log, lease.port, processes, bool(released))
+        return Failed(caught.value, told_s, log, lease.port, processes, bool(released))
 
 
 @dataclass(frozen=True)
@@ -325,6 +354,7 @@ class Failed:
 
     Attributes:
         error: what was said.
+        told_s: how many seconds after the end of the engine's own process.
         log: the engine's.
         port: where it should have listened.
         processes: the guard, and what was below it at the beginning.
@@ -332,6 +362,7 @@ class Failed:
     """
 
     error: EngineError
+    told_s: float
     log: Path
     port: int
     processes: list[psutil.Process]

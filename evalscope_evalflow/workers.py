@@ -15,7 +15,6 @@ from evalscope_evalflow import keys
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import WorkerError
 from evalscope_evalflow.serving import Guarded
-from evalscope_evalflow.serving.diagnosis import diagnose
 from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.worker import secrets
 
@@ -105,10 +104,11 @@ class Worker:
         if event["event"] == "failed":
             what = f"EvalScope failed: {event['kind']}: " if event["kind"] else ""  # none: it is about the API
             return WorkerError(f"{what}{event['message']}\n  log: {self.log}")
-        found = diagnose(self.log, ())
+        found = self.process.diagnose()
         tail = "\n".join(f"    {line}" for line in found.tail)
+        hint = f"\n    {found.hint}" if found.hint else ""
         return WorkerError(
-            f"the EvalScope process ended without a result (exit code {self.process.exit_code})"
+            f"the EvalScope process ended without a result (exit code {self.process.exit_code}): {found.cause}{hint}"
             f"\n  its last lines:\n{tail}\n  log: {self.log}"
         )
 

@@ -58,11 +58,13 @@ class Rule:
         pattern: regular expression, searched from the end of the log.
         cause: one line; `{0}` is the first group that matched, or the match.
         hint: what the user can do.
+        again: a start that ends so may go well a moment later: it is tried again, a few times.
     """
 
     pattern: str
     cause: str
     hint: str
+    again: bool = False
 
     def apply(self, log: str) -> tuple[str, str] | None:
         """(cause, hint) if the log holds the line."""

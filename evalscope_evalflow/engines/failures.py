@@ -28,6 +28,12 @@ WHERE_IS_IT = (
         "Upgrade the engine in its environment.",
     ),
 )
+PORT_TAKEN = Rule(
+    r"Errno 98|[Aa]ddress already in use|Port \d+ is not available|Port is already in use|couldn't bind HTTP server",
+    "the port is taken",
+    "Choose another port.",
+    again=True,
+)
 NO_DEVICE = Rule(
     r"(No CUDA GPUs are available|Found no NVIDIA driver.*|Failed to infer device type)",
     "the engine finds no device that it can use: {0}",

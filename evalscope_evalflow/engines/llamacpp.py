@@ -20,6 +20,7 @@ from evalscope_evalflow.engines.base import (
     check_template,
 )
 from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.engines.failures import PORT_TAKEN
 from evalscope_evalflow.engines.memory import GIB, Demand, Memory, demand
 from evalscope_evalflow.errors import Problem
 
@@ -59,11 +60,7 @@ class LlamaCpp(Engine):
             "an argument is not understood: {0}",
             f"extra_args for llamacpp are those of `python {SERVER} --help`.",
         ),
-        Rule(
-            r"couldn't bind HTTP server socket|[Aa]ddress already in use",
-            "the port is taken",
-            "Choose another port.",
-        ),
+        PORT_TAKEN,
         Rule(
             r"(?:unknown model architecture: )('.+?')",
             "this llama.cpp does not know the architecture {0}",

@@ -12,7 +12,7 @@ from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import checkpoint
 from evalscope_evalflow.engines.base import Address, Command, Engine, ParserSource, Rule, absolute, holds_json, parallel
 from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.failures import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.memory import Memory, Options, float_bytes
 from evalscope_evalflow.errors import Problem, nearest
 
@@ -57,10 +57,28 @@ class LMDeploy(Engine):
             "this is not a checkpoint: its config.json is missing, or names no architecture",
             "Give the folder that holds config.json and the weights.",
         ),
+        PORT_TAKEN,
         Rule(
-            r"(?:Errno 98|[Aa]ddress already in use|Port \d+ is not available)",
-            "the port is taken",
-            "Choose another port.",
+            r"(?s:in _mp_proc\n    with condition:.{1,4000}?^EOFError$)",
+            "two of LMDeploy's processes missed each other at its start, as may happen on a busy machine",
+            "Run the same command again.",
+            again=True,
+        ),
+        Rule(
+            r"(assert .*num_(?:attention|key_value)_heads %.*|assert tp % .*num_key_value_heads.*"
+            r"|TP split: .+ not divisible by tp=\d+)",
+            "tensor_parallel does not fit: {0}",
+            "Choose a tensor_parallel that divides the attention heads.",
+        ),
+        Rule(
+            r"(No enough gpu memory for kv cache|No enough free memory blocks)",
+            "there is not enough memory for the KV cache: {0}",
+            "Raise --cache-max-entry-count (extra_args), lower max_model_len, or raise tensor_parallel.",
+        ),
+        Rule(
+            r"(Can not found rewrite for (?:architectures|auto_map): .+)",
+            "this LMDeploy cannot run the model: {0}",
+            "Upgrade LMDeploy in its environment.",
         ),
         Rule(
             r"(Torch not compiled with CUDA enabled)",

@@ -22,7 +22,7 @@ from evalscope_evalflow.engines.base import (
     parallel,
 )
 from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.failures import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.memory import Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.errors import Problem
 
@@ -89,11 +89,7 @@ class SGLang(Engine):
             "the device ran out of memory: {0}",
             "Lower --mem-fraction-static (extra_args) or max_num_seqs, or raise tensor_parallel.",
         ),
-        Rule(
-            r"(?:Errno 98|[Aa]ddress already in use|Port is already in use)",
-            "the port is taken",
-            "Choose another port.",
-        ),
+        PORT_TAKEN,
         Rule(
             r"(assert self\.total_num_(?:kv_)?heads % tp_size == 0|AssertionError: \d+ is not divisible by \d+"
             r"|\S+ (?:\(\d+\) )?must be divisible by (?:moe_)?tp_size.*)",

@@ -19,7 +19,7 @@ from evalscope_evalflow.engines.base import (
     parallel,
 )
 from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.engines.failures import NO_DEVICE, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.failures import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.errors import Problem
 
@@ -81,7 +81,7 @@ class VLLM(Engine):
             "the device ran out of memory: {0}",
             "Lower max_num_seqs or max_model_len, or raise tensor_parallel.",
         ),
-        Rule(r"(?:Errno 98|[Aa]ddress already in use)", "the port is taken", "Choose another port."),
+        PORT_TAKEN,
         Rule(
             r"(Total number of attention heads \(\d+\) must be divisible by tensor parallel size \(\d+\)"
             r"|World size \(\d+\) is larger than the number of available GPUs.+)",
@@ -89,6 +89,11 @@ class VLLM(Engine):
             "Choose a tensor_parallel that divides the attention heads, and devices that exist.",
         ),
         NO_DEVICE,
+        Rule(
+            r"(Worker proc \S+ died unexpectedly \(exit code: -\d+\)|Failed core proc\(s\): \{[^}]*: -\d+[^}]*\})",
+            "one of vLLM's processes was killed: {0}",
+            "Was it memory? `dmesg` names what the kernel killed; then lower max_num_seqs or max_model_len.",
+        ),
         Rule(
             r"((?:ModuleNotFoundError|ImportError): .+)",
             "the engine's environment is broken: {0}",

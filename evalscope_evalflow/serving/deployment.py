@@ -26,7 +26,6 @@ from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
 from evalscope_evalflow.serving import cleanup, http, ports
 from evalscope_evalflow.serving.devices import VARIABLE, split
-from evalscope_evalflow.serving.diagnosis import diagnose
 from evalscope_evalflow.serving.placement import Placement, check_placement, choosing, place
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import Readiness
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from openai import OpenAI
 
-PORT_ATTEMPTS = 3
+START_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class Endpoint:
         return OpenAI(base_url=self.api_url, api_key=self.api_key, **options)
 
 
-class PortTaken(EngineError):
-    """Somebody took the port between our look and the engine's."""
+class MayGoWell(EngineError):
+    """A start that may go well a moment later, such as after somebody took the port between two looks."""
 
 
 class Deployment:
@@ -161,7 +160,6 @@ class Deployment:
         self._address = address
         self._watched = self._told = False
         self._started = time.monotonic()
-        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._devices = DeviceWatch(_devices_used(deploy))
         assert self._entry is not None
@@ -187,7 +185,7 @@ class Deployment:
             Stopped: by `evalflow stop`.
         """
         attempts = Retrying(
-            stop=stop_after_attempt(PORT_ATTEMPTS), retry=retry_if_exception_type(PortTaken), reraise=True
+            stop=stop_after_attempt(START_ATTEMPTS), retry=retry_if_exception_type(MayGoWell), reraise=True
         )
         for attempt in attempts:
             with attempt, ExitStack() as told:
@@ -236,19 +234,20 @@ class Deployment:
             seen: what the engine did, where it had to be ended.
         """
         assert self.process is not None
-        found = diagnose(self.log, self.engine.rules, self._log_start)
+        found = self.process.diagnose(self.engine.rules)
+        hangs = seen is not None and seen.startswith("hangs")
         seconds = f"after {time.monotonic() - self._started:.0f} s"
         lines = [
-            f"{self.engine.name} {seen} ({when}, {seconds})" + ("" if seen.startswith("hangs") else f": {found.cause}")
+            f"{self.engine.name} {seen} ({when}, {seconds})" + ("" if hangs else f": {found.cause}")
             if seen
             else f"{self.engine.name} stopped {when} (exit code {self.process.exit_code}, {seconds}): {found.cause}",
-            *([f"    {found.hint}"] if found.hint else []),
+            *([f"    {found.hint}"] if found.hint and not hangs else []),
             "  its last lines:",
             *(f"    {line}" for line in found.tail),
             f"  log: {self.log}",
             f"  command: {shlex.join(self.argv)}",
         ]
-        return (PortTaken if found.cause == "the port is taken" else EngineError)("\n".join(lines))
+        return (MayGoWell if found.again else EngineError)("\n".join(lines))
 
     def release(self) -> Release:
         """End the engine and everything it started; wait, for a bounded time, until nothing of it is left.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalscope_evalflow.engines import Rule
+from evalscope_evalflow.serving.ending import Ending
 
 READ_BYTES = 256 * 1024
 TAIL_LINES = 12
@@ -18,6 +19,8 @@ _PREFIX = re.compile(
     re.MULTILINE,
 )
 _ERROR = re.compile(r"^\s*(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
+# An exception without words: the line of code above it says more.
+_BARE = re.compile(r"^ +(\S.*)\n(?:[ ^~]+\n)?(?:[\w.]+\.)?(\w*(?:Error|Exception))$", re.MULTILINE)
 # pydantic's own line only counts; what is wrong stands in one of the next.
 _PYDANTIC = re.compile(r"^\s*(?:[\w.]+\.)?ValidationError: \d+ validation errors? for (.+)$", re.MULTILINE)
 _VALUE = re.compile(r"^\s*(?:Value|Assertion) error, (.+?)(?: \[type=.*)?$", re.MULTILINE)
@@ -35,11 +38,13 @@ class Diagnosis:
         cause: one line.
         hint: what to do; may be empty.
         tail: the log's last lines.
+        again: whether the same start may go well a moment later.
     """
 
     cause: str
     hint: str
     tail: list[str]
+    again: bool = False
 
 
 def read_tail(log: Path, start: int = 0) -> str:
@@ -54,20 +59,39 @@ def read_tail(log: Path, start: int = 0) -> str:
         return ""
 
 
-def diagnose(log: Path, rules: Sequence[Rule], start: int = 0) -> Diagnosis:
-    """Explain an engine's end by its log, from a byte on: the first rule that matches, else its own first error."""
+def diagnose(log: Path, rules: Sequence[Rule], start: int = 0, ending: Ending | None = None) -> Diagnosis:
+    """Explain a process's end.
+
+    Args:
+        log: its output.
+        rules: what lines of it mean; the first that matches is the cause, else its own first error.
+        start: byte of the log to begin with.
+        ending: what is known of its end beside the log.
+    """
     text = read_tail(log, start)
     tail = [line.rstrip() for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+    told = ending.explain() if ending is not None else None
+    if told and ending is not None and ending.killed:  # it had no time to say why
+        return Diagnosis(*told, tail)
     for rule in rules:
         found = rule.apply(text)
         if found:
-            return Diagnosis(*found, tail)
+            return Diagnosis(*found, tail, rule.again)
+    cause = _own_error(text)
+    if told and ending is not None and (cause is None or ending.oom_kills):
+        return Diagnosis(told[0] + (f"; its own words: {cause}" if cause else ""), told[1], tail)
+    return Diagnosis(cause or (tail[-1][:300] if tail else "it printed nothing"), "", tail)
+
+
+def _own_error(text: str) -> str | None:
+    """The first error in a log, as it stands there."""
     invalid = _PYDANTIC.search(text)
     value = _VALUE.search(text, invalid.end()) if invalid else None
     if invalid and value:
-        return Diagnosis(f"{invalid[1]}: {value[1][:300]}", "", tail)
+        return f"{invalid[1]}: {value[1][:300]}"
     # Of nested errors the first is the cause, and what wraps it says only that something failed.
-    errors = [match for match in _ERROR.finditer(text) if not _WRAPPER.search(match[2])]
-    if errors:
-        return Diagnosis(f"{errors[0][1]}: {errors[0][2][:300]}", "", tail)
-    return Diagnosis(tail[-1][:300] if tail else "it printed nothing", "", tail)
+    for match in _ERROR.finditer(text):
+        if not _WRAPPER.search(match[2]):
+            return f"{match[1]}: {match[2][:300]}"
+    bare = _BARE.search(text)
+    return f"{bare[2]} at `{bare[1][:200]}`" if bare else None

@@ -16,7 +16,10 @@ from typing import Any
 
 import psutil
 
+from evalscope_evalflow.engines import Rule
 from evalscope_evalflow.serving import guard, sweep
+from evalscope_evalflow.serving.diagnosis import Diagnosis, diagnose
+from evalscope_evalflow.serving.ending import Ending, oom_kills
 from evalscope_evalflow.serving.registry import Command, Registration
 
 GUARD = Path(guard.__file__)
@@ -83,6 +86,9 @@ class Guarded:
         self._on_exit = on_exit
         self._entry, self._role = entry, role
         self._started = threading.Event()
+        self._oom_kills = oom_kills()
+        self._guard_killed = False
+        self._log_start = log.stat().st_size if log.exists() else 0
         status, status_end = os.pipe()
         passed = [status_end, *pass_fds]
         options: list[str] = []
@@ -140,6 +146,15 @@ class Guarded:
     def guard_pid(self) -> int:
         """PID of the guard."""
         return self._guard.pid
+
+    @property
+    def ending(self) -> Ending:
+        """How it ended, beside what its log says."""
+        return Ending(self.exit_code, self._guard_killed, oom_kills() - self._oom_kills)
+
+    def diagnose(self, rules: Sequence[Rule] = ()) -> Diagnosis:
+        """Why it ended, by what it has printed since its start and by how it ended."""
+        return diagnose(self.log, rules, self._log_start, self.ending)
 
     def wait_started(self) -> int | None:
         """PID of the command, as soon as it runs; None if it never did."""
@@ -207,6 +222,7 @@ class Guarded:
                 if "exit" in told:
                     break
         code = self._guard.wait()
+        self._guard_killed = "exit" not in told
         if "exit" not in told:  # the guard itself was killed: nobody has cleaned up yet
             self.left = sweep.end_run(self.run_id, self.scratch)
             sweep.remove_scratch(self.scratch)

@@ -81,6 +81,8 @@ class Row:
 INTERRUPTED = "interrupted; what was saved is kept"
 STOPPED = "stopped in the middle of the evaluation"
 WHILE_STARTING = "stopped while it was starting"
+KILLED = "it was killed by somebody"
+GUARD_KILLED = "its guard process was killed"
 NO_WORKER = "the EvalScope process ended without a result"
 
 
@@ -106,14 +108,20 @@ _LOADING = [
     *_signal_rows(SCRIPTED, LOADING, (*NASTY, *FOR_EVER)),
     Row(
         SCRIPTED, LOADING, "SIGKILL of the engine", (ENGINE,),
-        script=(*NASTY, *FOR_EVER), says=(WHILE_STARTING, "exit code 137"),
+        script=(*NASTY, *FOR_EVER), says=(WHILE_STARTING, "exit code 137", KILLED),
     ),
     Row(
         SCRIPTED, LOADING, "SIGKILL of the engine's guard", (ENGINE_GUARD,),
-        script=("--daemon-children", "kept", *FOR_EVER), says=(WHILE_STARTING,),
+        script=("--daemon-children", "kept", *FOR_EVER), says=(WHILE_STARTING, GUARD_KILLED),
     ),
-    Row(SCRIPTED, LOADING, "SIGKILL of the worker", (WORKER,), script=FOR_EVER, says=(NO_WORKER, "exit code 137")),
-    Row(SCRIPTED, LOADING, "SIGKILL of the worker's guard", (WORKER_GUARD,), script=FOR_EVER, says=(NO_WORKER,)),
+    Row(
+        SCRIPTED, LOADING, "SIGKILL of the worker", (WORKER,), script=FOR_EVER,
+        says=(NO_WORKER, "exit code 137", KILLED),
+    ),
+    Row(
+        SCRIPTED, LOADING, "SIGKILL of the worker's guard", (WORKER_GUARD,), script=FOR_EVER,
+        says=(NO_WORKER, GUARD_KILLED),
+    ),
     Row(
         SCRIPTED, LOADING, "the engine exits", script=("--load-seconds", "1", "--exit-after-start", "3"),
         says=(WHILE_STARTING, "exit code 3", "the script says: told to end with code 3", "Change the script."),
@@ -152,7 +160,7 @@ _LOADING = [
     Row(LLAMACPP, LOADING, "SIGINT to the orchestrator", (ORCHESTRATOR,), signal.SIGINT,
         code=130, says=(INTERRUPTED,), state="interrupted"),
     Row(LLAMACPP, LOADING, "SIGKILL to the orchestrator", (ORCHESTRATOR,), code=-signal.SIGKILL, state=None),
-    Row(LLAMACPP, LOADING, "SIGKILL of the engine", (ENGINE,), says=(WHILE_STARTING, "exit code 137")),
+    Row(LLAMACPP, LOADING, "SIGKILL of the engine", (ENGINE,), says=(WHILE_STARTING, "exit code 137", KILLED)),
     Row(
         LLAMACPP, LOADING, "the model's file is cut short", task={"model": "SCRATCH/cut.gguf"},
         says=(WHILE_STARTING, "llama.cpp cannot load the file"),
@@ -176,9 +184,12 @@ _EVALUATING = [
     ),
     Row(
         SCRIPTED, EVALUATING, "SIGKILL of the worker", (WORKER,), script=(*NASTY, *SLOW),
-        says=(NO_WORKER, "exit code 137"), resumes=True,
+        says=(NO_WORKER, "exit code 137", KILLED), resumes=True,
     ),
-    Row(SCRIPTED, EVALUATING, "SIGKILL of the worker's guard", (WORKER_GUARD,), script=SLOW, says=(NO_WORKER,)),
+    Row(
+        SCRIPTED, EVALUATING, "SIGKILL of the worker's guard", (WORKER_GUARD,), script=SLOW,
+        says=(NO_WORKER, GUARD_KILLED),
+    ),
     Row(
         SCRIPTED, EVALUATING, "the engine dies once", script=("--die-after-requests", "8"),
         code=0, says=(STOPPED, "starting it again (1 of 2)", "12/12"), state="complete", lost=0,
@@ -227,9 +238,9 @@ _EVALUATING = [
         says=(STOPPED, "engine.log"), resumes=True,
     ),
     Row(LLAMACPP, EVALUATING, "SIGKILL of the engine's guard", (ENGINE_GUARD,), deploy={"max_restarts": 0},
-        says=(STOPPED,)),
-    Row(LLAMACPP, EVALUATING, "SIGKILL of the worker", (WORKER,), says=(NO_WORKER, "exit code 137")),
-    Row(LLAMACPP, EVALUATING, "SIGKILL of the worker's guard", (WORKER_GUARD,), says=(NO_WORKER,)),
+        says=(STOPPED, GUARD_KILLED)),
+    Row(LLAMACPP, EVALUATING, "SIGKILL of the worker", (WORKER,), says=(NO_WORKER, "exit code 137", KILLED)),
+    Row(LLAMACPP, EVALUATING, "SIGKILL of the worker's guard", (WORKER_GUARD,), says=(NO_WORKER, GUARD_KILLED)),
 ]  # fmt: skip
 
 _RELEASING = [

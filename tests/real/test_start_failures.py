@@ -149,23 +149,6 @@ def test_vllms_start_failures(
     assert found.tail
 
 
-def test_a_failed_start_of_vllm_is_told_at_once_and_whole(
-    checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path: Path
-) -> None:
-    """Past preflight, as a template may go after it: from the command to the message."""
-    settings = DeployConfig(**{**vllm_deploy, "chat_template": str(tmp_path / "gone.jinja"), "api_key": "sk-secret"})
-    model = ModelConfig(name="smol", path=str(checkpoint))
-    started = Deployment(load_engine("vllm"), model, settings, log=tmp_path / "engine.log", run_id="start-failure")
-    said, seconds = failure(started)
-    assert "the chat template " in said.splitlines()[0]
-    assert "Give the path of a Jinja file." in said
-    assert "its last lines:" in said
-    assert str(tmp_path / "engine.log") in said
-    assert "--served-model-name smol" in said
-    assert "sk-secret" not in said + (tmp_path / "engine.log").read_text()
-    assert seconds < 2
-
-
 @pytest.fixture(scope="module")
 def lmdeploy_failures(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, float]]:
     """The message of each case, and how many seconds after the engine's exit it came; two at a time."""

@@ -25,7 +25,7 @@ class ScriptedEngine(Engine):
     default_max_num_seqs = 8
     counters = Counters(("scripted_requests_running",), ("scripted_chat_requests_total", "scripted_tokens_total"))
     rules = (
-        Rule(r"[Aa]ddress already in use", "the port is taken", "Choose another port."),
+        Rule(r"[Aa]ddress already in use", "the port is taken", "Choose another port.", again=True),
         Rule(r"ScriptedError: (.+)", "the script says: {0}", "Change the script."),
     )
 

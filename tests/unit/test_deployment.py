@@ -309,8 +309,9 @@ class TestFailures:
         wait_until(lambda: "the children are up" in read(deployment.log), "the start")
         tree = below(deployment.process.guard_pid)
         os.kill(deployment.process.wait_started(), signal.SIGKILL)
-        with pytest.raises(EngineError, match="exit code 137"):
+        with pytest.raises(EngineError, match=r"exit code 137, after \d+ s\): it was killed by somebody") as caught:
             deployment.wait_ready()
+        assert "the children are up" not in str(caught.value).splitlines()[0], "its last line is not the cause"
         deployment.release()
         assert_released(deployment, tree)
 
@@ -447,7 +448,7 @@ class TestPorts:
         deployment = scripted("--bind-fails")
         error = failure(deployment)
         assert "the port is taken" in str(error)
-        assert read(deployment.log).count("Address already in use") == deployment_module.PORT_ATTEMPTS
+        assert read(deployment.log).count("Address already in use") == deployment_module.START_ATTEMPTS
         assert deployment.process.exited.is_set()
 
     def test_no_address_to_bind(self, scripted):

@@ -2,6 +2,7 @@ import pytest
 
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.serving.diagnosis import READ_BYTES, TAIL_LINES, diagnose
+from evalscope_evalflow.serving.ending import Ending
 
 CORE = "(EngineCore_DP0 pid=4242) ERROR 03-14 09:26:53 [core.py:845] "
 SERVER = "(APIServer pid=4200) "
@@ -114,6 +115,23 @@ VLLM = [
         "the engine's environment is broken: ModuleNotFoundError: No module named 'torch'",
         "Repair",
     ),
+    (
+        SERVER + "ValueError: Available memory on node 0 (2.1/23.4 GiB) on startup is less than desired CPU memory "
+        "utilization (0.92, 21.5 GiB).",
+        "there is not enough memory for the KV cache: Available memory on node 0 (2.1/23.4 GiB)",
+        "Lower max_model_len or max_num_seqs",
+    ),
+    (
+        CORE + "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.",
+        "one of vLLM's processes was killed: Worker proc VllmWorker-0 died unexpectedly (exit code: -9)",
+        "`dmesg` names what the kernel killed",
+    ),
+    (
+        SERVER + "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): "
+        "{'EngineCore_DP0': -9}",
+        "one of vLLM's processes was killed: Failed core proc(s): {'EngineCore_DP0': -9}",
+        "`dmesg`",
+    ),
 ]
 LLAMACPP = [
     (
@@ -166,6 +184,47 @@ LMDEPLOY = [
         "--cache-max-entry-count",
     ),
     ("RuntimeError: No CUDA GPUs are available\n", "the engine finds no device that it can use", "driver"),
+    ("ValueError: Port 23333 is not available\n", "the port is taken", "another port"),
+    # Of the rest, LMDeploy's own words (0.18), as it looks at the model only after it has found a GPU.
+    (
+        '  File "lmdeploy/pytorch/config.py", line 606, in _update_torch_dtype\n'
+        "    assert model_config.num_attention_heads % tp == 0\n"
+        "           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\nAssertionError\n",
+        "tensor_parallel does not fit: assert model_config.num_attention_heads % tp == 0",
+        "divides the attention heads",
+    ),
+    (
+        "AssertionError: TP split: attention.w_qkv dim 1 has size 960, not divisible by tp=7.\n",
+        "tensor_parallel does not fit: TP split: attention.w_qkv dim 1 has size 960, not divisible by tp=7",
+        "divides the attention heads",
+    ),
+    (
+        "RuntimeError: No enough gpu memory for kv cache.\n",
+        "there is not enough memory for the KV cache: No enough gpu memory for kv cache",
+        "lower max_model_len",
+    ),
+    (
+        "ValueError: The checkpoint you are trying to load has model type `newmodel` but Transformers does not "
+        "recognize this architecture. This could be because of an issue with the checkpoint.\n",
+        "this engine cannot run the model: model type `newmodel`",
+        "Upgrade",
+    ),
+    (
+        "RuntimeError: Can not found rewrite for architectures: ['NewForCausalLM']\n",
+        "this LMDeploy cannot run the model: Can not found rewrite for architectures: ['NewForCausalLM']",
+        "Upgrade LMDeploy",
+    ),
+    (  # recorded: the parent ends its manager while the child still hands back the lock
+        "Process mp_engine_proc:\nTraceback (most recent call last):\n"
+        '  File "lmdeploy/pytorch/engine/mp_engine/zmq_engine.py", line 132, in _mp_proc\n    with condition:\n'
+        "  File \"multiprocessing/managers.py\", line 1058, in __exit__\n    return self._callmethod('release')\n"
+        "           ^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        '  File "multiprocessing/connection.py", line 399, in _recv\n    raise EOFError\nEOFError\n'
+        "2026-11-25 01:39:14,091 - lmdeploy - ERROR - zmq_rpc.py:62 - PyTorch ZMQ engine process is not alive.\n"
+        "lmdeploy.zmq_rpc.RPCServerDeadError: PyTorch ZMQ engine process is not alive.\n",
+        "two of LMDeploy's processes missed each other at its start",
+        "Run the same command again.",
+    ),
     (
         "  File server.py\nValueError: weights are missing\n"
         "lmdeploy.zmq_rpc.RPCServerDeadError: PyTorch ZMQ engine process is not alive.\n",
@@ -295,6 +354,69 @@ def test_of_errors_that_wrap_each_other_the_first_is_the_cause(log):
         "RuntimeError: weights cannot be read\n"
     )
     assert diagnose(log(text), ()).cause == "OSError: the disk is gone"
+
+
+def test_an_error_without_words_is_shown_with_its_line_of_code(log):
+    text = (
+        'Traceback (most recent call last):\n  File "shape.py", line 3, in split\n    assert heads % ranks == 0\n'
+        "           ^^^^^^^^^^^^^^^^^^\nAssertionError\nRuntimeError: initialization failed\n"
+    )
+    assert diagnose(log(text), ()).cause == "AssertionError at `assert heads % ranks == 0`"
+
+
+KILLED = "it was killed by somebody, or by a limit that is not ours (SIGKILL)"
+NO_MEMORY = "the kernel killed it for lack of memory (SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    ("ending", "cause", "hint"),
+    [
+        # It had no time to say why: whatever stands in its log is something else.
+        (Ending(137), KILLED, "`dmesg` names what the kernel killed"),
+        (Ending(137, oom_kills=1), NO_MEMORY, "lower max_num_seqs"),
+        (Ending(137, guard_killed=True), "its guard process was killed by somebody, and it with that", "again"),
+        # It may have had.
+        (Ending(139), "KeyError: 'no such layer'", ""),
+        (Ending(1), "KeyError: 'no such layer'", ""),
+        (Ending(None), "KeyError: 'no such layer'", ""),
+        (
+            Ending(1, oom_kills=2),
+            "the kernel has killed a process of this machine for lack of memory meanwhile; its own words: KeyError: "
+            "'no such layer'",
+            "lower max_num_seqs",
+        ),
+    ],
+)
+def test_how_a_process_ended_tells_what_its_log_cannot(log, ending, cause, hint):
+    path = log("loading\nKeyError: 'no such layer'\nread 3 of 4 files\n")
+    found = diagnose(path, (), ending=ending)
+    assert found.cause == cause
+    assert hint in found.hint
+    assert found.tail[-1] == "read 3 of 4 files"
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        (139, "it crashed, or was ended from outside (SIGSEGV)"),
+        (134, "it crashed, or was ended from outside (SIGABRT)"),
+        (255, "read 3 of 4 files"),  # a code of its own, and no signal
+        (1, "read 3 of 4 files"),
+    ],
+)
+def test_a_crash_without_a_word_is_named(log, code, cause):
+    assert diagnose(log("loading\nread 3 of 4 files\n"), (), ending=Ending(code)).cause == cause
+
+
+def test_what_a_log_explains_is_not_put_down_to_a_signal(log):
+    path = log("OSError: [Errno 98] Address already in use\n")
+    assert diagnose(path, load_engine("vllm").rules, ending=Ending(134)).cause == "the port is taken"
+
+
+def test_a_start_that_may_go_well_a_moment_later_is_told_apart(log):
+    rules = load_engine("vllm").rules
+    assert diagnose(log("OSError: [Errno 98] Address already in use\n"), rules).again
+    assert not diagnose(log("KeyError: 'x'\n"), rules).again
 
 
 def test_an_engine_that_ends_with_no_known_error_shows_its_last_line(log):

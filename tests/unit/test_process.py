@@ -142,6 +142,7 @@ def test_command_is_killed(log):
         assert process.exited.wait(20)
         assert not any(map(alive, tree))
         assert process.exit_code == 137
+        assert "killed by somebody" in process.diagnose().cause
         assert not process.scratch.exists()
 
 
@@ -266,6 +267,7 @@ def test_guard_is_killed(log):
         assert process.exited.wait(20), "the owner does not notice that the guard is dead"
         assert not any(map(alive, tree))
         assert (process.exit_code, process.left) == (137, [])
+        assert "its guard process was killed" in process.diagnose().cause
         assert not process.scratch.exists()
 
 

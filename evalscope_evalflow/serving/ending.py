@@ -1,0 +1,65 @@
+"""How a process ended, where its log cannot say it: by a signal, by its guard's death, or for lack of memory."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+_VMSTAT = Path("/proc/vmstat")
+_LESS = (
+    "Free memory of this machine (or raise its container's limit), or need less: lower max_num_seqs or max_model_len."
+)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a command that ran under a guard.
+
+    Attributes:
+        code: exit code, or 128 + signal; None: it had not ended.
+        guard_killed: its guard was killed, and it with that.
+        oom_kills: processes that the kernel killed for lack of memory while it ran, on the whole machine.
+    """
+
+    code: int | None = None
+    guard_killed: bool = False
+    oom_kills: int = 0
+
+    @property
+    def killed(self) -> bool:
+        """Whether it was ended by SIGKILL: then nothing that its log says is the cause."""
+        return self.guard_killed or self.code == 128 + signal.SIGKILL
+
+    def explain(self) -> tuple[str, str] | None:
+        """(cause, hint), if this tells more than its log can."""
+        if self.guard_killed:
+            return "its guard process was killed by somebody, and it with that", "Run the same command again."
+        name = _name(self.code)
+        if name:
+            if self.killed and self.oom_kills:
+                return f"the kernel killed it for lack of memory ({name})", f"{_LESS} `dmesg` names what was killed."
+            if self.killed:
+                return (
+                    f"it was killed by somebody, or by a limit that is not ours ({name})",
+                    "Was it memory? `dmesg` names what the kernel killed; then lower max_num_seqs or max_model_len.",
+                )
+            return f"it crashed, or was ended from outside ({name})", ""
+        if self.oom_kills:
+            return "the kernel has killed a process of this machine for lack of memory meanwhile", _LESS
+        return None
+
+
+def oom_kills() -> int:
+    """Processes that the kernel has killed for lack of memory since the machine started; 0 where it does not say."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", _VMSTAT.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+def _name(code: int | None) -> str:
+    """The signal in an exit code; empty if there is none."""
+    return signal.Signals(code - 128).name if code is not None and code - 128 in set(signal.Signals) else ""
