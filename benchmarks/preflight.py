@@ -2,6 +2,9 @@
 
     python benchmarks/preflight.py llamacpp MODEL.gguf
     python benchmarks/preflight.py vllm CHECKPOINT --env ENV --extra_args='--enforce-eager --dtype bfloat16'
+    python benchmarks/preflight.py vllm CHECKPOINT --env ENV --worker_env ENV_WITH_VLMEVALKIT
+
+The last one is for the default backend, VLMEvalKit, and its six default datasets, without a judge.
 
 The engine itself does not run: the interpreter of a stand-in environment hands every look into the environment on to
 the real one, and, started as the engine, only writes down the time, and the CPU time that `evalflow` has used by then:
@@ -43,7 +46,9 @@ class Bench:
         words: the command's flags.
     """
 
-    def __init__(self, folder: Path, engine: str, model: str, env: str | None, extra_args: str) -> None:
+    def __init__(
+        self, folder: Path, engine: str, model: str, env: str | None, extra_args: str, worker_env: str | None
+    ) -> None:
         self.folder = folder
         python = Path(env) / "bin" / "python" if env else Path(sys.executable)
         interpreter = folder / "env" / "bin" / "python"
@@ -57,9 +62,13 @@ class Bench:
         settings = {"general_mcq": {"local_path": str(folder / "data"), "subset_list": ["tiny"]}}
         self.words = [
             "--deploy_backend", engine, "--eval_model_path", model, "--eval_model_name", "m",
-            "--conda_env", str(interpreter.parent.parent), "--eval_backend", "Native", "--datasets", "general_mcq",
-            "--dataset_args", json.dumps(settings), *([f"--extra_args={extra_args}"] if extra_args else []),
+            "--conda_env", str(interpreter.parent.parent), *([f"--extra_args={extra_args}"] if extra_args else []),
         ]  # fmt: skip
+        if worker_env:
+            self.words += ["--worker_env", worker_env, "--vlmevalkit_mode", "infer"]
+        else:
+            self.words += ["--eval_backend", "Native", "--datasets", "general_mcq"]
+            self.words += ["--dataset_args", json.dumps(settings)]
         self.runs = 0
 
     def run(self, *more: str, cache: str) -> tuple[float, float]:
@@ -95,12 +104,13 @@ def main() -> None:
     parser.add_argument("engine", choices=["vllm", "lmdeploy", "llamacpp"])
     parser.add_argument("model")
     parser.add_argument("--env", help="environment that has the engine; default: this one")
+    parser.add_argument("--worker_env", help="environment that has VLMEvalKit; default: the backend is Native")
     parser.add_argument("--extra_args", default="", help="for the engine, in one string")
     parser.add_argument("--runs", type=int, default=9, help="of each, but for the cold one")
     parser.add_argument("--cold", type=int, default=1, help="runs without a cache of the engine's options")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="evalflow-benchmark-") as folder:
-        bench = Bench(Path(folder), args.engine, args.model, args.env, args.extra_args)
+        bench = Bench(Path(folder), args.engine, args.model, args.env, args.extra_args, args.worker_env)
         cold = [bench.preflight(f"cold{number}") for number in range(args.cold)]
         bench.preflight("cache")
         cached = [bench.preflight("cache") for _ in range(args.runs)]
