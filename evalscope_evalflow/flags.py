@@ -250,7 +250,8 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
     problems += add_models(task, given)
     deploy = task["evalflow"]["deploy"]
     if deploy["engine"] == "remote":
-        task["evalflow"]["deploy"] = {key: deploy[key] for key in ("engine", "max_num_seqs") if key in deploy}
+        if "eval_port" not in given:
+            del deploy["port"]
     elif deploy["engine"] != "llamacpp":
         deploy.setdefault("devices", "0")
         for model in task["evalflow"]["models"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow import flag_keys
-from evalscope_evalflow.config import FlowConfig, ModelConfig
+from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.errors import ConfigError, Problem
 
 SECTION = "evalflow"
@@ -35,6 +35,8 @@ _REFUSED = {
     "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
     "rerun_review": "Reviews that are missing are made; to make all of them anew, remove `reviews` from work_dir.",
 }
+# Of `deploy`, what means something to an API that runs elsewhere.
+_OF_APIS = {"engine", "max_num_seqs"}
 # What EvalScope writes into its own configs/task_config.yaml beside the task.
 _GENERATED = ("resolved_benchmarks", "evaluation_identity")
 
@@ -125,6 +127,7 @@ class Task:
         notes = []
         if data.get("api_url") and not any(model.api_url for model in models):
             notes.append(f"api_url {data['api_url']} is not used: the model is deployed here")
+        notes += _without_effect(flow, models)
         return cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
 
     @classmethod
@@ -135,6 +138,17 @@ class Task:
             ConfigError: it cannot be read, or cannot work.
         """
         return cls.parse(read_mapping(path))
+
+
+def _without_effect(flow: FlowConfig, models: tuple[ModelConfig, ...]) -> list[str]:
+    """What is set for engines, where all models are APIs that run elsewhere."""
+    given = set(flow.deploy.model_fields_set)
+    for model in models:
+        if not model.api_url or flow.deploy_for(model).engine not in (AUTO, "remote"):
+            return []
+        given |= set(model.deploy)
+    names = [name for name in DeployConfig.model_fields if name in given - _OF_APIS]
+    return [f"{', '.join(names)}: without effect, as nothing is deployed here"] if names and models else []
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

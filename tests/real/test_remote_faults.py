@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vlm_data
 import yaml
 from tls_server import Authority, Reply, TlsServer, completion
 
@@ -32,10 +33,13 @@ def api(authority: Authority) -> Iterator[TlsServer]:
         yield server
 
 
-def run(api: TlsServer, authority: Authority, task: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    api: TlsServer, authority: Authority, task: dict[str, Any], folder: Path, **more: Any
+) -> subprocess.CompletedProcess[str]:
+    """`evalflow run`; `more` is for the section."""
     model = {"name": "m", "api_url": f"{api.url}/", "api_key": "${THE_KEY}"}
     generation = {**task["generation_config"], "retries": 3, "retry_interval": 0}
-    section = {"backend": "Native", "models": [model]}
+    section = {"backend": "Native", "models": [model], **more}
     file = folder / "task.yaml"
     file.write_text(yaml.safe_dump({**task, "generation_config": generation, "evalflow": section}))
     env = {**os.environ, "SSL_CERT_FILE": str(authority.file), "THE_KEY": KEY}
@@ -126,3 +130,40 @@ def test_an_api_that_stays_busy_leaves_samples_to_be_asked_later(
     assert len(api.asked) == 8, "an API that says tomorrow is not asked again today"
     rows = (Path(stock_task["work_dir"]) / "m" / "evalflow" / "failures.jsonl").read_text().splitlines()
     assert {json.loads(row)["message"] for row in rows} == {"come back tomorrow"}
+
+
+def test_vlmevalkit_waits_when_it_is_asked_to_and_ends_when_the_key_is_refused(
+    api: TlsServer, authority: Authority, vlmeval_env: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default backend, whose own client takes the text of every failure for an answer."""
+    (tmp_path / "LMUData").mkdir()
+    vlm_data.write_all(tmp_path / "LMUData")
+    monkeypatch.setenv("LMUData", str(tmp_path / "LMUData"))
+    rows = vlm_data.ROWS[vlm_data.CUSTOM]
+    section = {"backend": "VLMEvalKit", "worker_env": str(vlmeval_env), "verify_md5": False, "mode": "infer"}
+    task = {
+        "datasets": [vlm_data.CUSTOM], "work_dir": str(tmp_path / "work"), "eval_batch_size": 1,
+        "generation_config": {"max_tokens": 6},
+    }  # fmt: skip
+    times: list[float] = []
+
+    def reply(number: int) -> Reply | None:
+        times.append(time.monotonic())
+        if number == 2:
+            return 429, {"Retry-After": "1"}, {"error": {"message": "slow down"}}
+        if number == 5:
+            return 401, CLOSE, {"error": {"message": "Unauthorized"}}
+        return answered() if number else None
+
+    api.reply = reply
+    done = run(api, authority, task, tmp_path, **section)
+    assert done.returncode == 1, done.stderr
+    assert "(401: the key is refused): Unauthorized" in done.stderr
+    assert KEY not in done.stderr
+    assert len(api.asked) == 5
+    assert times[3] - times[2] >= 1  # the first is preflight's
+    api.reply = lambda number: answered() if number else None
+    again = run(api, authority, task, tmp_path, **section)
+    assert again.returncode == 0, again.stderr
+    assert f"{rows}/{rows}" in again.stdout
+    assert len(api.asked) == 5 + rows - 3, "three were answered, and are not asked again"

@@ -64,6 +64,34 @@ def test_an_api_gets_nothing_that_only_a_local_engine_has():
     assert task["evalflow"]["deploy"] == {"engine": "remote"}
 
 
+def test_flags_that_mean_nothing_to_an_api_are_told():
+    words = (
+        "--eval_devices",
+        "0,1",
+        "--eval-max-model-length",
+        "512",
+        "--eval_port",
+        "9000",
+        "--eval_max_num_seqs",
+        "4",
+    )
+    assert Task.parse(mapping(*REMOTE)).notes == ()
+    assert Task.parse(mapping(*REMOTE, *words)).notes == (
+        "devices, max_model_len, port: without effect, as nothing is deployed here",
+    )
+    assert Task.parse(mapping(*BASE, *words)).notes == ()
+
+
+def test_beside_a_model_that_is_deployed_they_have_one():
+    models = [{"name": "m", "path": "/m"}, {"name": "api", "api_url": "http://x/v1", "deploy": {"engine": "remote"}}]
+    section = {"models": models, "deploy": {"max_model_len": 512}}
+    assert Task.parse({"datasets": ["arc"], "evalflow": section}).notes == ()
+    section["models"] = models[1:]
+    assert Task.parse({"datasets": ["arc"], "evalflow": section}).notes == (
+        "max_model_len: without effect, as nothing is deployed here",
+    )
+
+
 def test_several_models_are_paired_in_order():
     words = ("--work_dir", "w", "--eval_model_name", "a", "b", "--eval_model_path", "/a", "/b")
     models = Task.parse(mapping(*words)).models
