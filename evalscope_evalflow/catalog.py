@@ -37,7 +37,8 @@ def evalscope_folder(worker_env: str | None = None) -> Path:
     try:
         env = Environment.find(worker_env)
     except FileNotFoundError as error:
-        raise ConfigError(Problem("worker_env", str(error))) from error
+        todo = "Give a conda prefix or its name, a venv, a uv environment, or an interpreter that has EvalScope."
+        raise ConfigError(Problem("worker_env", str(error), todo)) from error
     if env.own:
         spec = importlib.util.find_spec("evalscope")
         if spec is not None and spec.submodule_search_locations:

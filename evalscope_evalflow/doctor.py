@@ -208,7 +208,8 @@ def _user_of(pid: int, used_bytes: int | None) -> str:
 def _vlmeval() -> Finding:
     what = "VLMEvalKit"
     if find_spec("vlmeval") is None:
-        return Finding(NOTE, what, "not installed: `backend: Native` alone can be used", "pip install ms-vlmeval")
+        todo = "pip install 'evalscope-evalflow[vlmeval]', here or in an environment of its own: `worker_env`."
+        return Finding(NOTE, what, "not installed: here `backend: Native` alone can be used", todo)
     found = {name: _version(name) for name in VLMEVAL_LIMITS}
     wrong = [
         f"{name} is {found[name]}, and it needs < {limit}" if found[name] else f"{name} is missing"

@@ -49,5 +49,7 @@ def test_an_environment_without_evalscope_says_how_to_install_it(make_env):
 
 
 def test_a_worker_environment_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ConfigError, match=r"worker_env: no environment .*: there is no such folder"):
+    with pytest.raises(
+        ConfigError, match=r"worker_env: no environment .*: there is no such folder\n    Give a conda prefix"
+    ):
         catalog.evalscope_folder(str(tmp_path / "none"))

@@ -179,7 +179,9 @@ class TestVLMEvalKit:
 
     def test_not_installed(self, monkeypatch):
         monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-        assert found()["VLMEvalKit"].state == NOTE
+        finding = found()["VLMEvalKit"]
+        assert finding.state == NOTE
+        assert "pip install 'evalscope-evalflow[vlmeval]'" in finding.todo
 
     def test_usable(self, vlmeval):
         vlmeval(transformers="4.57.1", pandas="2.3.3", vlmeval="0.0.17")
