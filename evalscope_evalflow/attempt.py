@@ -12,10 +12,12 @@ from typing import Any
 from evalscope_evalflow import disk, failures, fingerprint, ledger
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.control import Control
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.keys import NO_KEY
+from evalscope_evalflow.preflight import judges
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
 from evalscope_evalflow.rows import end_torn_rows
@@ -56,6 +58,7 @@ class Attempt:
         record: Record,
         reporter: Reporter,
         entry: Registration,
+        control: Control,
     ) -> None:
         """
         Args:
@@ -66,15 +69,18 @@ class Attempt:
             record: the run's.
             reporter: who says what happens.
             entry: the run's, as `evalflow ps` shows it.
+            control: whoever runs it.
         """
         self.task, self.model, self.phases = task, model, phases
         self.run_id, self.record, self.reporter, self.entry = run_id, record, reporter, entry
+        self.control = control
         self.folder = task.folder(model)
         self.deploy = task.flow.deploy_for(model)
         self.engine = resolve_engine(model, self.deploy)
         self.backend = load_backend(task.flow.backend)
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.deployment: Deployment | None = None
+        self._workers: list[Worker] = []
         self._released = False
 
     def run(self) -> None:
@@ -89,14 +95,24 @@ class Attempt:
             self.record.event("an unfinished row was cut off", file=str(path.relative_to(self.folder)))
         with ExitStack() as cleanup:
             cleanup.push(self.entry.as_stopped)
+            cleanup.enter_context(self.control.ending(self._end))
             if "infer" in self.phases:
                 self._infer(cleanup)
             else:
                 self.entry.phase("judging")
                 self.worker = self._start_worker(NO_KEY)
                 cleanup.callback(self.worker.stop)
+            self.control.devices_over()
             if "judge" in self.phases:
                 self._judge()
+
+    def _end(self) -> None:
+        """Nobody wants it any more: whatever waits for the engine, or the worker, hears of it."""
+        self.events.put({"event": "cancelled"})
+        if self.deployment is not None and self.deployment.process is not None:
+            self.deployment.process.ask_to_stop()
+        for worker in self._workers:
+            worker.process.ask_to_stop()
 
     def _infer(self, cleanup: ExitStack) -> None:
         """From the engine's start to its release."""
@@ -116,7 +132,8 @@ class Attempt:
                 self.reporter.say(f"{name}: starting {self.engine.name} (log: {deployment.log})")
             self.worker = self._start_worker(deployment.api_key)
             cleanup.callback(self.worker.stop)
-            with self.reporter.busy(f"{name}: loading"):
+            self.control.check()  # it may have come before there was anything to end
+            with self.reporter.busy(name, "loading"):
                 endpoint = self._wait_ready(deployment)
         if endpoint is None:
             self.reporter.say(f"{name}: nothing was left to ask; {self.engine.name} was not needed")
@@ -125,7 +142,7 @@ class Attempt:
                 seconds = f"({deployment.seconds:.1f} s)"
                 self.reporter.say(f"{name}: {self.engine.name} is ready at {endpoint.api_url} {seconds}")
             self.entry.phase("evaluating")
-            with self.record.phase("infer"), self.reporter.busy(f"{name}: evaluating"), ExitStack() as watching:
+            with self.record.phase("infer"), self.reporter.busy(name, "evaluating"), ExitStack() as watching:
                 if deployment.process is not None:
                     watching.enter_context(
                         Watch(
@@ -144,11 +161,16 @@ class Attempt:
             ledger.update(self.folder, dataset, verdicts=fingerprint.verdicts(self.task))
         self.entry.phase("judging")
         name = self.model.name
-        with self.record.phase("judge"), self.reporter.busy(f"{name}: judging"):
-            self.worker.judge()
+        verdicts = answers_in(self.task, self.model) if judges(self.task) else 0
+        with ExitStack() as judging:
+            with self.reporter.busy(name, "waiting for the judge"):
+                at_once = judging.enter_context(self.control.judging(verdicts))
+            judging.enter_context(self.record.phase("judge"))
+            judging.enter_context(self.reporter.busy(name, "judging"))
+            self.worker.judge(at_once)
             began = time.monotonic()
             while True:
-                event = self._next(lambda: f"{name}: judging, {time.monotonic() - began:.0f} s")
+                event = self._next(lambda: f"judging, {time.monotonic() - began:.0f} s")
                 if event["event"] == "done":
                     break
                 if event["event"] in ("failed", "exited"):
@@ -164,16 +186,18 @@ class Attempt:
             "phases": self.phases,
             "failures": {"file": str(failures.path_in(folder)), "cause": failures.cause(self.task, self.model)},
         }
-        return Worker(
+        worker = Worker(
             told,
             env=Environment.find(self.task.flow.worker_env),
             api_key=api_key,
             log=self.record.folder / "worker.log",
             run_id=self.run_id,
             on_event=self._heard,
-            output=self.reporter.output if self.reporter.forward else None,
+            output=self.reporter.output_of(self.model.name) if self.reporter.forward else None,
             entry=self.entry,
         )
+        self._workers.append(worker)
+        return worker
 
     def _heard(self, event: dict[str, Any]) -> None:
         """The worker's word, in a thread of its own."""
@@ -193,6 +217,7 @@ class Attempt:
                 self._take_note(event)
                 if event["event"] == "predicted":
                     return None
+                self.control.check()
                 if event["event"] in ("failed", "exited"):
                     disk.probe(self.worker.log.parent)  # EvalScope's own words for a full disk lack what to do
                     raise self.worker.failure(event) from None
@@ -206,7 +231,7 @@ class Attempt:
 
         def progress() -> str:
             saved, seconds = answers_in(self.task, self.model), time.monotonic() - began
-            return f"{self.model.name}: evaluating, {saved} answers saved, {seconds:.0f} s"
+            return f"evaluating, {saved} answers saved, {seconds:.0f} s"
 
         while True:
             event = self._next(progress)
@@ -229,8 +254,9 @@ class Attempt:
             except queue.Empty:
                 disk.probe(self.folder / "evalflow")
                 if self.reporter.is_live:
-                    self.reporter.update(progress())
+                    self.reporter.update(self.model.name, progress())
                 continue
+            self.control.check()
             self._take_note(event)
             return event
 
@@ -264,6 +290,7 @@ class Attempt:
             released = deployment.release()
         ended = time.monotonic()
         record.left += [f"{name} was ended, but {line}" for line in released.problems()]
+        self.control.clean = not record.left
         for line in (*released.problems(), *released.warnings()):
             reporter.warn(f"{self.model.name}: {name} was ended, but {line}")
         if released:

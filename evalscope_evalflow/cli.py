@@ -138,10 +138,10 @@ def _execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
 
         show_plan(task)
         return ExitCode.COMPLETE
-    from evalscope_evalflow import flow
+    from evalscope_evalflow import sweep
     from evalscope_evalflow.report.console import Reporter, show_table, where_to_look
 
-    result = flow.run(task, Reporter(forward=verbose))
+    result = sweep.run(task, Reporter(forward=verbose))
     show_table(result.rows())
     sys.stdout.write(where_to_look(task.work_dir, task.outputs) + "\n")
     return result.exit_code

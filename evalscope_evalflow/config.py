@@ -150,6 +150,9 @@ class FlowConfig(Section):
     models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
+    executor: str = Field(
+        "local", description="what runs the models: local: this machine; inline: one after the other; or a plugin's"
+    )
     verify_md5: bool = Field(True, description="take only the published files under the names of VLMEvalKit's datasets")
     dry_run: bool = Field(False, description="check and print the plan, start nothing")
 

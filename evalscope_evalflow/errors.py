@@ -63,9 +63,21 @@ class EngineError(EvalFlowError):
 
 
 class Stopped(EvalFlowError):
-    """The run was stopped on purpose, by `evalflow stop`."""
+    """The run was stopped on purpose, by `evalflow stop`.
+
+    Attributes:
+        everything: whether all else is to be stopped with it: `evalflow stop --all`, or a Ctrl-C.
+    """
 
     exit_code = ExitCode.INTERRUPTED
+    everything = False
+
+    @classmethod
+    def all(cls, message: str) -> Stopped:
+        """One that stops everything."""
+        error = cls(message)
+        error.everything = True
+        return error
 
 
 class WorkerError(EvalFlowError):

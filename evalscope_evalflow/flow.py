@@ -1,7 +1,7 @@
-"""The way of a task, from top to bottom:
+"""The way of one model's part of a task, from top to bottom:
 
-    preflight ─┬─ start engine ── ready ───┐
-               └─ start worker, load data ─┴─ infer ─ release ─ judge ─ collect
+    ─┬─ start engine ── ready ───┐
+     └─ start worker, load data ─┴─ infer ─ release ─ judge ─ collect
 
 The engine is started first, before anything slow is imported; the worker loads EvalScope and the data meanwhile, and
 is let go when the engine is ready. The engine is released as soon as the last answer is saved. With every answer
@@ -22,55 +22,45 @@ from evalscope_evalflow import disk, failures, fingerprint, ledger
 from evalscope_evalflow.attempt import Attempt, EngineDied, answers_in
 from evalscope_evalflow.backends import DatasetResult, Stamps, load_backend
 from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.errors import ConfigError, EvalFlowError, Stopped
+from evalscope_evalflow.control import Control
+from evalscope_evalflow.errors import ConfigError, Stopped
 from evalscope_evalflow.needs import Needs, needs
-from evalscope_evalflow.outcome import FlowResult, ModelResult
-from evalscope_evalflow.preflight import preflight
+from evalscope_evalflow.outcome import ModelResult
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
-from evalscope_evalflow.runs import folder_in_use, sweep_before
+from evalscope_evalflow.runs import folder_in_use
 from evalscope_evalflow.serving import new_run_id
 from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.task import Task
 
 
-def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
-    """Do a task: deploy each model, evaluate it, release it, judge its answers.
+def run_model(
+    task: Task, model: ModelConfig, reporter: Reporter | None = None, control: Control | None = None
+) -> ModelResult:
+    """One model's part of a task, from start to release and report, with a record of it.
 
     Args:
-        task: what to do.
+        task: what to do; it has passed preflight.
+        model: one of its models.
         reporter: who says what happens; default: nobody.
+        control: whoever runs it; default: nobody has a say.
 
     Returns:
-        The results of every model. One that failed carries its error; the others were done all the same.
+        Its results.
 
     Raises:
-        ConfigError: it cannot work; nothing was started.
-        Stopped: by `evalflow stop`.
-        EvalFlowError: no model could be finished.
+        ConfigError: somebody else uses the run folder.
+        Stopped: on purpose.
+        EvalFlowError: it could not be finished.
     """
-    reporter = reporter or Reporter(quiet=True)
-    sweep_before(reporter.warn)
-    for note in (*task.notes, *preflight(task, reporter.say)):
-        reporter.warn(note)
-    results = []
-    for model in task.models:
-        try:
-            results.append(_run_model(task, model, reporter))
-        except OSError as error:
-            raise disk.explain(task.folder(model), error) from error
-        except EvalFlowError as error:
-            if len(task.models) == 1 or isinstance(error, Stopped):
-                raise
-            reporter.warn(f"{model.name}: {error}")
-            results.append(ModelResult(model, task.folder(model), error=error))
-    if results and all(result.error is not None for result in results):
-        raise EvalFlowError("no model could be finished:\n" + "\n".join(f"{r.model.name}: {r.error}" for r in results))
-    return FlowResult(task, results)
+    reporter, control = reporter or Reporter(quiet=True), control or Control()
+    try:
+        return _run_model(task, model, reporter, control)
+    except OSError as error:
+        raise disk.explain(task.folder(model), error) from error
 
 
-def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResult:
-    """One model, from start to release and report, with a record of it."""
+def _run_model(task: Task, model: ModelConfig, reporter: Reporter, control: Control) -> ModelResult:
     folder = task.folder(model)
     (folder / "evalflow").mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "evalflow" / "run.lock")
@@ -86,7 +76,7 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
         section = task.flow.model_dump(mode="json", exclude_unset=True)
         record = Record(folder, run_id, task={**task.stock, "evalflow": section}, model=model.name)
         try:
-            datasets = _evaluate(task, model, run_id, record, reporter, entry)
+            datasets = _evaluate(task, model, run_id, record, reporter, entry, control)
         except BaseException as error:
             state = "interrupted" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed"
             with suppress(OSError):  # a full disk may be what ends the run
@@ -102,7 +92,13 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResul
 
 
 def _evaluate(
-    task: Task, model: ModelConfig, run_id: str, record: Record, reporter: Reporter, entry: Registration
+    task: Task,
+    model: ModelConfig,
+    run_id: str,
+    record: Record,
+    reporter: Reporter,
+    entry: Registration,
+    control: Control,
 ) -> list[DatasetResult]:
     """Do what is left to do; if the engine dies on the way, again, going on from the answers that were saved."""
     backend = load_backend(task.flow.backend)
@@ -134,9 +130,9 @@ def _evaluate(
         )
         attempts(
             lambda: Attempt(
-                task, model, left.phases, run_id=run_id, record=record, reporter=reporter, entry=entry
+                task, model, left.phases, run_id=run_id, record=record, reporter=reporter, entry=entry, control=control
             ).run()
-        )  # fmt: skip
+        )
     entry.phase("collecting")
     return _collect(task, model, before, reporter)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -46,6 +47,26 @@ def folder_in_use(folder: Path) -> Problem:
         f"{folder} is in use by another run: {who}",
         f"Wait for it (`evalflow ps`), end it (`evalflow stop {found.get('run_id')}`), or choose another folder.",
     )
+
+
+def refuse_folders_in_use(folders: Iterable[Path]) -> None:
+    """See to it, before anything is started, that no other run has one of these run folders.
+
+    Raises:
+        ConfigError: with each that is in use, and by whom.
+    """
+    problems = []
+    for folder in folders:
+        path = folder / "evalflow" / "run.lock"
+        if not path.exists():
+            continue
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            problems.append(folder_in_use(folder))
+    if problems:
+        raise ConfigError(*problems)
 
 
 def show(console: Console | None = None) -> None:
@@ -95,7 +116,10 @@ def stop(which: str | None, console: Console | None = None) -> bool:
         chosen = running if which is None else [_choose(which, running)]
         if not chosen:
             console.print("Nothing runs.")
-        gone = [_stop(entry, console) for entry in chosen]
+        number = registry.STOP_ALL if which is None else registry.STOP
+        for entry in chosen:  # all of them before one is waited for: their owner may begin others
+            _tell(entry, number)
+        gone = [_stop(entry, console, number) for entry in chosen]
     except OSError as error:
         raise _unreadable(error) from error
     return all(gone)
@@ -168,7 +192,13 @@ def _choose(which: str, running: Sequence[Entry]) -> Entry:
     )
 
 
-def _stop(entry: Entry, console: Console) -> bool:
+def _tell(entry: Entry, number: signal.Signals) -> None:
+    """Have a run's guards end what they guard; its owner hears of it, and takes it for a wish."""
+    for process in entry.guards:
+        process.send(number)
+
+
+def _stop(entry: Entry, console: Console, number: signal.Signals = registry.STOP) -> bool:
     signalled: list[ProcessId] = []
 
     def gone() -> bool:
@@ -180,7 +210,7 @@ def _stop(entry: Entry, console: Console) -> bool:
             return False
         for process in found.guards:
             if process not in signalled:
-                process.send(signal.SIGTERM)  # its owner hears of it, and takes it for a wish
+                process.send(number)
                 signalled.append(process)
         return False
 

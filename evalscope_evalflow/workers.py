@@ -87,9 +87,9 @@ class Worker:
         """Let it ask the model."""
         self._send({"go": {"api_url": api_url}})
 
-    def judge(self) -> None:
-        """Let it judge what is saved."""
-        self._send({"judge": {}})
+    def judge(self, at_once: int | None = None) -> None:
+        """Let it judge what is saved; `at_once`: so many answers at a time, where that is not what it was told."""
+        self._send({"judge": {"at_once": at_once}})
 
     def stop(self) -> list[int]:
         """End it. Returns PIDs that survive even SIGKILL."""

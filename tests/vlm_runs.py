@@ -16,9 +16,10 @@ from urllib.request import urlopen
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from evalscope_evalflow import flow
+from evalscope_evalflow import sweep
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.errors import ExitCode
+from evalscope_evalflow.outcome import FlowResult
 from evalscope_evalflow.task import Task
 
 SERVER = Path(__file__).parent / "scripted" / "scripted_server.py"
@@ -93,7 +94,7 @@ class Outcome:
         cells: results by their datasets.
     """
 
-    def __init__(self, result: flow.FlowResult) -> None:
+    def __init__(self, result: FlowResult) -> None:
         self.code: ExitCode = result.exit_code
         self.cells: dict[str, DatasetResult] = {item.dataset: item for item in result.models[0].datasets}
 
@@ -121,7 +122,7 @@ def task(work: Path, env: Path, model_url: str, judge_url: str | None, datasets:
 
 def run(what: Task) -> Outcome:
     """Do it."""
-    return Outcome(flow.run(what))
+    return Outcome(sweep.run(what))
 
 
 def texts(path: Path) -> str:

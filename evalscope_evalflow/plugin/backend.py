@@ -27,7 +27,7 @@ GIVEN = "_given"  # which stock fields the user set; kept in eval_config, as Tas
 
 def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     """Run a task with an `evalflow` section; returns what stock EvalScope's Native backend would."""
-    from evalscope_evalflow import flow
+    from evalscope_evalflow import sweep
     from evalscope_evalflow.errors import EvalFlowError, ExitCode
     from evalscope_evalflow.plugin import results
     from evalscope_evalflow.report.console import Reporter
@@ -44,7 +44,7 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
             show_plan(task)
             return {}
         with signals:
-            outcome = flow.run(task, reporter)
+            outcome = sweep.run(task, reporter)
     except KeyboardInterrupt:
         if not in_cli():
             raise

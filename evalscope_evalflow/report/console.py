@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,12 +41,12 @@ class Reporter:
         self.say(text, style="yellow")
 
     @contextmanager
-    def busy(self, text: str) -> Iterator[None]:
-        """Show, on a terminal, that something goes on."""
+    def busy(self, model: str, text: str) -> Iterator[None]:
+        """Show, on a terminal, that something goes on with a model."""
         if self.forward or not self._console.is_terminal:
             yield
             return
-        with self._console.status(escape(text)) as self._status:
+        with self._console.status(escape(f"{model}: {text}")) as self._status:
             try:
                 yield
             finally:
@@ -57,15 +57,19 @@ class Reporter:
         """Whether there is a status line that `update` would change."""
         return self._status is not None
 
-    def update(self, text: str) -> None:
+    def update(self, model: str, text: str) -> None:
         """Change what `busy` shows."""
         if self._status is not None:
-            self._status.update(escape(text))
+            self._status.update(escape(f"{model}: {text}"))
 
-    def output(self, data: bytes) -> None:
-        """Pass on what EvalScope printed."""
-        sys.stderr.write(data.decode("utf-8", "replace"))
-        sys.stderr.flush()
+    def output_of(self, model: str) -> Callable[[bytes], None]:
+        """What passes on what EvalScope prints as it evaluates a model."""
+        return _pass_on
+
+
+def _pass_on(data: bytes) -> None:
+    sys.stderr.write(data.decode("utf-8", "replace"))
+    sys.stderr.flush()
 
 
 def score_text(result: DatasetResult) -> str:

@@ -77,7 +77,7 @@ def place(engine: Engine, model: ModelConfig, deploy: DeployConfig, *, waiting: 
     except DriverError as error:
         raise ConfigError(Problem(DEVICES, str(error), "See what nvidia-smi says.")) from None
     if engine.spreads == "layers":
-        return _layers(engine, model, deploy, pool)
+        return place_layers(engine, model, deploy, pool)
     demand = engine.demand(model, deploy)
     unmeasured = len(pool.devices) - len(pool.measured)
     if not pool.known or (unmeasured and (pool.chosen != "us" or not pool.measured)):
@@ -134,7 +134,7 @@ def _names(deploy: DeployConfig) -> str | None:
         return "0"  # of which the check says that it does not answer
 
 
-def _layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool) -> Placement:
+def place_layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool) -> Placement:
     """For an engine that shares out layers, and leaves to the CPU what has no room: as few idle devices as hold it."""
     if pool.chosen == "variables":
         return Placement(None)

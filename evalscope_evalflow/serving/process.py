@@ -24,6 +24,7 @@ from evalscope_evalflow.serving.registry import Command, Registration
 
 GUARD = Path(guard.__file__)
 RUN_ID = sweep.RUN_ID
+TOLD = "told to by "  # how a guard says that it was a signal
 
 
 class Guarded:
@@ -36,7 +37,7 @@ class Guarded:
         left: PIDs that survived even SIGKILL.
         tree: every process that was seen of it: PID, and start time in clock ticks since boot.
         removed: files in /dev/shm that it left, and that were deleted.
-        stopped: whether somebody else has told the guard to end it, as `evalflow stop` does.
+        stopped: the signal by which somebody else has told the guard to end it, as `evalflow stop` does; else empty.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class Guarded:
         self.left: list[int] = []
         self.tree: dict[int, int] = {}
         self.removed: list[str] = []
-        self.stopped = self._asked = False
+        self.stopped = ""
+        self._asked = False
         self.exited = threading.Event()
         self._on_exit = on_exit
         self._entry, self._role = entry, role
@@ -230,7 +232,8 @@ class Guarded:
         self.removed = told.get("removed", self.removed)
         self.left = told.get("left", self.left)
         self.exit_code = told.get("exit", code if code >= 0 else 128 - code)
-        self.stopped = not self._asked and str(told.get("why", "")).startswith("told to")
+        why = str(told.get("why", ""))
+        self.stopped = why.removeprefix(TOLD) if why.startswith(TOLD) and not self._asked else ""
         if self._entry is not None:
             self._entry.ended(self._role, self.left, stopped=self.stopped)
         self._started.set()

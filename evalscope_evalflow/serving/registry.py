@@ -27,6 +27,8 @@ from evalscope_evalflow.serving import guard, sweep
 
 FOLDER_VARIABLE = "EVALFLOW_RUNTIME_DIR"
 END_S = 45.0  # a guard's grace, and its time for killing
+# What tells a guard that its run is to end, and that all else of its owner is to end with it.
+STOP, STOP_ALL = signal.SIGTERM, signal.SIGHUP
 State = Literal["running", "ending", "stale", "foreign"]
 
 
@@ -178,7 +180,7 @@ class Registration:
     """A run's entry, as its owner keeps it. A file that cannot be written, as on a full disk, harms nobody.
 
     Attributes:
-        stopped: whether `evalflow stop`, or whoever else signalled a guard, has ended one of its commands.
+        stopped: the signal by which `evalflow stop`, or whoever else, has had one of its commands ended; else empty.
     """
 
     def __init__(self, run_id: str, *, one_command: bool = False, **about: Any) -> None:
@@ -189,7 +191,7 @@ class Registration:
             one_command: close it when its first command has ended.
             about: fields of Entry.
         """
-        self.stopped = False
+        self.stopped = ""
         self._one_command = one_command
         self._closed = False
         self._lock = threading.RLock()
@@ -223,7 +225,7 @@ class Registration:
             command = self._entry.commands[role].model_copy(update={"guard": ProcessId.of(guard_pid)})
             self.set(commands={**self._entry.commands, role: command})
 
-    def ended(self, role: str, left: list[int], *, stopped: bool = False) -> None:
+    def ended(self, role: str, left: list[int], *, stopped: str = "") -> None:
         """A command and all below it are gone, but for some PIDs perhaps."""
         with self._lock:
             self.stopped = self.stopped or stopped
@@ -260,7 +262,8 @@ class Registration:
         """
         if self.stopped and isinstance(error, EvalFlowError):
             kept = "; what was saved is kept, and the same command goes on from it" if self._entry.work_dir else ""
-            raise Stopped(f"stopped by `evalflow stop`{kept}") from error
+            kind_of = Stopped.all if self.stopped == STOP_ALL.name else Stopped
+            raise kind_of(f"stopped by `evalflow stop`{kept}") from error
 
     def _save(self) -> None:
         with self._lock, contextlib.suppress(OSError):

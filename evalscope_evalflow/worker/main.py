@@ -47,7 +47,9 @@ def run(told: dict[str, Any], parent: Parent) -> None:
         backend.infer()
         parent.say("predicted")
     if "judge" in told["phases"]:
-        parent.wait_to_judge()
+        at_once = parent.wait_to_judge()
+        if at_once and told.get("judge_batch_size"):
+            told["judge_batch_size"] = at_once  # other models ask the same judge
         parent.say("judging")
         backend.judge()
 

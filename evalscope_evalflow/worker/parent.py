@@ -44,10 +44,16 @@ class Parent:
                 self.say("going")
             return self._api_url
 
-    def wait_to_judge(self) -> None:
-        """Wait until the answers may be judged: the engine has been released by then."""
-        while "judge" not in self.listen():  # the model's URL may have come when nothing was left to ask
+    def wait_to_judge(self) -> int | None:
+        """Wait until the answers may be judged: the engine has been released by then.
+
+        Returns:
+            How many may be judged at once; None: as many as it said before.
+        """
+        while "judge" not in (word := self.listen()):  # the model's URL may have come when nothing was left to ask
             pass
+        at_once: int | None = word["judge"].get("at_once")
+        return at_once
 
     def end(self, reason: str) -> NoReturn:
         """End the run at once, from whatever thread; all that was answered is saved."""

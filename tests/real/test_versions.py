@@ -55,12 +55,12 @@ def test_python_and_resuming(old: Path, stock_task: dict[str, Any], gguf: Path) 
 
 
 def test_another_environment_may_run_the_worker(old: Path, stock_task: dict[str, Any], gguf: Path) -> None:
-    from evalscope_evalflow import flow
+    from evalscope_evalflow import sweep
     from evalscope_evalflow.task import Task
 
     section = {**SECTION, "worker_env": str(old.parent)}
     task = Task.parse({**stock_task, "model": str(gguf), "model_id": "smol", "evalflow": section})
-    result = flow.run(task)
+    result = sweep.run(task)
     assert result.models[0].complete
     config = (Path(stock_task["work_dir"]) / "configs" / "task_config.yaml").read_text()
     assert f"evalscope_version: {environments.OLDEST_EVALSCOPE}" in config

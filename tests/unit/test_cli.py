@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evalscope_evalflow import __version__, cli, flow, keys
+from evalscope_evalflow import __version__, cli, keys, sweep
 from evalscope_evalflow.backends import DatasetResult, Metric
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.flags import FLAGS
@@ -115,7 +115,7 @@ NO_REPORT = DatasetResult("general_qa")
     ],
 )
 def test_the_exit_code_tells_how_complete_the_results_are(monkeypatch, task_file, capsys, datasets, error, code):
-    monkeypatch.setattr(flow, "run", lambda task, reporter: outcome(task, *datasets, error=error))
+    monkeypatch.setattr(sweep, "run", lambda task, reporter: outcome(task, *datasets, error=error))
     assert cli.main(["run", str(task_file)]) == code
     assert "tiny" in capsys.readouterr().out
 
@@ -132,7 +132,7 @@ def test_what_ends_a_run_is_told_in_a_line_and_an_exit_code(monkeypatch, task_fi
     def run(task, reporter):
         raise error
 
-    monkeypatch.setattr(flow, "run", run)
+    monkeypatch.setattr(sweep, "run", run)
     assert cli.main(["run", str(task_file)]) == code
     shown = capsys.readouterr().err
     assert shown.startswith("evalflow: ")
@@ -141,21 +141,21 @@ def test_what_ends_a_run_is_told_in_a_line_and_an_exit_code(monkeypatch, task_fi
 
 def test_work_dir_on_the_command_line_wins_over_the_file(monkeypatch, task_file, tmp_path):
     seen = []
-    monkeypatch.setattr(flow, "run", lambda task, reporter: seen.append(task) or outcome(task, FULL))
+    monkeypatch.setattr(sweep, "run", lambda task, reporter: seen.append(task) or outcome(task, FULL))
     cli.main(["run", str(task_file), "--work-dir", str(tmp_path / "elsewhere")])
     assert seen[0].work_dir == tmp_path / "elsewhere"
 
 
 def test_verbose_shows_what_evalscope_prints(monkeypatch, task_file):
     seen = []
-    monkeypatch.setattr(flow, "run", lambda task, reporter: seen.append(reporter.forward) or outcome(task, FULL))
+    monkeypatch.setattr(sweep, "run", lambda task, reporter: seen.append(reporter.forward) or outcome(task, FULL))
     cli.main(["run", str(task_file), "--verbose"])
     cli.main(["run", str(task_file)])
     assert seen == [True, False]
 
 
 def test_check_prints_the_command_and_starts_nothing(monkeypatch, task_file, tmp_path, capsys):
-    monkeypatch.setattr(flow, "run", None)
+    monkeypatch.setattr(sweep, "run", None)
     assert cli.main(["check", str(task_file)]) == 0
     shown = capsys.readouterr().out
     assert "1 model(s) × general_qa, backend Native" in shown
@@ -165,7 +165,7 @@ def test_check_prints_the_command_and_starts_nothing(monkeypatch, task_file, tmp
 
 
 def test_dry_run_is_check(monkeypatch, gguf_file, make_env, tmp_path, capsys):
-    monkeypatch.setattr(flow, "run", None)
+    monkeypatch.setattr(sweep, "run", None)
     words = ["--work_dir", str(tmp_path / "results"), "--eval_model_name", "tiny", "--eval_model_path", str(gguf_file)]
     words += ["--conda_env", str(make_env()), "--eval_backend", "Native", "--datasets", "general_qa", "--dry_run"]
     assert cli.main(words) == 0

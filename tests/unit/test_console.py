@@ -72,20 +72,20 @@ def test_quiet_says_nothing(capsys):
     reporter = Reporter(quiet=True)
     reporter.say("x")
     reporter.warn("y")
-    with reporter.busy("z"):
-        reporter.update("more")
+    with reporter.busy("m", "z"):
+        reporter.update("m", "more")
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 
 
 def test_without_a_terminal_there_is_no_spinner(capsys):
-    with Reporter().busy("loading") as _:
+    with Reporter().busy("m", "loading") as _:
         pass
     assert capsys.readouterr().err == ""
 
 
 def test_what_evalscope_prints_is_passed_on_whatever_its_bytes(capsys):
-    Reporter(forward=True).output(b"50 %\xff done\n")
+    Reporter(forward=True).output_of("m")(b"50 %\xff done\n")
     assert capsys.readouterr().err == "50 %\ufffd done\n"
 
 

@@ -18,7 +18,7 @@ WORKER = {path.stem for path in (PACKAGE / "worker").glob("*.py")}
 UNITS = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
 
 TASKS = {"backends", "catalog", "failures", "ledger", "record", "report", "task", "worker", "workers"}
-FLOW = {"attempt", "fingerprint", "flow", "needs", "outcome", "plan", "preflight"}
+FLOW = {"attempt", "control", "fingerprint", "flow", "needs", "outcome", "plan", "preflight", "sweep"}
 ABOVE_SERVING = TASKS | FLOW | {"cli", "demo", "doctor", "plugin", "runs", "surroundings"}
 FORBIDDEN = {
     "errors": UNITS - {"errors"},
@@ -30,7 +30,9 @@ FORBIDDEN = {
     "backends": {"serving", "engines", "cli", "plugin", "report", "workers"} | FLOW,
     "runs": FLOW | {"cli", "doctor", "plugin"},
     "signals": UNITS - {"signals"},
-    "flow": {"cli", "doctor", "plugin"},
+    "control": UNITS - {"control", "errors"},
+    "flow": {"cli", "doctor", "plan", "plugin", "sweep"},
+    "sweep": {"cli", "doctor", "plugin"},
     "report": {"serving", "cli", "plugin"} | FLOW,
     "plugin": {"cli"},
 }
@@ -138,7 +140,7 @@ def test_what_every_interpreter_imports_at_its_start_is_next_to_nothing():
     assert imports(PACKAGE / "plugin" / "startup.py", module_level=True) == {"os", "sys"}
 
 
-@pytest.mark.parametrize("module", ["cli", "flow", "plugin.backend"])
+@pytest.mark.parametrize("module", ["cli", "sweep", "plugin.backend"])
 def test_nothing_slow_is_imported_before_an_engine_is_started(module):
     slow = ("evalscope", "torch", "openai", "pandas", "numpy", "httpx", "transformers", "xllamacpp", "vllm", "pynvml")
     code = f"import sys, {NAME}.{module}; print(*[name for name in {slow!r} if name in sys.modules])"

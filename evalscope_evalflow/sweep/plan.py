@@ -1,0 +1,45 @@
+"""The jobs of a task: one for each model, with what is left of it and the devices that it may be given."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.engines import resolve_engine
+from evalscope_evalflow.needs import Needs, needs
+from evalscope_evalflow.preflight import judges
+from evalscope_evalflow.serving.claims import Claim, claim
+from evalscope_evalflow.sweep.job import Job, alone
+from evalscope_evalflow.sweep.size import samples, size
+from evalscope_evalflow.task import Task
+
+JUDGED_AT_ONCE = 4  # models with nothing to ask: each has a process that imports EvalScope
+
+
+def jobs(task: Task) -> list[Job]:
+    """The jobs of a task that has passed preflight, in the order of its models.
+
+    Raises:
+        ConfigError: a model fits nowhere.
+    """
+    counted = samples(task)
+    judged = bool(judges(task))
+    found = []
+    for model in task.models:
+        left = needs(task, model)
+        todo = size(task, model, left, counted, judged)
+        found.append(Job(alone(task, model), todo, _claim(task, model, left), serves=bool(left.infer)))
+    return found
+
+
+def _claim(task: Task, model: ModelConfig, left: Needs) -> Claim:
+    """The devices that a model may be given, or what stands for them: an API, a place among those that are judged."""
+    if not left.phases:
+        return Claim()
+    if not left.infer:
+        return Claim(tuple(f"judging {number}" for number in range(JUDGED_AT_ONCE)), 1)
+    deploy = task.flow.deploy_for(model)
+    engine = resolve_engine(model, deploy)
+    if not engine.local:
+        return Claim((f"the API at {urlsplit(model.api_url or '').netloc}",), 1)
+    return claim(engine, model, deploy)

@@ -1,0 +1,98 @@
+"""How much of a model's part is left to do, as far as files tell, and roughly how long that takes.
+
+Only the order of jobs depends on it: the longest are begun first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalscope_evalflow import ledger
+from evalscope_evalflow.backends import load_backend
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.engines import weights
+from evalscope_evalflow.needs import Needs
+from evalscope_evalflow.task import Task
+
+UNKNOWN_SAMPLES = 500  # of a dataset that nobody has counted yet
+# Of one device of a data centre, in round figures: reading weights from a disk, starting an engine, and answers of some
+# hundred tokens with many sequences at once, whose pace is that of reading the weights.
+_LOAD_BYTES_PER_S = 1e9
+_START_S = 30.0
+_ANSWER_S_PER_BYTE = 1e-11  # 0.15 s an answer for 7 billion parameters in 16 bits
+_ANSWER_S = 0.02
+_VERDICT_S = 2.0  # of a judge that writes its reasons
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is left to do.
+
+    Attributes:
+        load_bytes: weights to load; 0 where no engine is started.
+        answers: answers to be made.
+        verdicts: verdicts to be made; 0 where no judge is asked.
+        verdicts_at_once: how many the judge gives at once.
+    """
+
+    load_bytes: int = 0
+    answers: int = 0
+    verdicts: int = 0
+    verdicts_at_once: int = 1
+
+    def engine_s(self, devices: int = 1) -> float:
+        """Seconds of loading and answering on so many devices."""
+        if not self.answers:
+            return 0.0
+        one = self.answers * (_ANSWER_S + self.load_bytes * _ANSWER_S_PER_BYTE)
+        return _START_S + self.load_bytes / _LOAD_BYTES_PER_S + one / max(1, devices)
+
+    @property
+    def judge_s(self) -> float:
+        """Seconds of judging, with the judge for itself."""
+        return self.verdicts * _VERDICT_S / max(1, min(self.verdicts, self.verdicts_at_once))
+
+
+def samples(task: Task) -> dict[str, int]:
+    """Samples of each dataset: as many as any model of the task was asked, else a guess."""
+    found: dict[str, int] = {}
+    for model in task.models:
+        for dataset, cell in ledger.read(task.folder(model)).items():
+            found[dataset] = max(found.get(dataset, 0), cell.requested or 0)
+    limit = task.stock.get("limit")
+    guess = min(UNKNOWN_SAMPLES, limit) if isinstance(limit, int) else UNKNOWN_SAMPLES
+    return {dataset: found.get(dataset) or guess for dataset in task.datasets}
+
+
+def size(task: Task, model: ModelConfig, left: Needs, counted: Mapping[str, int], judged: bool) -> Size:
+    """What is left of a model's part.
+
+    Args:
+        task: it.
+        model: one of its models.
+        left: its datasets that are to be asked, and judged.
+        counted: samples of each dataset.
+        judged: whether a judge is asked.
+    """
+    backend = load_backend(task.flow.backend)
+    asked = sum(counted[dataset] - backend.answers(task, model, dataset) for dataset in left.infer)
+    return Size(
+        load_bytes=_stored(model.path) if left.infer else 0,
+        answers=max(len(left.infer), asked),
+        verdicts=sum(counted[dataset] for dataset in left.judge) if judged else 0,
+        verdicts_at_once=task.flow.judge_max_num_seqs,
+    )
+
+
+def _stored(path: str | None) -> int:
+    """Bytes of a checkpoint; 0 where they cannot be told."""
+    if path is None or not os.path.exists(os.path.expanduser(path)):
+        return 0
+    try:
+        found = weights.read(Path(path).expanduser())
+    except (weights.Damaged, OSError):
+        return 0
+    return found.stored_bytes if found else 0
