@@ -2,8 +2,9 @@
 
 A job has a part on devices and a part at the judge, as in a shop with several machines of one kind and one more behind
 them. Jobs are begun in a fixed order, each as soon as there are devices for it. Longest first is the rule; it is
-compared with a few others by playing them through with the estimated times, and the best one is tried with jobs moved
-here and there (as in iterated local search: https://en.wikipedia.org/wiki/Iterated_local_search).
+compared with a few others by playing them through with the estimated times, and from the best one a better is looked
+for by moving jobs here and there (threshold accepting, a simpler form of simulated annealing: Dueck and Scheuer 1990,
+https://doi.org/10.1016/0021-9991(90)90201-B).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 MOST_SEARCHED = 60  # jobs; with more of them, longest first leaves little to gain
 MOVES = 20000  # of a job to another place, divided by the number of jobs: a tenth of a second in all
+WORSE = 0.05  # by how much a move may make it worse at first; less and less later, so that it gets out of dead ends
+FLIP = 0.1  # how often it is tried whether a job that waits should keep devices from others, or the other way round
 
 
 @dataclass(frozen=True)
@@ -69,17 +72,23 @@ def best_order(parts: Sequence[Part], judges: int = 1) -> Order:
         (Order(jobs, strict, makespan(parts, jobs, judges, strict)) for jobs in orders for strict in (False, True)),
         key=lambda order: order.makespan_s,
     )
-    if len(parts) > MOST_SEARCHED:
+    if not 1 < len(parts) <= MOST_SEARCHED:
         return best
     chance = random.Random(len(parts))
-    for _ in range(MOVES // max(1, len(parts))):
-        jobs = list(best.jobs)
-        job = jobs.pop(chance.randrange(len(jobs))) if jobs else 0
-        jobs.insert(chance.randrange(len(jobs) + 1), job)
-        strict = best.strict if chance.random() < 0.9 else not best.strict
-        found = makespan(parts, jobs, judges, strict)
-        if found < best.makespan_s:
-            best = Order(tuple(jobs), strict, found)
+    here, moves = best, MOVES // max(1, len(parts))
+    for move in range(moves):
+        jobs = list(here.jobs)
+        if chance.random() < 0.5:
+            jobs.insert(chance.randrange(len(jobs)), jobs.pop(chance.randrange(len(jobs))))
+        else:
+            one, other = chance.randrange(len(jobs)), chance.randrange(len(jobs))
+            jobs[one], jobs[other] = jobs[other], jobs[one]
+        strict = here.strict != (chance.random() < FLIP)
+        found = Order(tuple(jobs), strict, makespan(parts, jobs, judges, strict))
+        if found.makespan_s <= here.makespan_s * (1 + WORSE * (1 - move / moves)):
+            here = found
+        if found.makespan_s < best.makespan_s:
+            best = found
     return best
 
 
