@@ -19,7 +19,7 @@ import threading
 import time
 import venv
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -445,8 +445,3 @@ class ServerConformance(EngineConformance):
         assert gone(processes, timeout_s=0) == []
         assert ports.is_free("127.0.0.1", port)
         assert not scratch.exists()
-
-
-def with_environment(subject: Subject, env: Path) -> Subject:
-    """The same engine in another environment."""
-    return replace(subject, deploy={**subject.deploy, "env": str(env)})

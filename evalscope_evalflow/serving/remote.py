@@ -49,12 +49,14 @@ def check_api(
         if note:
             note(f"{where}: {shown} is busy (429{asks}): {reply.message}")
         return None
+    listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
     if reply.ok:
+        if names and model not in names and note:  # some answer whatever the name is
+            note(f"{where}: {shown} answers to the name {model!r}, but does not list it; it lists: {listed}")
         return None
     if reply.status in (401, 403):
         return _refused(where, shown, reply, api_key)
     if names and model not in names:
-        listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
         return Problem(where, f"{shown} has no model {model!r}", f"{nearest(model, names)} It lists: {listed}".strip())
     if reply.status == 0:
         return _unreachable(where, base, shown, reply)

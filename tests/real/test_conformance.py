@@ -8,7 +8,9 @@ from typing import Any
 import environments
 import pytest
 
+from evalscope_evalflow import Endpoint
 from evalscope_evalflow.conformance import EngineConformance, Running, ServerConformance, Subject, area
+from evalscope_evalflow.conformance_api import API, APIConformance
 
 pytestmark = pytest.mark.real
 NO_SUCH_OPTION = {"extra_args": ["--no-such-option-at-all"]}
@@ -85,10 +87,20 @@ class TestSGLang(EngineConformance):
         )  # fmt: skip
 
 
-SUITES: dict[str, type[EngineConformance]] = {
+class TestRemote(APIConformance):
+    """An API that is there already: the llama.cpp server of the run, with tests of its own"""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def made(cls, llamacpp: Endpoint) -> API:
+        return API("remote", llamacpp.api_url, llamacpp.model, llamacpp.api_key)
+
+
+SUITES: dict[str, type[EngineConformance | APIConformance]] = {
     "scripted": TestScripted,
     "llamacpp": TestLlamaCpp,
     "vllm": TestVLLM,
     "lmdeploy": TestLMDeploy,
     "sglang": TestSGLang,
+    "remote": TestRemote,
 }

@@ -5,6 +5,7 @@ from conformance_doc import BEGIN, DOCUMENT, END, everything_passed, passed_in, 
 from test_conformance import SUITES
 
 from evalscope_evalflow.conformance import AREAS, EngineConformance, ServerConformance, count_tests
+from evalscope_evalflow.conformance_api import APIConformance
 from evalscope_evalflow.engines import known_engines, load_engine
 
 
@@ -14,9 +15,10 @@ def test_the_table_is_that_of_the_suites():
     assert shown == table(everything_passed())
 
 
-def test_every_engine_that_is_started_has_a_suite():
-    started = {name for name in known_engines() if load_engine(name).local}
-    assert started <= set(SUITES)
+def test_every_engine_has_a_suite_of_its_kind():
+    assert set(known_engines()) <= set(SUITES)
+    for name in known_engines():
+        assert issubclass(SUITES[name], EngineConformance if load_engine(name).local else APIConformance)
     assert {SUITES["llamacpp"].__base__, SUITES["vllm"].__base__} == {ServerConformance}
 
 
@@ -25,9 +27,10 @@ def test_every_area_is_tested_and_a_server_has_more_of_it():
     assert [name for name in AREAS if not count_tests(EngineConformance)[name]] == ["readiness"]
 
 
-def test_every_test_belongs_to_an_area():
-    names = [name for name in dir(ServerConformance) if name.startswith("test_")]
-    assert len(names) == sum(count_tests(ServerConformance).values())
+@pytest.mark.parametrize("suite", [ServerConformance, APIConformance])
+def test_every_test_belongs_to_an_area(suite):
+    names = [name for name in dir(suite) if name.startswith("test_")]
+    assert len(names) == sum(count_tests(suite).values())
 
 
 @pytest.mark.parametrize("what", ["failure", "error", "skipped"])

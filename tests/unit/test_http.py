@@ -166,9 +166,12 @@ def test_an_unknown_model_names_the_nearest(api):
     assert "It lists: gpt-4o-mini, gpt-4o" in message
 
 
-def test_a_model_that_is_not_listed_but_answers_is_fine(api):
+def test_a_model_that_is_not_listed_but_answers_is_no_problem_but_told(api):
+    """llama.cpp's server answers to every name: the score would stand under a name that is not the model's."""
     api.replies["/v1/models"] = (200, {"data": [{"id": "another"}]})
-    assert check(api) is None
+    notes = []
+    assert check_api("model m", api.url, None, "m", notes.append) is None
+    assert notes == [f"model m: {api.url} answers to the name 'm', but does not list it; it lists: another"]
 
 
 def test_an_api_that_lists_nothing_but_answers_is_fine(api):
