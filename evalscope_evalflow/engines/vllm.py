@@ -66,8 +66,18 @@ class VLLM(Engine):
             "the context is too long for this model: {0}",
             "Lower max_model_len (--eval_max_model_length).",
         ),
+        Rule(  # of a CPU
+            r"(Available memory on node \d+ \(.+?\) on startup is less than .+?\))",
+            "the machine's memory is in use by other processes: {0}",
+            "Free memory, or lower --gpu-memory-utilization in extra_args: on a CPU, it is a share of the machine's.",
+        ),
         Rule(
-            r"((?:To serve at least one request|No available memory for the cache blocks|Available memory on node).+)",
+            r"(Available memory on node \d+ \(.+?\) on kv cache allocation is less than .+?\))",
+            "there is not enough memory for the KV cache: {0}",
+            "Free memory, or lower VLLM_CPU_KVCACHE_SPACE (env_vars) or --kv-cache-memory-bytes (extra_args).",
+        ),
+        Rule(
+            r"((?:To serve at least one request|No available memory for the cache blocks).+)",
             "there is not enough memory for the KV cache: {0}",
             "Lower max_model_len or max_num_seqs, or give it more devices.",
         ),

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
 SCRIPTED = Path(__file__).resolve().parents[1] / "scripted"
 SAMPLE_EVERY_S = 0.02
-ROOMS = ("work", "scratch", "home")
+ROOMS = ("work", "scratch", "home", "runtime")
 
 
 def new_key(kind: str) -> str:
@@ -180,7 +180,8 @@ class Scene:
         home = str(self.folder / "home")
         variables = {
             **os.environ, "PYTHONPATH": str(SCRIPTED), "TMPDIR": str(self.folder / "scratch"), "HOME": home,
-            "XDG_CACHE_HOME": home, "XDG_STATE_HOME": home, "EVALSCOPE_LOG_LEVEL": "DEBUG", **(env or {}),
+            "XDG_CACHE_HOME": home, "XDG_STATE_HOME": home, "EVALFLOW_RUNTIME_DIR": str(self.folder / "runtime"),
+            "EVALSCOPE_LOG_LEVEL": "DEBUG", **(env or {}),
         }  # fmt: skip
         rooms = [self.folder / room for room in ROOMS]
         with Witness(keys, rooms) as witness:

@@ -52,9 +52,17 @@ VLLM = {
     "heads": ("{good}", ["--tensor-parallel-size", "2"], "attention heads (9) must be divisible", "tensor_parallel"),
     "weights": ("{torn}", [], "VllmConfig: Expecting ',' delimiter", ""),
     "worker": ("{shapes}", [], "RuntimeError: start (0) + length (1600) exceeds", ""),
+    "memory": (
+        "{good}",
+        ["--gpu-memory-utilization", "1.0"],
+        "the machine's memory is in use by other",
+        "Free memory",
+    ),
     "kv cache": ("{long}", ["--max-model-len", "300000"], "not enough memory for the KV cache: To serve", "Lower"),
 }
 NO_CUDA = "LMDeploy needs a GPU and a CUDA build of PyTorch: Torch not compiled with CUDA enabled"
+# With a size of its own for the KV cache, vLLM does not look at the machine's memory.
+WITHOUT: dict[str, dict[str, None]] = {"memory": {"VLLM_CPU_KVCACHE_SPACE": None}}
 # Name: (model, settings, cause, hint).
 LMDEPLOY: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "flag": ("{good}", {"extra_args": ["--session-lenn=3"]}, "unrecognized arguments: --session-lenn", "--help"),
@@ -120,7 +128,9 @@ def vllm_logs(
         for name, (model, arguments, _, _) in VLLM.items():
             logs[name] = folder / f"{name}.log"
             argv = ["serve", model, *common, "--port", str(port), *arguments]
-            cases.append({"argv": [word.format(**places) for word in argv], "env": {}, "log": str(logs[name])})
+            cases.append(
+                {"argv": [word.format(**places) for word in argv], "env": WITHOUT.get(name, {}), "log": str(logs[name])}
+            )
         done = subprocess.run(
             [environments.vllm_env() / "bin" / "python", Path(__file__).with_name("vllm_failures.py")],
             input=json.dumps(cases),

@@ -17,8 +17,8 @@ import traceback
 SECONDS_EACH = 90
 
 
-def run(argv: list[str], env: dict[str, str], log: str) -> int:
-    """vLLM's command in a process of its own. Returns its exit code, negative for a signal."""
+def run(argv: list[str], env: dict[str, str | None], log: str) -> int:
+    """vLLM's command in a process of its own. Returns its exit code, negative for a signal. None in `env`: not set."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -27,7 +27,8 @@ def run(argv: list[str], env: dict[str, str], log: str) -> int:
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1)
             os.dup2(file, 2)
-            os.environ.update(env)
+            for name, value in env.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
             sys.argv = ["vllm", *argv]
             signal.alarm(SECONDS_EACH)
             from vllm.entrypoints.cli.main import main

@@ -116,10 +116,17 @@ VLLM = [
         "Repair",
     ),
     (
-        SERVER + "ValueError: Available memory on node 0 (2.1/23.4 GiB) on startup is less than desired CPU memory "
-        "utilization (0.92, 21.5 GiB).",
-        "there is not enough memory for the KV cache: Available memory on node 0 (2.1/23.4 GiB)",
-        "Lower max_model_len or max_num_seqs",
+        CORE + "ValueError: Available memory on node 0 (2.1/23.4 GiB) on startup is less than desired CPU memory "
+        "utilization (0.92, 21.5 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction.",
+        "the machine's memory is in use by other processes: Available memory on node 0 (2.1/23.4 GiB) on startup is "
+        "less than desired CPU memory utilization (0.92, 21.5 GiB)",
+        "lower --gpu-memory-utilization",
+    ),
+    (
+        CORE + "ValueError: Available memory on node 0 (20.0/23.4) GiB) on kv cache allocation is less than requested "
+        "memory for kv (931322.57 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE.",
+        "there is not enough memory for the KV cache: Available memory on node 0",
+        "lower VLLM_CPU_KVCACHE_SPACE",
     ),
     (
         CORE + "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.",
