@@ -59,7 +59,8 @@ class Environment:
         names = ("python", "python3")  # a system's own prefix may have the second alone
         found = [path / "bin" / name for name in names if os.access(path / "bin" / name, os.X_OK)]
         if not found:
-            raise FileNotFoundError(f"no environment {where}: it has no bin/python")
+            inside = "; did you mean its .venv?" if (path / ".venv" / "bin" / "python").exists() else ""
+            raise FileNotFoundError(f"no environment {where}: it has no bin/python{inside}")
         return cls(path, found[0])
 
     @property

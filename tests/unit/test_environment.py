@@ -141,6 +141,12 @@ def test_what_is_no_environment_says_why(tmp_path, name, why):
         Environment.find(str(tmp_path / name))
 
 
+def test_a_projects_folder_is_told_from_its_environment(tmp_path, make_env):
+    make_env(".venv")
+    with pytest.raises(FileNotFoundError, match=r"it has no bin/python; did you mean its \.venv\?"):
+        Environment.find(str(tmp_path))
+
+
 def test_a_systems_prefix_may_have_python3_alone(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python3").symlink_to(sys.executable)
