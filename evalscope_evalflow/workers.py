@@ -104,11 +104,12 @@ class Worker:
         if event["event"] == "failed":
             what = f"EvalScope failed: {event['kind']}: " if event["kind"] else ""  # none: it is about the API
             return WorkerError(f"{what}{event['message']}\n  log: {self.log}")
-        found = self.process.diagnose()
+        found = self.process.diagnose(less="lower eval_batch_size or judge_max_num_seqs")
         tail = "\n".join(f"    {line}" for line in found.tail)
         hint = f"\n    {found.hint}" if found.hint else ""
         return WorkerError(
             f"the EvalScope process ended without a result (exit code {self.process.exit_code}): {found.cause}{hint}"
+            "\n    The same command goes on from what is saved."
             f"\n  its last lines:\n{tail}\n  log: {self.log}"
         )
 

@@ -14,6 +14,7 @@ READ_BYTES = 256 * 1024
 TAIL_LINES = 12
 # The prefixes that vLLM's processes put before their lines.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_OVERWRITTEN = re.compile(r"[^\n]*\r")  # by a progress bar: what a terminal would not show any more
 _PREFIX = re.compile(
     r"^\((?:EngineCore|APIServer|Worker|VllmWorker)\S* pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[\S+?\] )?",
     re.MULTILINE,
@@ -48,13 +49,19 @@ class Diagnosis:
 
 
 def read_tail(log: Path, start: int = 0) -> str:
-    """The end of a log, without colours and prefixes; empty if there is none. `start`: byte to begin with."""
+    """The end of a log as a terminal would show it, without colours and prefixes; empty if there is none.
+
+    Args:
+        log: it.
+        start: byte to begin with.
+    """
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
             size = file.tell()
             file.seek(max(start if start <= size else 0, size - READ_BYTES))  # smaller than at its start: rotated
-            return _PREFIX.sub("", _COLOUR.sub("", file.read().decode("utf-8", "replace")))
+            text = file.read().decode("utf-8", "replace").replace("\r\n", "\n")
+            return _PREFIX.sub("", _COLOUR.sub("", _OVERWRITTEN.sub("", text)))
     except OSError:
         return ""
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _VMSTAT = Path("/proc/vmstat")
-_LESS = (
-    "Free memory of this machine (or raise its container's limit), or need less: lower max_num_seqs or max_model_len."
-)
+LESS = "lower max_num_seqs or max_model_len"  # for an engine to need less
 
 
 @dataclass(frozen=True)
@@ -21,11 +19,13 @@ class Ending:
         code: exit code, or 128 + signal; None: it had not ended.
         guard_killed: its guard was killed, and it with that.
         oom_kills: processes that the kernel killed for lack of memory while it ran, on the whole machine.
+        less: what to do for it to need less memory.
     """
 
     code: int | None = None
     guard_killed: bool = False
     oom_kills: int = 0
+    less: str = LESS
 
     @property
     def killed(self) -> bool:
@@ -36,18 +36,19 @@ class Ending:
         """(cause, hint), if this tells more than its log can."""
         if self.guard_killed:
             return "its guard process was killed by somebody, and it with that", "Run the same command again."
+        room = f"Free memory of this machine (or raise its container's limit), or {self.less}."
         name = _name(self.code)
         if name:
             if self.killed and self.oom_kills:
-                return f"the kernel killed it for lack of memory ({name})", f"{_LESS} `dmesg` names what was killed."
+                return f"the kernel killed it for lack of memory ({name})", f"{room} `dmesg` names what was killed."
             if self.killed:
                 return (
                     f"it was killed by somebody, or by a limit that is not ours ({name})",
-                    "Was it memory? `dmesg` names what the kernel killed; then lower max_num_seqs or max_model_len.",
+                    f"Was it memory? `dmesg` names what the kernel killed; then free some, or {self.less}.",
                 )
             return f"it crashed, or was ended from outside ({name})", ""
         if self.oom_kills:
-            return "the kernel has killed a process of this machine for lack of memory meanwhile", _LESS
+            return "the kernel has killed a process of this machine for lack of memory meanwhile", room
         return None
 
 

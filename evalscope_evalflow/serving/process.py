@@ -19,7 +19,7 @@ import psutil
 from evalscope_evalflow.engines import Rule
 from evalscope_evalflow.serving import guard, sweep
 from evalscope_evalflow.serving.diagnosis import Diagnosis, diagnose
-from evalscope_evalflow.serving.ending import Ending, oom_kills
+from evalscope_evalflow.serving.ending import LESS, Ending, oom_kills
 from evalscope_evalflow.serving.registry import Command, Registration
 
 GUARD = Path(guard.__file__)
@@ -149,14 +149,15 @@ class Guarded:
         """PID of the guard."""
         return self._guard.pid
 
-    @property
-    def ending(self) -> Ending:
-        """How it ended, beside what its log says."""
-        return Ending(self.exit_code, self._guard_killed, oom_kills() - self._oom_kills)
+    def diagnose(self, rules: Sequence[Rule] = (), less: str = LESS) -> Diagnosis:
+        """Why it ended, by what it has printed since its start and by how it ended.
 
-    def diagnose(self, rules: Sequence[Rule] = ()) -> Diagnosis:
-        """Why it ended, by what it has printed since its start and by how it ended."""
-        return diagnose(self.log, rules, self._log_start, self.ending)
+        Args:
+            rules: what its lines mean.
+            less: what to do for it to need less memory.
+        """
+        ending = Ending(self.exit_code, self._guard_killed, oom_kills() - self._oom_kills, less)
+        return diagnose(self.log, rules, self._log_start, ending)
 
     def wait_started(self) -> int | None:
         """PID of the command, as soon as it runs; None if it never did."""

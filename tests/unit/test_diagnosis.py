@@ -445,6 +445,13 @@ def test_the_tail_is_short_and_without_noise(log, prefix):
     assert tail == [f"line {number}" for number in range(40 - TAIL_LINES, 40)]
 
 
+def test_of_a_progress_bar_its_last_state_is_shown(log):
+    text = "loading\r\n\rshards:   0%|    | 0/2\rshards:  50%|##  | 1/2\rshards: 100%|####| 2/2\nKeyError: 'x'\n"
+    found = diagnose(log(text), ())
+    assert found.tail == ["loading", "shards: 100%|####| 2/2", "KeyError: 'x'"]
+    assert found.cause == "KeyError: 'x'"
+
+
 def test_a_long_log_is_read_from_its_end(log):
     path = log("MemoryError: long ago\n" + "loading weights\n" * (READ_BYTES // 10) + "KeyError: 'lm_head'\n")
     assert diagnose(path, ()).cause == "KeyError: 'lm_head'"
