@@ -174,9 +174,12 @@ def vlmeval_env() -> Path:
         command = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "-e", f"{ROOT}[vlmeval]"]
         subprocess.run(command, check=True)
 
-    extra = re.search(r"^vlmeval = \[.*?^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    text = (ROOT / "pyproject.toml").read_text()
+    extra = re.search(r"^vlmeval = \[.*?^\]", text, re.MULTILINE | re.DOTALL)
+    entry_points = re.findall(r"^\[project\.entry-points.*?(?=^\[)", text, re.MULTILINE | re.DOTALL)
     assert extra is not None
-    return _built("vlmeval", str(ROOT) + extra[0], build)
+    assert entry_points
+    return _built("vlmeval", str(ROOT) + extra[0] + "".join(entry_points), build)
 
 
 def old_evalscope_env() -> Path:
