@@ -61,6 +61,11 @@ class VLLM(Engine):
             "Give the path of a Jinja file.",
         ),
         *WHERE_IS_IT,
+        Rule(  # the head of a weight file is JSON, as its index is
+            r"Value error, (Expecting .+? delimiter: .+?)(?: \[type=|$)",
+            "a file of the checkpoint is not whole: {0}",
+            "Download the checkpoint again, or copy it anew.",
+        ),
         Rule(
             r"(User-specified max_model_len \(\d+\) is greater than the derived max_model_len \(.+?\))",
             "the context is too long for this model: {0}",

@@ -50,7 +50,7 @@ VLLM = {
     "context": ("{good}", ["--max-model-len", "99999"], "User-specified max_model_len (99999)", "Lower max_model_len"),
     "template": ("{good}", ["--chat-template", "/no/x.jinja"], "the chat template /no/x.jinja does not", "Jinja"),
     "heads": ("{good}", ["--tensor-parallel-size", "2"], "attention heads (9) must be divisible", "tensor_parallel"),
-    "weights": ("{torn}", [], "VllmConfig: Expecting ',' delimiter", ""),
+    "weights": ("{torn}", [], "a file of the checkpoint is not whole: Expecting ',' delimiter", "again"),
     "worker": ("{shapes}", [], "RuntimeError: start (0) + length (1600) exceeds", ""),
     "memory": (
         "{good}",

@@ -116,6 +116,12 @@ VLLM = [
         "Repair",
     ),
     (
+        SERVER + "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n"
+        "  Value error, Expecting ',' delimiter: line 1 column 993 (char 992) [type=value_error, input_value=Args]",
+        "a file of the checkpoint is not whole: Expecting ',' delimiter: line 1 column 993 (char 992)",
+        "Download the checkpoint again",
+    ),
+    (
         CORE + "ValueError: Available memory on node 0 (2.1/23.4 GiB) on startup is less than desired CPU memory "
         "utilization (0.92, 21.5 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction.",
         "the machine's memory is in use by other processes: Available memory on node 0 (2.1/23.4 GiB) on startup is "
