@@ -19,7 +19,7 @@ from evalscope_evalflow.engines.memory import Demand, gib
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.serving import registry
 from evalscope_evalflow.serving.devices import VARIABLE, Device, DriverError, check_devices, split
-from evalscope_evalflow.serving.pool import ALL, Pool, describe, find, in_blocks
+from evalscope_evalflow.serving.pool import ALL, Pool, describe, find, in_blocks, no_accelerator
 
 CHOOSING_S = 30.0  # a start takes less than a second
 TENSOR = "deploy.tensor_parallel"
@@ -120,6 +120,11 @@ def check_placement(
         return
     for doubt in placement.doubts:
         note(f"{model.name}: {doubt}")
+    if idle and type(engine).memory is not Engine.memory and no_accelerator():
+        note(
+            f"{model.name}: {engine.name} needs a GPU, and this machine shows none of any maker: it will probably stop "
+            "at its start. llamacpp and vLLM's CPU build need none."
+        )
 
 
 def _names(deploy: DeployConfig) -> str | None:

@@ -6,14 +6,18 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from evalscope_evalflow.config import AUTO, DeployConfig
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.serving import registry
-from evalscope_evalflow.serving.devices import VARIABLE, Device, holders, is_idle, read, split, title
+from evalscope_evalflow.serving.devices import VARIABLE, Device, devices, holders, is_idle, read, split, title
 
 ALL = "all"
+DEV = Path("/dev")
+# NVIDIA's, the same under WSL, AMD's, Intel's, Ascend's, and others.
+ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "dri/renderD*", "davinci[0-9]*", "accel/*")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ def find(deploy: DeployConfig, run_id: str = "") -> Pool:
     others = {name: why for name, device in here.items() if (why := _why_not(name, device, taken))}
     free = {name: device for name, device in here.items() if name not in others}
     return Pool(free, "us", others, tuple(here))
+
+
+def no_accelerator() -> bool:
+    """Whether this machine shows none of any maker: no driver of NVIDIA, and no device node of another one's."""
+    return not devices() and not any(next(DEV.glob(pattern), None) for pattern in ACCELERATORS)
 
 
 def _named(names: tuple[str, ...], chosen: str) -> Pool:

@@ -7,6 +7,7 @@ import pytest
 from evalscope_evalflow import surroundings
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.preflight import preflight
+from evalscope_evalflow.serving import pool
 from evalscope_evalflow.task import Task
 
 KEY = "sk-never-to-be-seen"
@@ -94,6 +95,37 @@ def test_what_is_no_checkpoint_is_told_before_vllm_starts(task, tmp_path, path, 
 
 def test_a_checkpoint_is_enough_for_vllm(task, checkpoint_folder):
     preflight(task(model={"path": str(checkpoint_folder)}))
+
+
+@pytest.mark.parametrize(
+    ("node", "engine", "told"),
+    [
+        (None, "vllm", True),
+        (None, "lmdeploy", True),
+        ("kfd", "vllm", False),  # AMD's, of which no driver is asked here
+        ("dri/renderD128", "vllm", False),
+    ],
+)
+def test_a_machine_without_any_accelerator_is_noted(task, checkpoint_folder, tmp_path, monkeypatch, node, engine, told):
+    """Not refused: there are more makers than are known here."""
+    monkeypatch.setattr(pool, "DEV", tmp_path / "dev")
+    if node is not None:
+        (tmp_path / "dev" / node).parent.mkdir(parents=True)
+        (tmp_path / "dev" / node).touch()
+    notes = preflight(task(model={"path": str(checkpoint_folder)}, deploy={"engine": engine}))
+    assert any("needs a GPU, and this machine shows none" in note for note in notes) == told
+
+
+@pytest.mark.parametrize("build", [None, "vllm-0.32.0+cpu"])
+def test_what_needs_no_accelerator_is_not_noted(task, checkpoint_folder, tmp_path, monkeypatch, build):
+    """llama.cpp, and vLLM's build for CPUs."""
+    monkeypatch.setattr(pool, "DEV", tmp_path / "dev")
+    if build is None:
+        notes = preflight(task())
+    else:
+        (tmp_path / "env" / "lib" / "python3.11" / "site-packages" / f"{build}.dist-info").mkdir(parents=True)
+        notes = preflight(task(model={"path": str(checkpoint_folder)}, deploy={"engine": "vllm"}))
+    assert not any("GPU" in note for note in notes)
 
 
 @pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
