@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Record:
 
     def event(self, name: str, **details: Any) -> None:
         """Append to the events, if that can be: a diary that cannot be written must not end what it tells of."""
-        line = json.dumps({"time": _now(), "event": name, **keys.redact(details)}, default=str)
+        line = json.dumps({"time": _now("milliseconds"), "event": name, **keys.redact(details)}, default=str)
         with suppress(OSError), (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
@@ -142,8 +143,8 @@ def _start_of(pid: Any) -> float | None:
         return None
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+def _now(precision: str = "seconds") -> str:
+    return datetime.now().astimezone().isoformat(timespec=precision)
 
 
 def _version(name: str) -> str | None:

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .ahead import html_report, import_ahead, openai_client
 from .client import refuse_error_texts, retry_only_what_is_transient
 from .failures import Failures, Unanswered, classify, run_error, said_by
 from .identity import check_benchmarks
@@ -91,13 +92,16 @@ class Native:
             if self.judging:
                 raise ValueError("the model is asked for while its answers are judged: set `mode: all`, and run again")
             # Not in the task: EvalScope takes a new port for a new task, and would not resume.
-            os.environ[_BASE_URL] = self.parent.wait_for_model()
+            os.environ[_BASE_URL] = self.parent.wait_for_model(self._import_ahead)
             # EvalScope unwraps keys for its judges, and not for the model's client.
             model = make(task_config.model_copy(update={"model_args": get_secret_value(task_config.model_args)}))
             refuse_error_texts(model)
             return model
 
         model_module.get_model_with_task_config = make_when_ready
+
+    def _import_ahead(self) -> None:
+        import_ahead(openai_client, *([html_report] if "judge" in self.told["phases"] else []))
 
     def _run(self, evaluator: Any, datasets: list[str]) -> None:
         """Run the stock task with an evaluator of ours in place of EvalScope's default one."""

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 
@@ -31,8 +32,11 @@ class Parent:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def wait_for_model(self) -> str:
+    def wait_for_model(self, meanwhile: Callable[[], None] | None = None) -> str:
         """Wait until the model can be asked, once; from any thread.
+
+        Args:
+            meanwhile: is called when the waiting begins, and must not wait itself.
 
         Returns:
             The base URL of its API.
@@ -40,6 +44,8 @@ class Parent:
         with self._asking:
             if self._api_url is None:
                 self.say("waiting")
+                if meanwhile is not None:
+                    meanwhile()
                 self._api_url = str(self.listen()["go"]["api_url"])
                 self.say("going")
             return self._api_url

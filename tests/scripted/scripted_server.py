@@ -122,6 +122,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--print-key", action="store_true", help="print the key, in one piece and in two")
     add("--flood", type=int, metavar="BYTES", help="print so much before listening")
     add("--unhealthy", action="store_true", help="/health is 503 for ever")
+    add("--unhealthy-seconds", type=float, default=0, help="the same, for so long after it has begun to listen")
     end = parser.add_argument_group("the end")
     add = end.add_argument
     add("--ignore-sigterm", action="store_true")
@@ -194,6 +195,7 @@ class Script:
         self._lock = threading.Lock()
         self.chats = self.running = self.tokens = 0
         self.sick = False
+        self.healthy_at = 0.0  # by the monotonic clock, which all processes share
         self.colds = 0  # looks at /health that are still to be answered with 503
         self.close = threading.Event()
 
@@ -279,6 +281,7 @@ def serve(script: Script) -> None:
             script.note(self.path)
             if self.path == "/health":
                 cold, script.colds = script.colds > 0, max(0, script.colds - 1)
+                cold = cold or time.monotonic() < script.healthy_at
                 self.reply(503 if script.args.unhealthy or script.sick or cold else 200, {})
             elif self.path == "/metrics" and not script.args.no_metrics:
                 lines = [
@@ -395,7 +398,8 @@ def serve(script: Script) -> None:
         address_family = socket.AF_INET6 if ":" in script.args.host else socket.AF_INET
 
     server = Server((script.args.host, script.args.port), Handler)
-    print(f"listening on {script.args.host}:{script.args.port}", flush=True)
+    script.healthy_at = time.monotonic() + script.args.unhealthy_seconds
+    print(f"listening on {script.args.host}:{script.args.port}, healthy at {script.healthy_at}", flush=True)
 
     def close() -> None:
         script.close.wait()

@@ -1,11 +1,14 @@
 """When an engine counts as ready, and when waiting for it is given up."""
 
 import os
+import re
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from urllib.parse import urlsplit
 
 import pytest
@@ -96,6 +99,35 @@ def test_not_while_it_is_unhealthy(beside, api):
     with beside() as (process, ready):
         assert wait(process, ready) is None
     assert api.paths == ["/health"] * 3 + ["/v1/models", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("script", ["--load-seconds", "--unhealthy-seconds"])
+def test_readiness_is_noticed_within_a_fifth_of_a_second(serve, tmp_path, script):
+    """From silence, or from 503s: the median of five starts, each a little longer, so that no phase is favoured."""
+    late = []
+    for number in range(5):
+        with serve(script, 0.7 + 0.07 * number) as (process, ready):
+            assert wait(process, ready) is None
+            now = time.monotonic()
+        healthy_at = float(re.findall(r"healthy at (\S+)", read(tmp_path / "engine.log"))[-1])
+        late.append(now - healthy_at)
+    assert min(late) > 0, late
+    assert median(late) < 0.2, late
+
+
+def test_slow_replies_are_asked_for_less_often(beside, api):
+    """A server that needs its time for each of them is left half of it."""
+    began = []
+
+    def slow(body):
+        began.append(time.monotonic())
+        time.sleep(0.3)
+        return (503, {}) if len(began) < 4 else (200, {})
+
+    api.replies["/health"] = slow
+    with beside() as (process, ready):
+        assert wait(process, ready) is None
+    assert min(later - earlier for earlier, later in pairwise(began)) > 0.55
 
 
 def test_not_before_it_can_list_its_models(beside, api):
@@ -273,6 +305,7 @@ class TestProgress:
             now[0] += seconds
             return progress.stalled_s()
 
+        look.progress = progress
         return look
 
     def test_nothing_moves(self, look):
@@ -302,6 +335,18 @@ class TestProgress:
         look()
         look(5)
         stub.cpu = 3
+        assert look() == 0
+
+    def test_what_our_requests_cost(self, look, stub):
+        """They are answered in CPU time that is no progress; more than that is."""
+        look.progress.listening = True
+        for _ in range(20):
+            look.progress.requests += 10
+            stub.cpu += 0.12
+            stalled = look()
+        assert stalled == 20
+        look.progress.requests += 10
+        stub.cpu += 0.3
         assert look() == 0
 
     def test_idle_server(self, look, stub):
