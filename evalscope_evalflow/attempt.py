@@ -130,11 +130,13 @@ class Attempt:
             self.record.set(command=deployment.argv, engine=self.engine.name, placement=facts)
             if self.engine.local:
                 self.reporter.say(f"{name}: starting {self.engine.name} (log: {deployment.log})")
+            self._worker_began = time.monotonic()
             self.worker = self._start_worker(deployment.api_key)
             cleanup.callback(self.worker.stop)
             self.control.check()  # it may have come before there was anything to end
             with self.reporter.busy(name, "loading"):
                 endpoint = self._wait_ready(deployment)
+            self._engine_ready = time.monotonic()
         if endpoint is None:
             self.reporter.say(f"{name}: nothing was left to ask; {self.engine.name} was not needed")
         else:
@@ -201,6 +203,8 @@ class Attempt:
 
     def _heard(self, event: dict[str, Any]) -> None:
         """The worker's word, in a thread of its own."""
+        if event["event"] == "waiting":
+            self._worker_ready = time.monotonic()
         self.events.put(event)  # before anything that may fail: nobody else will tell
         self.record.event(f"worker {event['event']}", **{key: event[key] for key in event if key != "event"})
         over = event["event"] in ("predicted", "done", "failed", "exited")
@@ -272,6 +276,9 @@ class Attempt:
             self.reporter.say(
                 f"{name}: {event['number']} verdicts on {event['dataset']} were not the judge's own; they are made anew"
             )
+        elif event["event"] == "going" and self.engine.local:
+            times = self._began, self._worker_began, self._worker_ready, self._engine_ready
+            self.record.set(overlap=overlap(*times))
         elif event["event"] == "not split":
             self.reporter.say(f"{name}: {event['dataset']} has an evaluator of its own: judged while the engine runs")
 
@@ -298,6 +305,27 @@ class Attempt:
         with suppress(OSError):  # a full disk must not keep anything from being said
             record.held(ended - self._began)
             record.set(release={"released": bool(released), **asdict(released)})
+
+
+def overlap(began: float, worker_began: float, worker_ready: float, engine_ready: float) -> dict[str, float]:
+    """How much of the worker's work, up to where it needs the model, was done while the engine started.
+
+    Args:
+        began: when the engine was started; all of these are readings of one clock, in seconds.
+        worker_began: when the worker was.
+        worker_ready: when it had imported EvalScope, and loaded its data.
+        engine_ready: when the engine could be asked.
+
+    Returns:
+        Seconds from `began` to either's readiness, and the share, from 0 to 1.
+    """
+    took = worker_ready - worker_began
+    hidden = min(max(engine_ready - worker_began, 0.0), took)
+    return {
+        "engine_ready_s": round(engine_ready - began, 3),
+        "worker_ready_s": round(worker_ready - began, 3),
+        "share": round(hidden / took, 3) if took > 0 else 1.0,
+    }
 
 
 def answers_in(task: Task, model: ModelConfig) -> int:

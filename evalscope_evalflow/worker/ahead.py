@@ -36,9 +36,7 @@ def openai_client() -> None:
 
 def html_report() -> None:
     """What EvalScope's HTML report is made with."""
-    import plotly.express
-
     importlib.import_module("jinja2")
     for name in MARKDOWN:
         importlib.import_module(f"markdown.extensions.{name}")
-    plotly.express.bar(x=["a"], y=[0.0]).to_html(full_html=False, include_plotlyjs=False)
+    importlib.import_module("plotly.express").bar(x=["a"], y=[0.0]).to_html(full_html=False, include_plotlyjs=False)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,6 +113,23 @@ def test_the_engine_is_gone_before_the_judge_is_asked(
     without = found["phases_s"]["load"] + found["phases_s"]["infer"] + found["phases_s"]["release"]
     assert found["engine_held_s"] <= without + 0.5
     assert found["results"]["general_mcq"]["judged"] == 8
+
+
+def test_the_worker_gets_ready_while_the_engine_loads(run: Callable[..., Any], tmp_path: Path) -> None:
+    """The run begins the moment that both are there, and the record says what share of the one the other hid."""
+    run(mode="infer", script=("--load-seconds", "10"))
+    lines = (tmp_path / "work" / "evalflow" / "events.jsonl").read_text().splitlines()
+    when: dict[str, datetime] = {}
+    for event in map(json.loads, lines):
+        when[f"{event['event']} {event.get('phase', '')}".strip()] = datetime.fromisoformat(event["time"])
+    engine, worker = when["phase ends load"], when["worker waiting"]
+    assert when["phase begins load"] <= when["worker imported"] <= worker
+    assert (when["worker going"] - max(engine, worker)).total_seconds() < 0.5
+    found = record(tmp_path / "work")["overlap"]
+    assert found["engine_ready_s"] >= 10
+    took, hidden = ((moment - when["phase begins load"]).total_seconds() for moment in (worker, engine))
+    assert found["worker_ready_s"] == pytest.approx(took, abs=0.3)
+    assert found["share"] == pytest.approx(min(1, hidden / took), abs=0.05)
 
 
 def test_infer_today_and_judge_tomorrow(run: Callable[..., Any], judge: JudgeServer, tmp_path: Path) -> None:
