@@ -137,6 +137,7 @@ class Attempt:
             with self.reporter.busy(name, "loading"):
                 endpoint = self._wait_ready(deployment)
             self._engine_ready = time.monotonic()
+        saved = True
         if endpoint is None:
             self.reporter.say(f"{name}: nothing was left to ask; {self.engine.name} was not needed")
         else:
@@ -152,10 +153,12 @@ class Attempt:
                             lambda seen: self.events.put({"event": "engine sick", "seen": seen}),
                         )
                     )  # fmt: skip
-                self._follow_answers(endpoint)
-        if "judge" not in self.phases:
+                saved = self._follow_answers(endpoint)
+        if saved and "judge" not in self.phases:
             self.worker.process.ask_to_stop()
         self._release()
+        if not saved:
+            self._follow_saving()
 
     def _judge(self) -> None:
         """The answers are saved, and the engine is gone."""
@@ -207,7 +210,7 @@ class Attempt:
             self._worker_ready = time.monotonic()
         self.events.put(event)  # before anything that may fail: nobody else will tell
         self.record.event(f"worker {event['event']}", **{key: event[key] for key in event if key != "event"})
-        over = event["event"] in ("predicted", "done", "failed", "exited")
+        over = event["event"] in ("answered", "predicted", "done", "failed", "exited")
         if over and self.deployment is not None and self.deployment.process is not None:
             self.deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
 
@@ -227,8 +230,12 @@ class Attempt:
                     raise self.worker.failure(event) from None
             raise
 
-    def _follow_answers(self, endpoint: Endpoint) -> None:
-        """Let the worker go, and stay with it until all is answered, or it or the engine dies."""
+    def _follow_answers(self, endpoint: Endpoint) -> bool:
+        """Let the worker go, and stay with it until all is answered, or it or the engine dies.
+
+        Returns:
+            Whether the backend's files are written, too.
+        """
         assert self.deployment is not None
         self.worker.go(endpoint.api_url)
         began, before = time.monotonic(), answers_in(self.task, self.model)
@@ -240,8 +247,8 @@ class Attempt:
         while True:
             event = self._next(progress)
             kind = event["event"]
-            if kind == "predicted":
-                return
+            if kind in ("answered", "predicted"):
+                return bool(kind == "predicted")
             if kind in ("engine exited", "engine sick"):
                 self.worker.stop()  # at once: it would take the engine's silence for the model's answers
                 seen = (event["seen"],) if kind == "engine sick" else ()
@@ -249,6 +256,19 @@ class Attempt:
             if kind in ("failed", "exited"):
                 disk.probe(self.worker.log.parent)
                 raise self.worker.failure(event)
+
+    def _follow_saving(self) -> None:
+        """Every answer is safe, and the engine gone; the worker makes the backend's own files of them."""
+        with self.record.phase("save"):
+            while True:
+                event = self._next(lambda: f"{self.model.name}: saving")
+                if event["event"] == "predicted":
+                    break
+                if event["event"] in ("failed", "exited"):
+                    disk.probe(self.worker.log.parent)
+                    raise self.worker.failure(event)
+        if "judge" not in self.phases:
+            self.worker.process.ask_to_stop()
 
     def _next(self, progress: Callable[[], str]) -> dict[str, Any]:
         """The next event; meanwhile the disk is looked at, and a terminal is shown how far it is."""

@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import ssl
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from .ahead import import_ahead, openai_client
 from .client import retry_only_what_is_transient
 from .failures import Failures, Unanswered, classify, run_error, said_by
 from .parent import Parent
@@ -57,6 +59,8 @@ class VLMEvalKit:
         self.api: Api | None = None
         self.answers: dict[str, Answers] = {}
         self.now: Answers | None = None  # on the dataset that is asked
+        self.open: set[tuple[str, str]] = set()  # samples that the model has still to be asked
+        self._closing = threading.Lock()
 
     def prepare(self) -> None:
         """Import VLMEvalKit, put our hands on it, and load the data.
@@ -94,8 +98,10 @@ class VLMEvalKit:
         left = []
         for dataset in self.told["datasets"]:
             self.answers[dataset].clean()
-            if self.answers[dataset].to_ask():
+            rows = self.answers[dataset].to_ask()
+            if rows:
                 left.append(dataset)
+                self.open.update((dataset, row) for row in rows)
             else:
                 self._note_answers(dataset)
         if left:
@@ -189,7 +195,7 @@ class VLMEvalKit:
 
     def _model_api(self) -> Api:
         if self.api is None:
-            url = self.parent.wait_for_model()
+            url = self.parent.wait_for_model(lambda: import_ahead(openai_client))
             settings = {**MODEL_PATIENCE, **(self.told.get("generation_config") or {})}
             settings.pop("batch_size", None)
             model_args = _client(resolve(self.told.get("model_args")))
@@ -246,6 +252,20 @@ class VLMEvalKit:
 
     def _answer(self, func: Any, task: Any, key: Any) -> str:
         """One answer, saved; or the text that VLMEvalKit knows for a failure, with why it failed written down."""
+        answer = self._ask(func, task, key)
+        assert self.now is not None
+        self._close(self.now.files.dataset, str(key))
+        return answer
+
+    def _close(self, dataset: str, row: str) -> None:
+        """When the last sample is done the model is needed no more: VLMEvalKit's files can be made without it."""
+        with self._closing:
+            was_open = bool(self.open)
+            self.open.discard((dataset, row))
+            if was_open and not self.open:
+                self.parent.say("answered")
+
+    def _ask(self, func: Any, task: Any, key: Any) -> str:
         now = self.now
         assert now is not None
         assert now.journal is not None

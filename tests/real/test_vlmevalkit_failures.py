@@ -222,6 +222,17 @@ class TestDisturbed:
         assert len(verdicts(work, "shapes_openai_result")) == 4
         assert len(verdicts(work, "LogicVista_gpt4o-mini")) == 4
 
+    def test_the_model_is_let_go_before_any_file_is_made_of_the_last_answers(
+        self, disturbed: tuple[Path, Outcome]
+    ) -> None:
+        lines = (disturbed[0] / "evalflow" / "events.jsonl").read_text().splitlines()
+        events = [(event["event"], event.get("dataset")) for event in map(json.loads, lines)]
+        at = [number for number, (event, _) in enumerate(events) if event == "worker answered"]
+        assert len(at) == 1
+        rest = [dataset for event, dataset in events[at[0] :] if event == "worker dataset predicted"]
+        assert rest == [MIXED[-1]]
+        assert ("worker predicted", None) in events[at[0] :]
+
     def test_a_group_without_all_its_variants_leaves_the_score(self, disturbed: tuple[Path, Outcome]) -> None:
         dyna = disturbed[1].cells["DynaMath"]
         assert dyna.metrics[0].samples == 4
