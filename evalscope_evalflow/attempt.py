@@ -162,8 +162,8 @@ class Attempt:
 
     def _judge(self) -> None:
         """The answers are saved, and the engine is gone."""
-        for dataset in self.task.datasets:
-            ledger.update(self.folder, dataset, verdicts=fingerprint.verdicts(self.task))
+        judge = fingerprint.verdicts(self.task)
+        ledger.update_all(self.folder, {dataset: {"verdicts": judge} for dataset in self.task.datasets})
         self.entry.phase("judging")
         name = self.model.name
         verdicts = answers_in(self.task, self.model) if judges(self.task) else 0
@@ -351,4 +351,5 @@ def overlap(began: float, worker_began: float, worker_ready: float, engine_ready
 def answers_in(task: Task, model: ModelConfig) -> int:
     """Number of answers saved so far."""
     backend = load_backend(task.flow.backend)
-    return sum(backend.answers(task, model, dataset) for dataset in task.datasets)
+    saved = backend.look(task, model)
+    return sum(saved.answers(dataset) for dataset in task.datasets)

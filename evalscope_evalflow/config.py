@@ -120,7 +120,9 @@ class ModelConfig(Section):
     """One model to evaluate: a checkpoint to deploy (`path`), or an API to use (`api_url`)."""
 
     name: str = Field(min_length=1, description="name in results, and the one that is requested from the engine")
-    path: str | None = Field(None, description="checkpoint folder, or .gguf file")
+    path: str | None = Field(
+        None, description="checkpoint folder, or .gguf file; a pattern (*, ?, […]): one model a match"
+    )
     api_url: str | None = Field(None, description="base URL of an OpenAI-compatible API (remote)")
     api_key: Key | None = Field(None, description="key of that API")
     deploy: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the common `deploy`")

@@ -75,15 +75,26 @@ def cause(task: Task, model: ModelConfig) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def standing(folder: Path, model: str, dataset: str) -> list[Failure]:
+def noted(folder: Path) -> dict[str, list[Failure]]:
+    """Everything that a run folder's file says, by dataset."""
+    found: dict[str, list[Failure]] = {}
+    for item in _read(path_in(folder)):
+        found.setdefault(item.dataset, []).append(item)
+    return found
+
+
+def standing(folder: Path, model: str, dataset: str, items: Iterable[Failure] | None = None) -> list[Failure]:
     """The failures of a dataset that nothing has made good since.
 
     Args:
         folder: the run folder.
         model: the model's name, as EvalScope files its predictions.
         dataset: the benchmark.
+        items: what is noted of it, where that is known already.
     """
-    last = {(item.subset, item.sample): item for item in _read(path_in(folder)) if item.dataset == dataset}
+    if items is None:
+        items = noted(folder).get(dataset, ())
+    last = {(item.subset, item.sample): item for item in items}
     done: dict[tuple[str, str], set[str]] = {}
     found = []
     for item in last.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ _HASHED_BYTES = 4 * 1024**2  # of smaller files the content counts; of weights, 
 
 def predictions(task: Task, model: ModelConfig, dataset: str) -> dict[str, Any]:
     """What a model's answers on a dataset depend on, as JSON has it; no key is in it."""
+    return predictions_on(task, model, [dataset])[dataset]
+
+
+def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The same for several datasets, with one look at the checkpoint."""
     deploy = task.flow.deploy_for(model)
     found: dict[str, Any] = {
         "backend": task.flow.backend,
@@ -39,13 +44,17 @@ def predictions(task: Task, model: ModelConfig, dataset: str) -> dict[str, Any]:
         "engine": _engine(model, deploy),
         "checkpoint": checkpoint(model.path) if model.path else None,
         "deploy.chat_template": _content(deploy.chat_template),
-        "dataset_args": (task.stock.get("dataset_args") or {}).get(dataset),
         **{name: task.stock.get(name) for name in _ASKED},
     }
     generation = task.stock.get("generation_config") or {}
     if isinstance(generation, Mapping):
         found |= {f"generation_config.{name}": value for name, value in generation.items() if name not in _PATIENCE}
-    return _plain(found)
+    common = _plain(found)
+    settings = task.stock.get("dataset_args") or {}
+    return {
+        dataset: dict(sorted((common | _plain({"dataset_args": settings.get(dataset)})).items()))
+        for dataset in datasets
+    }
 
 
 def verdicts(task: Task) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from evalscope_evalflow import globs
 from evalscope_evalflow.config import FlowConfig
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.flags import FLAGS, add_judge, add_models, put
+from evalscope_evalflow.flags import FLAGS, add_judge, add_models, has_patterns, put
 
 SECTION = "evalflow"
 _FLAGS = {flag.name: flag for flag in FLAGS if flag.kind != "flag" and flag.name not in FlowConfig.model_fields}
@@ -19,7 +20,7 @@ _MODELS = ("eval_model_name", "eval_model_path", "remote_api_url", "eval_api_key
 
 
 def expand(section: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Put what stands under the names of flags where it belongs.
+    """Put what stands under the names of flags where it belongs, and a model for each match of a pattern.
 
     Args:
         section: as it was written, with dashes or underscores.
@@ -28,9 +29,11 @@ def expand(section: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         The section without such keys, and stock fields of a task, such as `datasets`.
 
     Raises:
-        ConfigError: something is said twice, or incompletely.
+        ConfigError: something is said twice, or incompletely; a pattern matches nothing, or no checkpoints.
     """
     plain = {str(key).replace("-", "_"): value for key, value in section.items()}
+    if isinstance(plain.get("models"), (list, tuple)):
+        plain["models"] = globs.expand(plain["models"], f"{SECTION}.models")
     given = {name: _value(name, plain.pop(name)) for name in list(plain) if name in _FLAGS}
     if not given:
         return plain, {}
@@ -42,7 +45,7 @@ def expand(section: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if _FLAGS[name].target:
             put(task, _FLAGS[name].target, value)
     found: list[Problem] = []
-    if "eval_model_name" in given:
+    if "eval_model_name" in given or has_patterns(given):
         found += add_models(task, {"deploy_backend": engine, **given} if engine else given)
     else:
         found += [

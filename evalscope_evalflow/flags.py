@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalscope_evalflow import globs
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name
 
@@ -63,8 +64,16 @@ def json_object(text: str) -> Any:
 
 FLAGS: tuple[Flag, ...] = (
     Flag("work_dir", "folder for results; one below it for each model (required)", target="work_dir"),
-    Flag("eval_model_name", "name of each model, in results and towards the engine (required)", several=True),
-    Flag("eval_model_path", "checkpoint folder or .gguf file of each model (required, but for remote)", several=True),
+    Flag(
+        "eval_model_name",
+        "name of each model, in results and towards the engine (required, but for a pattern)",
+        several=True,
+    ),
+    Flag(
+        "eval_model_path",
+        "checkpoint folder or .gguf file of each model, or a pattern like '/ckpts/step-*' (required, but for remote)",
+        several=True,
+    ),
     Flag("remote_api_url", "URL of each model's API, in either form (required for remote)", several=True),
     Flag(
         "conda_env",
@@ -241,7 +250,7 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
     problems = [
         Problem(f"--{name}", "is required", "")
         for name in ("work_dir", "eval_model_name")
-        if not given.get(name)
+        if not given.get(name) and not (name == "eval_model_name" and has_patterns(given))
     ]  # fmt: skip
     task: dict[str, Any] = {"evalflow": {"models": [], "deploy": {}}, "generation_config": {}}
     for flag in FLAGS:
@@ -282,13 +291,25 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     deploy["engine"] = given.get("deploy_backend") or ("llamacpp" if gguf else "vllm")
     if key is not None:
         deploy["api_key"] = key
-    problems = _count("eval_model_path", given, names)
+    problems = []
+    if has_patterns(given):
+        try:
+            models += [{"name": name, "path": path} for name, path in globs.pair(paths, names, "--eval_model_path")]
+        except ConfigError as error:
+            problems += error.problems
+    else:
+        problems += _count("eval_model_path", given, names)
+        models += [{"name": name, "path": path} for name, path in zip(names, paths, strict=False)]
     if "remote_api_url" in given:
         problems.append(
             Problem("--remote_api_url", f"has no place beside {deploy['engine']}", "Give --deploy_backend remote.")
         )
-    models += [{"name": name, "path": path} for name, path in zip(names, paths, strict=False)]
     return problems
+
+
+def has_patterns(given: Mapping[str, Any]) -> bool:
+    """Whether there is a pattern among the models' paths."""
+    return any(map(globs.is_pattern, given.get("eval_model_path", [])))
 
 
 def add_judge(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:

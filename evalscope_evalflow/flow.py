@@ -14,13 +14,15 @@ import time
 from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from evalscope_evalflow import disk, failures, fingerprint, ledger
 from evalscope_evalflow.attempt import Attempt, EngineDied, answers_in
-from evalscope_evalflow.backends import DatasetResult, Stamps, load_backend
+from evalscope_evalflow.backends import DatasetResult, load_backend
+from evalscope_evalflow.collect import collect, finished
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.control import Control
 from evalscope_evalflow.errors import ConfigError, Stopped
@@ -71,10 +73,12 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter, control: Cont
     run_id = new_run_id()
     with ExitStack() as cleanup:
         cleanup.callback(lock.release)
+        done = finished(task, model, reporter)
+        if done is not None:
+            return done
         entry = Registration(run_id, model=model.name, work_dir=folder.absolute())
         cleanup.callback(entry.close)
-        section = task.flow.model_dump(mode="json", exclude_unset=True)
-        record = Record(folder, run_id, task={**task.stock, "evalflow": section}, model=model.name)
+        record = Record(folder, run_id, task=task.part(model), model=model.name)
         try:
             datasets = _evaluate(task, model, run_id, record, reporter, entry, control)
         except BaseException as error:
@@ -134,7 +138,7 @@ def _evaluate(
             ).run()
         )
     entry.phase("collecting")
-    return _collect(task, model, before, reporter)
+    return collect(task, model, before, reporter)
 
 
 def _prepare(task: Task, model: ModelConfig, reporter: Reporter) -> Needs:
@@ -150,13 +154,12 @@ def _prepare(task: Task, model: ModelConfig, reporter: Reporter) -> Needs:
         moved = [dataset for dataset in left.rejudge if backend.put_verdicts_aside(task, model, dataset, kept)]
         if moved:
             reporter.say(f"{model.name}: another judge; earlier verdicts on {', '.join(moved)} are kept in {kept}")
-    for dataset in left.infer:
-        ledger.update(
-            folder, dataset, predictions=fingerprint.predictions(task, model, dataset),
-            cause=failures.cause(task, model), report=None,
-        )  # fmt: skip
-    for dataset in left.judge:
-        ledger.update(folder, dataset, report=None)
+    asked = fingerprint.predictions_on(task, model, left.infer)
+    cause = failures.cause(task, model)
+    changes: dict[str, dict[str, Any]] = {dataset: {"report": None} for dataset in left.judge}
+    for dataset, facts in asked.items():
+        changes[dataset] = {"predictions": facts, "cause": cause, "report": None}
+    ledger.update_all(folder, changes)
     return left
 
 
@@ -164,24 +167,3 @@ def _new_folder(path: Path) -> Path:
     """This path, or one beside it, that nothing is at."""
     paths = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
     return next(path for path in paths if not path.exists())
-
-
-def _collect(task: Task, model: ModelConfig, before: Stamps, reporter: Reporter) -> list[DatasetResult]:
-    """The results, each with a warning if it is not whole."""
-    backend = load_backend(task.flow.backend)
-    if task.flow.mode == "infer":
-        results = backend.predicted(task, model)
-    else:
-        results = backend.results(task, model, before)
-        for result in results:
-            if result.report is not None:
-                ledger.update(task.folder(model), result.dataset, report=result.report.stat().st_mtime_ns)
-    for result in results:
-        if result.report is None and not result.predicted_only:
-            reporter.warn(f"{model.name}: no report for {result.dataset}")
-        elif not result.complete:
-            notes = "".join(f"; {note}" for note in result.notes)
-            reporter.warn(
-                f"{model.name}: {result.dataset} is incomplete: {result.answered} of {result.requested} answered{notes}"
-            )
-    return results

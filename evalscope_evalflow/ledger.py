@@ -6,7 +6,8 @@ It tells without EvalScope whether anything is left to ask, or to judge, and wha
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Cell:
         verdicts: what its verdicts depend on; None while there are none.
         report: when its report was written, in nanoseconds since the epoch; None while there is none that stands on
             these answers and verdicts.
+        counted: rows of its files, so that they need not be counted again while a file is as it was: by the file's
+            path in the run folder, [bytes, when it was written (ns since the epoch), rows].
     """
 
     predictions: dict[str, Any] | None = None
@@ -33,6 +36,7 @@ class Cell:
     cause: str | None = None
     verdicts: dict[str, Any] | None = None
     report: int | None = None
+    counted: dict[str, list[int]] | None = None
 
 
 _FIELDS = {field.name for field in fields(Cell)}
@@ -60,11 +64,25 @@ def read(folder: Path) -> dict[str, Cell]:
 
 def update(folder: Path, dataset: str, **changes: Any) -> Cell:
     """Change one cell. One run a folder: nobody else writes it."""
-    cells = read(folder)
-    cell = Cell(**{**asdict(cells.get(dataset, Cell())), **changes})
-    cells[dataset] = cell
+    return update_all(folder, {dataset: changes})[dataset]
+
+
+def update_all(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Cell]:
+    """Change cells, in one write, or in none where nothing is new.
+
+    Args:
+        folder: the run folder.
+        changes: fields of Cell, by dataset.
+
+    Returns:
+        All cells of the folder.
+    """
+    before = read(folder)
+    cells = before | {name: replace(before.get(name, Cell()), **fields) for name, fields in changes.items()}
     path = path_in(folder)
+    if cells == before:
+        return cells
     new = path.with_suffix(".new")
     new.write_text(json.dumps({name: asdict(item) for name, item in cells.items()}, indent=1), encoding="utf-8")
     new.replace(path)
-    return cell
+    return cells

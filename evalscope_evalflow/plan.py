@@ -10,11 +10,10 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.needs import needs
+from evalscope_evalflow.needs import Needs, Survey, needs
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.serving.placement import place
 from evalscope_evalflow.task import Task
@@ -38,15 +37,20 @@ class Cell:
         return f"{self.dataset}: {self.state}" + (f", {self.answers} answers are saved" if self.answers else "")
 
 
-def cells(task: Task, model: ModelConfig) -> list[Cell]:
-    """What of a model's part of the task is done, dataset by dataset; EvalScope is not imported."""
-    left = needs(task, model)
+def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cell]:
+    """What of a model's part of the task is done, dataset by dataset; EvalScope is not imported.
+
+    Args:
+        task: it.
+        model: the model.
+        left: what is left of it, where that was looked at just now.
+    """
+    left = left or needs(task, model)
     if not task.flow.reuse and left.infer:
         return [Cell(dataset, "to do") for dataset in task.datasets]
-    backend = load_backend(task.flow.backend)
     found = []
     for dataset in task.datasets:
-        answers = backend.answers(task, model, dataset)
+        answers = left.answers[dataset]
         if dataset in left.infer:
             found.append(Cell(dataset, "started" if answers else "to do", answers))
         else:
@@ -62,14 +66,15 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     """
     console = console or Console(emoji=False, soft_wrap=True, highlight=False)
     errors = Console(stderr=True, emoji=False, soft_wrap=True, highlight=False)
-    notes = preflight(task, lambda text: errors.print(escape(text), style="dim"))
+    survey = Survey(task)
+    notes = preflight(task, lambda text: errors.print(escape(text), style="dim"), survey)
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
     for note in (*task.notes, *notes):
         console.print(f"Note: {escape(note)}", style="yellow")
     for model in task.models:
         deploy = task.flow.deploy_for(model)
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
-        left = needs(task, model)
+        left = survey.needs(model)
         if left.infer:
             for line in _serving(model, deploy):
                 console.print(f"  {escape(line)}")
@@ -77,7 +82,7 @@ def show_plan(task: Task, console: Console | None = None) -> None:
             console.print("  no engine: every answer that can be had is saved")
         else:
             console.print("  nothing is left to do")
-        for cell in cells(task, model):
+        for cell in cells(task, model, left):
             console.print(f"  {escape(str(cell))}")
     console.print("Nothing was started.")
 

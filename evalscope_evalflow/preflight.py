@@ -10,18 +10,19 @@ from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.needs import check_saved, check_there_is_something_to_judge, needs
+from evalscope_evalflow.needs import Survey, check_saved, check_there_is_something_to_judge
 from evalscope_evalflow.serving import check_api
 from evalscope_evalflow.serving.placement import check_placement
 from evalscope_evalflow.task import Task
 
 
-def preflight(task: Task, say: Callable[[str], None] | None = None) -> list[str]:
+def preflight(task: Task, say: Callable[[str], None] | None = None, survey: Survey | None = None) -> list[str]:
     """Check a task.
 
     Args:
         task: it.
         say: is told of what takes longer than a moment.
+        survey: is filled with what is left to do; default: one that is forgotten.
 
     Returns:
         What is no obstacle, but should be known.
@@ -30,30 +31,37 @@ def preflight(task: Task, say: Callable[[str], None] | None = None) -> list[str]
         ConfigError: with every problem found; nothing was started.
     """
     notes: list[str] = []
-    problems = list(_problems(task, notes.append, say))
+    survey = survey or Survey(task)
+    problems = list(_problems(task, notes.append, say, survey))
     if not problems:  # asking an API costs seconds, and perhaps money
-        problems = list(_api_problems(task, notes.append))
+        problems = list(_api_problems(task, notes.append, survey))
     if problems:
         raise ConfigError(*dict.fromkeys(problems))
     return list(dict.fromkeys(notes))
 
 
-def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None] | None) -> Iterator[Problem]:
+def _problems(
+    task: Task, note: Callable[[str], None], say: Callable[[str], None] | None, survey: Survey
+) -> Iterator[Problem]:
     yield from surroundings.check_folder(task.work_dir, note)
     known = False
     try:
-        yield from load_backend(task.flow.backend).check(task)
+        backend = load_backend(task.flow.backend)
+        yield from backend.check(task)
         known = True
     except ConfigError as error:
         yield from error.problems
     seen: set[str] = set()
     for model in task.models:
         if known:
-            yield from check_saved(task, model)
-        if task.flow.mode == "judge":
+            saved = backend.look(task, model)
+            yield from check_saved(task, model, saved)
+            if task.flow.mode == "judge":
+                yield from check_there_is_something_to_judge(task, model, saved)
+            if "infer" not in survey.needs(model, saved).phases:
+                continue
+        elif task.flow.mode == "judge":
             yield from check_there_is_something_to_judge(task, model)
-        if known and not asks(task, model):
-            continue
         try:
             deploy = task.flow.deploy_for(model)
             engine = resolve_engine(model, deploy)
@@ -80,11 +88,11 @@ def _problems(task: Task, note: Callable[[str], None], say: Callable[[str], None
             yield from error.problems
 
 
-def _api_problems(task: Task, note: Callable[[str], None]) -> Iterator[Problem]:
+def _api_problems(task: Task, note: Callable[[str], None], survey: Survey) -> Iterator[Problem]:
     for model in task.models:
-        if asks(task, model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
+        if survey.asks(model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
             yield from _ask(f"model {model.name}", model, note)
-    if task.flow.mode == "infer" or not any("judge" in needs(task, model).phases for model in task.models):
+    if task.flow.mode == "infer" or not any("judge" in survey.needs(model).phases for model in task.models):
         return  # no judge is asked today
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"
@@ -99,11 +107,6 @@ def _ask(where: str, api: ModelConfig, note: Callable[[str], None]) -> Iterator[
     found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name, note)
     if found:
         yield found
-
-
-def asks(task: Task, model: ModelConfig) -> bool:
-    """Whether a model is asked anything."""
-    return "infer" in needs(task, model).phases
 
 
 def judges(task: Task) -> list[dict[str, Any]]:

@@ -63,10 +63,8 @@ class Record:
         self.save()
 
     def event(self, name: str, **details: Any) -> None:
-        """Append to the events, if that can be: a diary that cannot be written must not end what it tells of."""
-        line = json.dumps({"time": _now("milliseconds"), "event": name, **keys.redact(details)}, default=str)
-        with suppress(OSError), (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Append to the events."""
+        append_event(self.folder, name, **details)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -100,6 +98,19 @@ class Record:
             new.replace(self.folder / "run.json")
         finally:
             new.unlink(missing_ok=True)
+
+
+def append_event(folder: Path, name: str, **details: Any) -> None:
+    """Append to the events, if that can be: a diary that cannot be written must not end what it tells of.
+
+    Args:
+        folder: `evalflow` in a run folder.
+        name: the event's.
+        details: more about it.
+    """
+    line = json.dumps({"time": _now("milliseconds"), "event": name, **keys.redact(details)}, default=str)
+    with suppress(OSError), (folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
 
 
 def read(run_folder: Path) -> dict[str, Any] | None:

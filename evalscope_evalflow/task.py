@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow import flag_keys
+from evalscope_evalflow import flag_keys, globs
 from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -69,6 +70,13 @@ class Task:
     def folder(self, model: ModelConfig) -> Path:
         """The run folder of a model."""
         return self.work_dir / safe_name(model.name) if self.many else self.work_dir
+
+    def part(self, model: ModelConfig) -> dict[str, Any]:
+        """A model's part of the task, as its record has it: the other models of a sweep are not in it."""
+        section = self.flow.model_dump(mode="json", exclude_unset=True, exclude={"models"})
+        if self.many:
+            section["models"] = [model.model_dump(mode="json", exclude_unset=True)]
+        return {**self.stock, SECTION: section}
 
     @property
     def outputs(self) -> Path:
@@ -207,11 +215,11 @@ def _models(data: Mapping[str, Any], flow: FlowConfig) -> tuple[ModelConfig, ...
         if data.get("model"):
             raise ConfigError(Problem("model", "both `model` and `evalflow.models` are given", "Keep one of them."))
         names = [model.name for model in flow.models]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, number in Counter(names).items() if number > 1)
         if twice:
             raise ConfigError(Problem("evalflow.models", f"the name {', '.join(twice)} is given more than once"))
-        folders = [safe_name(name) for name in names]
-        twice = sorted(name for name in names if folders.count(safe_name(name)) > 1)
+        folders = Counter(map(safe_name, names))
+        twice = sorted(name for name in names if folders[safe_name(name)] > 1)
         if twice:
             raise ConfigError(
                 Problem("evalflow.models", f"{', '.join(twice)} would share a folder", "Give each a name of its own.")
@@ -228,6 +236,9 @@ def _models(data: Mapping[str, Any], flow: FlowConfig) -> tuple[ModelConfig, ...
         )
     if not model:
         raise ConfigError(Problem("model", "none is given", "Set `model`, or `models` in the section."))
+    if globs.is_pattern(model):
+        what = "is a pattern, and so may be several models"
+        raise ConfigError(Problem("model", what, f"Give it in the section: models: [{{path: {model!r}}}]."))
     # `evalscope service` always sends an api_url: a model that is here is deployed all the same.
     here = os.path.exists(os.path.expanduser(model))
     if flow.deploy.engine == "remote" or (flow.deploy.engine == "auto" and url and not here):

@@ -1,11 +1,11 @@
 """The stock backends that EvalFlow wraps."""
 
-from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Stamps
+from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Saved, Stamps
 from evalscope_evalflow.backends.native import Native
 from evalscope_evalflow.backends.vlmevalkit import VLMEvalKit
 from evalscope_evalflow.errors import ConfigError, Problem
 
-__all__ = ["Backend", "DatasetResult", "Metric", "Stamps", "load_backend"]
+__all__ = ["Backend", "DatasetResult", "Metric", "Saved", "Stamps", "load_backend"]
 
 _BACKENDS = {backend.name: backend for backend in (Native, VLMEvalKit)}
 

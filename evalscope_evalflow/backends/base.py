@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -77,10 +78,76 @@ class DatasetResult:
         return whole and not self.fallbacks and not self.notes
 
 
+class Saved(ABC):
+    """What a run folder holds of one model, dataset by dataset.
+
+    Each of its files is read once at most, when it is first needed. So it is true for one look, and a new one is made
+    for the next: runs change what it tells of.
+
+    Attributes:
+        folder: the run folder.
+    """
+
+    def __init__(self, task: Task, model: ModelConfig) -> None:
+        self.task, self.model, self.folder = task, model, task.folder(model)
+
+    @cached_property
+    def cells(self) -> dict[str, ledger.Cell]:
+        """What the last run wrote down."""
+        return ledger.read(self.folder)
+
+    def cell(self, dataset: str) -> ledger.Cell:
+        """The same of one dataset."""
+        return self.cells.get(dataset) or ledger.Cell()
+
+    @abstractmethod
+    def stamps(self) -> Stamps:
+        """The reports, so that none of them is later taken for a new one."""
+
+    @abstractmethod
+    def results(self, before: Stamps) -> list[DatasetResult]:
+        """What a run has made, dataset by dataset; reports that are as they were before it are not its own."""
+
+    @abstractmethod
+    def answers(self, dataset: str) -> int:
+        """Answers that are saved."""
+
+    @abstractmethod
+    def verdicts(self, dataset: str) -> int:
+        """Answers that have a verdict, be it a rule's."""
+
+    @abstractmethod
+    def failures(self, dataset: str) -> list[Failure]:
+        """Samples that have no answer, or no score, and why."""
+
+    def counted(self, dataset: str) -> dict[str, list[int]] | None:
+        """Rows of files, as the ledger keeps them; None where nothing is counted."""
+        return None
+
+    def predicted(self) -> list[DatasetResult]:
+        """What is answered, dataset by dataset, where nothing is to be judged yet."""
+        results = []
+        for dataset in self.task.datasets:
+            requested = self.cell(dataset).requested or 0
+            answered = min(requested, self.answers(dataset))
+            found = [item for item in self.failures(dataset) if item.kind != failures.SCORING]
+            results.append(
+                DatasetResult(
+                    dataset, requested=requested, answered=answered, failed=requested - answered,
+                    notes=failures.notes(found), failures=failures.by_kind(found), predicted_only=True,
+                )
+            )  # fmt: skip
+        return results
+
+
 class Backend(ABC):
     """A stock backend."""
 
     name: ClassVar[str]
+
+    @abstractmethod
+    def look(self, task: Task, model: ModelConfig) -> Saved:
+        """What a model's run folder holds now."""
 
     @abstractmethod
     def check(self, task: Task) -> Iterable[Problem]:
@@ -90,25 +157,17 @@ class Backend(ABC):
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         """The stock task for one model, as a dict for TaskConfig, without URL and key of the model's API."""
 
-    @abstractmethod
     def stamps(self, task: Task, model: ModelConfig) -> Stamps:
-        """The reports that a run folder holds now, so that none of them is later taken for a new one."""
+        """`Saved.stamps`, now."""
+        return self.look(task, model).stamps()
 
-    @abstractmethod
     def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
-        """What a run has made, dataset by dataset; reports that are as they were before it are not its own."""
+        """`Saved.results`, now."""
+        return self.look(task, model).results(before)
 
-    @abstractmethod
     def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        """Answers of a model on a dataset that are saved."""
-
-    @abstractmethod
-    def verdicts(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        """Answers on a dataset that have a verdict, be it a rule's."""
-
-    @abstractmethod
-    def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
-        """Samples of a dataset that have no answer, or no score, and why."""
+        """`Saved.answers`, now."""
+        return self.look(task, model).answers(dataset)
 
     @abstractmethod
     def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
@@ -121,19 +180,3 @@ class Backend(ABC):
     def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         """What the worker is told of the task, beside its phases; `task` is the stock task."""
         return {"task": self.stock_task(task, model, max_num_seqs)}
-
-    def predicted(self, task: Task, model: ModelConfig) -> list[DatasetResult]:
-        """What is answered, dataset by dataset, where nothing is to be judged yet."""
-        cells = ledger.read(task.folder(model))
-        results = []
-        for dataset in task.datasets:
-            requested = cells.get(dataset, ledger.Cell()).requested or 0
-            answered = min(requested, self.answers(task, model, dataset))
-            found = [item for item in self.failures(task, model, dataset) if item.kind != failures.SCORING]
-            results.append(
-                DatasetResult(
-                    dataset, requested=requested, answered=answered, failed=requested - answered,
-                    notes=failures.notes(found), failures=failures.by_kind(found), predicted_only=True,
-                )
-            )  # fmt: skip
-        return results

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow import catalog, failures, ledger
-from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Stamps
+from evalscope_evalflow.backends.base import Backend, Saved
+from evalscope_evalflow.backends.native_results import NativeSaved
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.errors import Problem, nearest
-from evalscope_evalflow.failures import Failure
 from evalscope_evalflow.task import Task
-from evalscope_evalflow.worker.verdicts import is_fallback
 
 # EvalScope's folders, which `reuse: false` puts aside.
 _FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
@@ -66,32 +62,8 @@ class Native(Backend):
             stock["use_cache"] = str(folder)
         return stock
 
-    def stamps(self, task: Task, model: ModelConfig) -> Stamps:
-        return {path: path.stat().st_mtime_ns for path in _reports(task.folder(model))}
-
-    def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
-        found = {}
-        for path in _reports(task.folder(model)):
-            report = _read(path)
-            if report and report.get("model_name") == model.name and before.get(path) != path.stat().st_mtime_ns:
-                found[str(report.get("dataset_name"))] = (path, report)
-        results = []
-        for dataset in task.datasets:
-            result = DatasetResult(dataset)
-            if dataset in found:
-                result = _result(dataset, *found[dataset], _files("reviews", task, model, dataset))
-            result = replace(result, answered=min(result.requested, self.answers(task, model, dataset)))
-            results.append(_with_failures(result, task.folder(model), model.name))
-        return results
-
-    def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        return sum(map(_rows, _files("predictions", task, model, dataset)))
-
-    def verdicts(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        return sum(map(_rows, _files("reviews", task, model, dataset)))
-
-    def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
-        return failures.standing(task.folder(model), model.name, dataset)
+    def look(self, task: Task, model: ModelConfig) -> Saved:
+        return NativeSaved(task, model)
 
     def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
         folder = task.folder(model)
@@ -100,7 +72,7 @@ class Native(Backend):
 
     def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
         report = task.folder(model) / "reports" / model.name / f"{dataset}.json"
-        return _move([*_files("reviews", task, model, dataset), report], task.folder(model), kept)
+        return _move([*NativeSaved(task, model).files("reviews", dataset), report], task.folder(model), kept)
 
     def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         judged = bool((task.stock.get("judge") or {}).get("models"))
@@ -161,25 +133,10 @@ def _limit_problems(limit: Any) -> Iterable[Problem]:
         yield Problem("limit", f"{limit} is neither a whole number nor a fraction", todo)
 
 
-def _reports(folder: Path) -> list[Path]:
-    """A model's name may hold slashes, and so make folders."""
-    return sorted((folder / "reports").rglob("*.json"))
-
-
 def has_predictions(folder: Path) -> bool:
     """Whether there is anything to go on from. EvalScope refuses a folder without the task it was made by."""
     snapshot = folder / "configs" / "task_config.yaml"
     return snapshot.is_file() and any(path.stat().st_size for path in (folder / "predictions").rglob("*.jsonl"))
-
-
-def _files(kind: str, task: Task, model: ModelConfig, dataset: str) -> list[Path]:
-    """KIND/MODEL/DATASET_SUBSET.jsonl; a name that starts with another dataset's is that one's."""
-    others = [name for name in task.datasets if name != dataset and name.startswith(f"{dataset}_")]
-    return [
-        path
-        for path in sorted((task.folder(model) / kind / model.name).glob(f"{glob.escape(dataset)}_*.jsonl"))
-        if not any(path.name.startswith(f"{name}_") for name in others)
-    ]
 
 
 def _move(paths: Iterable[Path], folder: Path, kept: Path) -> bool:
@@ -190,72 +147,3 @@ def _move(paths: Iterable[Path], folder: Path, kept: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(str(path), target)
     return bool(found)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path]) -> DatasetResult:
-    metrics = [_metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
-    metrics.sort(key=lambda metric: not metric.primary)
-    execution = report.get("execution_summary") or {}
-    largest = max((metric.samples for metric in metrics), default=0)
-    judge = report.get("judge_summary") or {}
-    judged = int(judge.get("total") or 0) if judge else None
-    fallbacks = 0
-    if judge and judge.get("status") != "success":
-        seen = int(judge.get("total_observations") or 0) - int(judge.get("valid_observations") or 0)
-        fallbacks = sum(map(_fallbacks, reviews)) or max(1, seen)
-    notes = []
-    if judged is not None and judge.get("status") != "success":
-        notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
-    return DatasetResult(
-        dataset,
-        metrics,
-        requested=int(execution.get("requested") or largest),
-        succeeded=int(execution.get("succeeded", largest)),
-        failed=int(execution.get("errored") or 0),
-        report=path,
-        notes=notes,
-        judged=None if judged is None else judged - fallbacks,
-        fallbacks=fallbacks,
-    )
-
-
-def _rows(path: Path) -> int:
-    """Rows of a JSON-lines file; one that is not ended is none."""
-    with path.open("rb") as file:
-        return sum(line.endswith(b"\n") and line.strip() != b"" for line in file)
-
-
-def _fallbacks(reviews: Path) -> int:
-    """Samples in a review file whose score is not the judge's."""
-    rows = {row.get("index"): row for row in failures.lines(reviews)}
-    return sum(map(is_fallback, rows.values()))
-
-
-def _with_failures(result: DatasetResult, folder: Path, model: str) -> DatasetResult:
-    """A result, with why some of its samples have no answer."""
-    if result.report is not None and not result.failed and result.succeeded >= result.requested:
-        return result  # all is there; what the file has is of another time
-    found = failures.standing(folder, model, result.dataset)
-    return replace(result, notes=[*result.notes, *failures.notes(found)], failures=failures.by_kind(found))
-
-
-def _metric(item: dict[str, Any], primary: Any) -> Metric:
-    identity = item.get("identity") or {}
-    dimensions = [str(value) for value in (identity.get("dimensions") or {}).values()]
-    name = str(item.get("legacy_name") or identity.get("name") or item.get("name"))
-    if identity.get("aggregation") not in (None, "mean"):
-        dimensions.insert(0, str(identity["aggregation"]))
-    return Metric(
-        f"{name} ({', '.join(dimensions)})" if dimensions else name,
-        item.get("score"),
-        int(item.get("num") or 0),
-        primary=primary is not None and identity == primary,
-    )

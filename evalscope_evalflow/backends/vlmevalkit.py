@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow import catalog, failures, ledger
-from evalscope_evalflow.backends.base import Backend, DatasetResult, Stamps
-from evalscope_evalflow.backends.native import _generation_problems, _metric, _move
+from evalscope_evalflow.backends.base import Backend, Saved
+from evalscope_evalflow.backends.native import _generation_problems, _move
+from evalscope_evalflow.backends.vlmevalkit_results import VLMEvalKitSaved
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
-from evalscope_evalflow.failures import Failure
 from evalscope_evalflow.task import Task
-from evalscope_evalflow.worker.vlmevalkit_files import Files, model_type
+from evalscope_evalflow.worker.vlmevalkit_files import model_type
 
 # What a stock task can say, and VLMEvalKit cannot do.
 _CANNOT = {
@@ -84,33 +82,8 @@ class VLMEvalKit(Backend):
             "verify_md5": task.flow.verify_md5,
         }
 
-    def stamps(self, task: Task, model: ModelConfig) -> Stamps:
-        found = (_files(task, model, dataset).report for dataset in task.datasets)
-        return {path: path.stat().st_mtime_ns for path in found if path.exists()}
-
-    def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
-        return [self._result(task, model, dataset, before) for dataset in task.datasets]
-
-    def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        files = _files(task, model, dataset)
-        state = files.read()
-        # A file that is not as we left it, or gone, is counted by the worker alone.
-        saved = int(state.get("answered") or 0) if files.stamp() and state.get("stamp") == files.stamp() else 0
-        return saved + len(files.read_journal())
-
-    def verdicts(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        files = _files(task, model, dataset)
-        state = files.read()
-        return int(state.get("scored") or 0) + int(state.get("left_out") or 0) if files.made() else 0
-
-    def failures(self, task: Task, model: ModelConfig, dataset: str) -> list[Failure]:
-        return [
-            Failure(
-                dataset, "default", row, str(item.get("kind")), bool(item.get("transient")),
-                str(item.get("message")), str(item.get("time")),
-            )
-            for row, item in (_files(task, model, dataset).read().get("failed") or {}).items()
-        ]  # fmt: skip
+    def look(self, task: Task, model: ModelConfig) -> Saved:
+        return VLMEvalKitSaved(task, model)
 
     def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
         folder = task.folder(model)
@@ -119,59 +92,15 @@ class VLMEvalKit(Backend):
         return _move([*paths, *ours], folder, kept)
 
     def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
-        files = _files(task, model, dataset)
+        files = VLMEvalKitSaved(task, model).files(dataset)
         moved = _move([*files.made(), files.report], task.folder(model), kept)
         files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
         return moved
-
-    def _result(self, task: Task, model: ModelConfig, dataset: str, before: Stamps) -> DatasetResult:
-        files = _files(task, model, dataset)
-        state, report = files.read(), None
-        if files.report.exists() and before.get(files.report) != files.report.stat().st_mtime_ns:
-            report = _read(files.report)
-        metrics = []
-        if report is not None:
-            metrics = [_metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
-            metrics.sort(key=lambda metric: not metric.primary)
-        requested = int(state.get("requested") or 0)
-        answered = min(requested, self.answers(task, model, dataset))
-        found = self.failures(task, model, dataset)
-        fallbacks = state.get("fallbacks") or {}
-        kinds = Counter(fallbacks.values())
-        left_out = int(state.get("left_out") or 0)
-        notes = failures.notes(found)
-        notes += [f"{number} × no verdict: {kind.replace('_', ' ')}" for kind, number in kinds.most_common()]
-        if left_out:
-            notes.append(f"{left_out} more are left out of the score: variants of the same question have none")
-        if state.get("error"):
-            notes.append(str(state["error"]))
-        return DatasetResult(
-            dataset, metrics, requested=requested, answered=answered,
-            succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
-            failed=requested - answered, report=files.report if report is not None else None, notes=notes,
-            failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
-        )  # fmt: skip
-
-
-def _files(task: Task, model: ModelConfig, dataset: str) -> Files:
-    folder = task.folder(model)
-    others = {
-        path.stem for path in (folder / "evalflow" / "vlmevalkit").glob("*.json")
-    }  # of other tasks in this folder
-    return Files(folder, model.name, dataset, {*task.datasets, *others})
 
 
 def _generation(task: Task) -> dict[str, Any]:
     settings = task.stock.get("generation_config") or {}
     return dict(settings) if isinstance(settings, Mapping) else {}
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _limit_problems(limit: Any) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from concurrent.futures import wait
 from functools import partial
 
 from evalscope_evalflow.errors import EvalFlowError, Stopped
+from evalscope_evalflow.needs import Survey
 from evalscope_evalflow.outcome import FlowResult, ModelResult
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.report.console import Reporter
@@ -37,11 +38,12 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     """
     reporter = reporter or Reporter(quiet=True)
     sweep_before(reporter.warn)
-    for note in (*task.notes, *preflight(task, reporter.say)):
+    survey = Survey(task)
+    for note in (*task.notes, *preflight(task, reporter.say, survey)):
         reporter.warn(note)
     executor = load_executor(task.flow.executor)
     refuse_folders_in_use([task.folder(model) for model in task.models])
-    todo = jobs(task)
+    todo = jobs(task, survey)
     if len(todo) == 1 and task.flow.executor == "local":  # in this thread, which a Ctrl-C interrupts
         return FlowResult(task, [todo[0].run(reporter)])
     results = _many(todo, executor, reporter)

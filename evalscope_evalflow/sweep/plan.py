@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import resolve_engine
-from evalscope_evalflow.needs import Needs, needs
+from evalscope_evalflow.needs import Needs, Survey
 from evalscope_evalflow.preflight import judges
 from evalscope_evalflow.serving.claims import Claim, claim
 from evalscope_evalflow.sweep.job import Job, alone
@@ -16,17 +16,22 @@ from evalscope_evalflow.task import Task
 JUDGED_AT_ONCE = 4  # models with nothing to ask: each has a process that imports EvalScope
 
 
-def jobs(task: Task) -> list[Job]:
+def jobs(task: Task, survey: Survey | None = None) -> list[Job]:
     """The jobs of a task that has passed preflight, in the order of its models.
+
+    Args:
+        task: it.
+        survey: what preflight has seen of its models; default: a new one.
 
     Raises:
         ConfigError: a model fits nowhere.
     """
+    survey = survey or Survey(task)
     counted = samples(task)
     judged = bool(judges(task))
     found = []
     for model in task.models:
-        left = needs(task, model)
+        left = survey.needs(model)
         todo = size(task, model, left, counted, judged)
         found.append(Job(alone(task, model), todo, _claim(task, model, left), serves=bool(left.infer)))
     return found

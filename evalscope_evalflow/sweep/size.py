@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalscope_evalflow import ledger
-from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import weights
 from evalscope_evalflow.needs import Needs
@@ -77,8 +76,7 @@ def size(task: Task, model: ModelConfig, left: Needs, counted: Mapping[str, int]
         counted: samples of each dataset.
         judged: whether a judge is asked.
     """
-    backend = load_backend(task.flow.backend)
-    asked = sum(counted[dataset] - backend.answers(task, model, dataset) for dataset in left.infer)
+    asked = sum(counted[dataset] - left.answers.get(dataset, 0) for dataset in left.infer)
     return Size(
         load_bytes=_stored(model.path) if left.infer else 0,
         answers=max(len(left.infer), asked),

@@ -61,13 +61,13 @@ class Files:
         """Everything that is made of the answers."""
         if not self.folder.is_dir():
             return []
+        names = [name for name in os.listdir(self.folder) if name.startswith(f"{self.name}_")]
         unfinished = self.unfinished()
         return [
             path
-            for path in sorted(self.folder.iterdir())
-            if path.name.startswith(f"{self.name}_") and not path.name.startswith(self._others)
-            and path not in unfinished and path.is_file()
-        ]  # fmt: skip
+            for path in (self.folder / name for name in sorted(names) if not name.startswith(self._others))
+            if path not in unfinished and path.is_file()
+        ]
 
     def verdicts(self) -> list[Path]:
         """Verdicts, sample by sample."""

@@ -78,6 +78,11 @@ def answers(work: Path) -> list[str]:
     ]
 
 
+def events(work: Path) -> list[str]:
+    lines = (work / "evalflow" / "events.jsonl").read_text().splitlines()
+    return [json.loads(line)["event"] for line in lines]
+
+
 def engine_started(work: Path) -> bool:
     return "command" in record(work)
 
@@ -155,11 +160,13 @@ def test_infer_today_and_judge_tomorrow(run: Callable[..., Any], judge: JudgeSer
     assert len(judge.asked) == 8
 
     judge.asked.clear()
+    before = record(work)
     done = run(judge=judge.settings)
     assert "nothing is left to do; nothing was started" in done.stderr
     assert "8/8" in done.stdout
     assert judge.asked == []
-    assert (record(work)["phases"], engine_started(work)) == ([], False)
+    assert record(work) == before, "it says how these results were made"
+    assert events(work)[-2:] == ["complete", "nothing is left to do"]
     assert report(work) == whole
 
 
@@ -232,11 +239,13 @@ def test_answers_that_failed_for_a_moment_are_asked_again_with_their_verdicts(
 def test_what_failed_for_good_starts_no_engine(run: Callable[..., Any], tmp_path: Path) -> None:
     work = tmp_path / "work"
     run(code=3, script=("--fail-prompt", "river=400"))
+    before = record(work)
     done = run(code=3, script=("--fail-prompt", "river=400"))
     assert "nothing was started" in done.stderr
     assert "(incomplete)" in done.stdout
     assert "request refused (permanent)" in done.stdout
-    assert not engine_started(work)
+    assert record(work) == before, "it says how these results were made"
+    assert events(work)[-2:] == ["incomplete", "nothing is left to do"]
 
 
 @pytest.mark.parametrize(

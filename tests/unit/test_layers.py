@@ -18,7 +18,7 @@ WORKER = {path.stem for path in (PACKAGE / "worker").glob("*.py")}
 UNITS = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
 
 TASKS = {"backends", "catalog", "failures", "ledger", "record", "report", "task", "worker", "workers"}
-FLOW = {"attempt", "control", "fingerprint", "flow", "needs", "outcome", "plan", "preflight", "sweep"}
+FLOW = {"attempt", "collect", "control", "fingerprint", "flow", "needs", "outcome", "plan", "preflight", "sweep"}
 ABOVE_SERVING = TASKS | FLOW | {"cli", "demo", "doctor", "plugin", "runs", "surroundings"}
 FORBIDDEN = {
     "errors": UNITS - {"errors"},

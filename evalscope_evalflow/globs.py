@@ -1,0 +1,163 @@
+"""Models by a pattern of paths, such as `/checkpoints/step-*`: one for each match, in natural order."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from evalscope_evalflow.errors import ConfigError, Problem
+
+PLACE = "{}"  # in a name: where it is filled in what the pattern's stars stand for
+_MAGIC = re.compile(r"[*?\[]")
+_NUMBER = re.compile(r"([0-9]+)")
+
+
+def is_pattern(path: Any) -> bool:
+    """Whether a path is a pattern: it has one of `*?[`, and nothing of that very name is there."""
+    return isinstance(path, str) and bool(_MAGIC.search(path)) and not os.path.exists(os.path.expanduser(path))
+
+
+def expand(models: Sequence[Any], where: str) -> list[Any]:
+    """Entries of `models` in which those with a pattern as `path` are replaced by one for each match.
+
+    Args:
+        models: entries as a file has them; what is no mapping, or has no pattern, stays as it is.
+        where: how messages name the list.
+
+    Raises:
+        ConfigError: with every pattern that matches nothing, or something that is no checkpoint.
+    """
+    found: list[Any] = []
+    problems: list[Problem] = []
+    for number, entry in enumerate(models):
+        if not isinstance(entry, Mapping) or not is_pattern(entry.get("path")):
+            found.append(entry)
+            continue
+        try:
+            found += _expanded(entry, f"{where}.{number}.path")
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def pair(paths: Sequence[str], given: Sequence[str], where: str) -> list[tuple[str, str]]:
+    """(name, path) of each model that paths stand for, some of which are patterns.
+
+    Args:
+        paths: as they were given.
+        given: names: none, one for each path, or one for each model.
+        where: how messages name the paths.
+
+    Raises:
+        ConfigError: a pattern is no good, or names and models are not as many.
+    """
+    found = [(path, matches(path, where) if is_pattern(path) else [path]) for path in paths]
+    every = [match for _, some in found for match in some]
+    if len(given) == len(paths) or not given:
+        wanted: Sequence[str | None] = given or [None] * len(paths)
+        named = [
+            name
+            for (path, some), name in zip(found, wanted, strict=True)
+            for name in ([name] if name and not is_pattern(path) else names(path, some, name))
+        ]
+    elif len(given) == len(every):
+        named = list(given)
+    else:
+        what = f"{len(given)} given for {len(every)} models"
+        raise ConfigError(Problem("--eval_model_name", what, "Leave it out, or give one for each path, or model."))
+    return list(zip(named, every, strict=True))
+
+
+def matches(pattern: str, where: str) -> list[str]:
+    """The checkpoints that a pattern matches, as absolute paths: `step-2` before `step-10`.
+
+    Raises:
+        ConfigError: there are none, or some of what it matches are none.
+    """
+    full = os.path.abspath(os.path.expanduser(pattern))
+    found = sorted(glob.glob(full), key=_natural)
+    if pattern.endswith(os.sep):
+        found = [path for path in found if os.path.isdir(path)]
+    if not found:
+        raise ConfigError(Problem(where, f"nothing matches {pattern}", _nearest_folder(full)))
+    wrong = {path: why for path in found if (why := _why_no_checkpoint(path))}
+    if wrong:
+        first = "; ".join(f"{path} {why}" for path, why in list(wrong.items())[:5])
+        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+        raise ConfigError(
+            Problem(
+                where,
+                f"{len(wrong)} of the {len(found)} matches of {pattern} are no checkpoints: {first}{more}",
+                "Make the pattern narrower, or move them away.",
+            )
+        )
+    return found
+
+
+def names(pattern: str, paths: Sequence[str], name: str | None = None) -> list[str]:
+    """A name for each match of a pattern.
+
+    Args:
+        pattern: it.
+        paths: its matches.
+        name: with `{}` where what the stars stand for is filled in, else at its end; None: the match's own name, or,
+            where several have the same, what the stars stand for.
+    """
+    stood = [_stood_for(pattern, path) for path in paths]
+    if name is None:
+        own = [_own_name(path) for path in paths]
+        return own if len(set(own)) == len(own) else stood
+    return [name.replace(PLACE, part) if PLACE in name else f"{name}-{part}" for part in stood]
+
+
+def _expanded(entry: Mapping[Any, Any], where: str) -> Iterable[dict[Any, Any]]:
+    pattern = str(entry["path"])
+    paths = matches(pattern, where)
+    given = entry.get("name")
+    for path, name in zip(paths, names(pattern, paths, None if given is None else str(given)), strict=True):
+        yield {**entry, "name": name, "path": path}
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Numbers in it by their value."""
+    return [(int(part), "") if place % 2 else (-1, part) for place, part in enumerate(_NUMBER.split(path))]
+
+
+def _own_name(path: str) -> str:
+    """A folder's name, or a file's without `.gguf`."""
+    return os.path.basename(path.rstrip(os.sep)).removesuffix(".gguf")
+
+
+def _stood_for(pattern: str, path: str) -> str:
+    """What `*`, `?` and `[…]` of a pattern stand for in one of its matches; several joined by dashes."""
+    full = os.path.abspath(os.path.expanduser(pattern))
+    parts = re.split(r"(\*+|\?|\[[^\]]+\])", full)
+    words = {"*": "([^/]*)", "?": "([^/])"}
+    expression = "".join(
+        (words.get(part[0]) or f"({part.replace('[!', '[^')})") if number % 2 else re.escape(part)
+        for number, part in enumerate(parts)
+    )
+    match = re.fullmatch(expression, path)
+    found = match.groups() if match else ()
+    return "-".join(part.removesuffix(".gguf") for part in found if part) or _own_name(path)
+
+
+def _why_no_checkpoint(path: str) -> str:
+    """Why a match is none, in words; empty if it looks like one. What is in its files is preflight's to check."""
+    if os.path.isdir(path):
+        return "" if os.path.isfile(os.path.join(path, "config.json")) else "has no config.json"
+    return "" if path.endswith(".gguf") else "is a file, and no .gguf"
+
+
+def _nearest_folder(full: str) -> str:
+    """What is there of a pattern that matches nothing."""
+    folder = full
+    while _MAGIC.search(folder) or not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    inside = sorted(os.listdir(folder), key=_natural)[:5] if os.access(folder, os.R_OK) else []
+    return f"{folder} holds {', '.join(inside) or 'nothing'}{', …' if len(inside) == 5 else ''}."
