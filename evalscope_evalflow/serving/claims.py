@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.serving.devices import VARIABLE, DriverError, holders, is_busy, read, split
-from evalscope_evalflow.serving.placement import place, place_layers
+from evalscope_evalflow.serving.placement import place
 from evalscope_evalflow.serving.pool import ALL, Pool, find
 
 MACHINE = "this machine"  # stands for whatever an engine finds, where no devices are told apart
@@ -48,12 +47,9 @@ def claim(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Claim:
         return Claim(tuple(pool.devices) or (MACHINE,), max(1, len(pool.devices)))
     if not pool.known:
         return Claim(named, _by_number(engine, deploy, len(named)), told=True) if named else Claim((MACHINE,), 1)
-    if engine.spreads == "layers":
-        taken = split(place_layers(engine, model, deploy, dataclasses.replace(pool, chosen="us")).devices or "")
-        return Claim((MACHINE,), 1) if taken == ("-1",) else Claim(tuple(pool.devices), len(taken), True, True)
-    if not pool.devices:  # devices: "", for an engine on CPUs
+    if not pool.devices:  # devices: "", for an engine on CPUs; or none is idle, for one that can do without
         return Claim((MACHINE,), 1)
-    chosen = split(place(engine, model, deploy, waiting=1).devices or "")
+    chosen = split(place(engine, model, deploy, waiting=1, among=pool.devices).devices or "")
     return Claim(tuple(pool.devices), max(1, len(chosen)), True, True)
 
 
@@ -81,14 +77,12 @@ def settle(
     free = [name for name in free if name not in others]
     if len(free) < claimed.needs:
         return None
-    narrowed = deploy.model_copy(update={"devices": ",".join(free)})
     try:
-        if engine.spreads == "layers":
-            pool = dataclasses.replace(_pool(narrowed), chosen="us")
-            return {"devices": place_layers(engine, model, narrowed, pool).devices}
-        placement = place(engine, model, narrowed, waiting=waiting)
+        placement = place(engine, model, deploy, waiting=waiting, among=free)
     except ConfigError:
         return None
+    if engine.spreads == "layers":
+        return {"devices": placement.devices}
     return {
         "devices": placement.devices,
         "tensor_parallel": placement.tensor_parallel,

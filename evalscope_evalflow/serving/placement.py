@@ -7,7 +7,8 @@ the weights and the KV cache of one sequence. Devices that are left become repli
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +57,15 @@ class Placement:
         return deploy.model_copy(update=chosen)
 
 
-def place(engine: Engine, model: ModelConfig, deploy: DeployConfig, *, waiting: int = 0, run_id: str = "") -> Placement:
+def place(
+    engine: Engine,
+    model: ModelConfig,
+    deploy: DeployConfig,
+    *,
+    waiting: int = 0,
+    run_id: str = "",
+    among: Collection[str] | None = None,
+) -> Placement:
     """Choose devices, tensor and data parallelism; what is given as numbers is kept.
 
     Args:
@@ -65,6 +74,7 @@ def place(engine: Engine, model: ModelConfig, deploy: DeployConfig, *, waiting: 
         deploy: how.
         waiting: models that wait for devices; then there is one replica.
         run_id: of the run that it is for.
+        among: names of devices, if it may have these alone.
 
     Raises:
         ConfigError: it fits nowhere, or there are too few devices.
@@ -76,8 +86,10 @@ def place(engine: Engine, model: ModelConfig, deploy: DeployConfig, *, waiting: 
         pool = find(deploy, run_id)
     except DriverError as error:
         raise ConfigError(Problem(DEVICES, str(error), "See what nvidia-smi says.")) from None
+    if among is not None:
+        pool = dataclasses.replace(pool, devices={name: pool.devices[name] for name in pool.devices if name in among})
     if engine.spreads == "layers":
-        return place_layers(engine, model, deploy, pool)
+        return _layers(engine, model, deploy, pool if among is None else dataclasses.replace(pool, chosen="us"))
     demand = engine.demand(model, deploy)
     unmeasured = len(pool.devices) - len(pool.measured)
     if not pool.known or (unmeasured and (pool.chosen != "us" or not pool.measured)):
@@ -139,7 +151,7 @@ def _names(deploy: DeployConfig) -> str | None:
         return "0"  # of which the check says that it does not answer
 
 
-def place_layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool) -> Placement:
+def _layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool) -> Placement:
     """For an engine that shares out layers, and leaves to the CPU what has no room: as few idle devices as hold it."""
     if pool.chosen == "variables":
         return Placement(None)
