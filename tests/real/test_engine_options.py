@@ -146,7 +146,7 @@ def parsed(
             if engine_name != name:
                 continue
             settings = DeployConfig(**_filled(deploy, places))
-            address = Address("127.0.0.1", settings.port or 8000, KEY)
+            address = Address(settings.host, settings.port or 8000, KEY)
             command = engine.command(ModelConfig(name="mine", path=places["model"]), settings, address, env)
             cases[case] = {"argv": command.argv[1:], "env": command.env, "out": str(folder / case)}
         done = subprocess.run(
