@@ -10,12 +10,16 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.needs import Needs, Survey, needs
 from evalscope_evalflow.preflight import preflight
+from evalscope_evalflow.serving.claims import settle
 from evalscope_evalflow.serving.placement import place
+from evalscope_evalflow.sweep.executors import load_executor
+from evalscope_evalflow.sweep.job import Job
+from evalscope_evalflow.sweep.plan import jobs, order_of
 from evalscope_evalflow.task import Task
 
 
@@ -66,17 +70,22 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     """
     console = console or Console(emoji=False, soft_wrap=True, highlight=False)
     errors = Console(stderr=True, emoji=False, soft_wrap=True, highlight=False)
+    load_executor(task.flow.executor)
     survey = Survey(task)
     notes = preflight(task, lambda text: errors.print(escape(text), style="dim"), survey)
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
     for note in (*task.notes, *notes):
         console.print(f"Note: {escape(note)}", style="yellow")
-    for model in task.models:
-        deploy = task.flow.deploy_for(model)
+    todo = jobs(task, survey)
+    left_to_do = [job for job in todo if job.claim.needs]
+    turns = {left_to_do[number].model.name: rank for rank, number in enumerate(order_of(left_to_do).jobs, start=1)}
+    for model, job in zip(task.models, todo, strict=True):
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
         left = survey.needs(model)
         if left.infer:
-            for line in _serving(model, deploy):
+            if len(turns) > 1:
+                console.print(f"  {escape(_turn(job, turns[model.name], len(turns)))}")
+            for line in _serving(job, len(turns) - 1):
                 console.print(f"  {escape(line)}")
         elif left.judge:
             console.print("  no engine: every answer that can be had is saved")
@@ -87,12 +96,23 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     console.print("Nothing was started.")
 
 
-def _serving(model: ModelConfig, deploy: DeployConfig) -> list[str]:
-    """How a model would be served."""
+def _turn(job: Job, rank: int, models: int) -> str:
+    """When a model's turn comes, and what it is given then."""
+    names = job.claim.devices
+    what = names[0] if len(names) == 1 else f"{job.claim.needs} of the devices {', '.join(names)}"
+    return f"number {rank} of {models} to begin, when it can have {what}"
+
+
+def _serving(job: Job, waiting: int) -> list[str]:
+    """How a model would be served, if it were the first of those that wait."""
+    model, deploy = job.model, job.task.flow.deploy_for(job.model)
     engine = resolve_engine(model, deploy)
     if not engine.local:
         return [f"{engine.name}: {model.api_url}, which answers"]
-    placement = place(engine, model, deploy)
+    if waiting:
+        settings = settle(engine, model, deploy, job.claim, job.claim.devices, waiting)
+        deploy = deploy.model_copy(update=settings or {})
+    placement = place(engine, model, deploy, waiting=waiting)
     deploy = placement.apply(deploy)
     env = Environment.find(deploy.env)
     command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)

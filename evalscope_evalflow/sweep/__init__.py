@@ -37,11 +37,11 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         EvalFlowError: no model could be finished.
     """
     reporter = reporter or Reporter(quiet=True)
+    executor = load_executor(task.flow.executor)
     sweep_before(reporter.warn)
     survey = Survey(task)
     for note in (*task.notes, *preflight(task, reporter.say, survey)):
         reporter.warn(note)
-    executor = load_executor(task.flow.executor)
     refuse_folders_in_use([task.folder(model) for model in task.models])
     todo = jobs(task, survey)
     if len(todo) == 1 and task.flow.executor == "local":  # in this thread, which a Ctrl-C interrupts

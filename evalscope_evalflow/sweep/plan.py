@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from evalscope_evalflow.config import ModelConfig
@@ -10,6 +11,7 @@ from evalscope_evalflow.needs import Needs, Survey
 from evalscope_evalflow.preflight import judges
 from evalscope_evalflow.serving.claims import Claim, claim
 from evalscope_evalflow.sweep.job import Job, alone
+from evalscope_evalflow.sweep.schedule import Order, Part, best_order
 from evalscope_evalflow.sweep.size import samples, size
 from evalscope_evalflow.task import Task
 
@@ -35,6 +37,16 @@ def jobs(task: Task, survey: Survey | None = None) -> list[Job]:
         todo = size(task, model, left, counted, judged)
         found.append(Job(alone(task, model), todo, _claim(task, model, left), serves=bool(left.infer)))
     return found
+
+
+def order_of(jobs: Sequence[Job]) -> Order:
+    """The order in which jobs are begun."""
+    parts = [Part(job.claim.devices, job.claim.needs, job.size.engine_s(), job.size.judge_s) for job in jobs]
+    verdicts = [job.size.verdicts for job in jobs if job.size.verdicts]
+    if not verdicts:
+        return best_order(parts)
+    at_once = max(job.size.verdicts_at_once for job in jobs)
+    return best_order(parts, judges=max(1, at_once * len(verdicts) // max(1, sum(verdicts))))
 
 
 def _claim(task: Task, model: ModelConfig, left: Needs) -> Claim:

@@ -98,3 +98,15 @@ def test_the_plan_names_engine_devices_command_and_cells(task, folder):
     assert "  gsm8k: to do" in lines
     assert lines[-1] == "Nothing was started."
     assert set(folder.iterdir()) == {folder / name for name in ("predictions", "reviews", "reports", "evalflow")}
+
+
+def test_several_models_are_shown_with_their_turn_and_what_they_are_given(task, gguf_file, make_gguf):
+    larger = make_gguf("larger.gguf")
+    larger.write_bytes(larger.read_bytes() + bytes(10**6))
+    models = [{"name": "small", "path": str(gguf_file)}, {"name": "large", "path": str(larger)}]
+    out = io.StringIO()
+    show_plan(task(models=models), Console(file=out, width=10000))
+    small, large = out.getvalue().split("large →")
+    assert "number 2 of 2 to begin, when it can have 1 of the devices 2, 3" in small
+    assert "number 1 of 2 to begin" in large
+    assert "llamacpp on devices 2: " in large

@@ -19,7 +19,7 @@ from evalscope_evalflow.serving.devices import split
 from evalscope_evalflow.sweep.budget import JudgeBudget
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
-from evalscope_evalflow.sweep.schedule import Order, Part, best_order
+from evalscope_evalflow.sweep.plan import order_of
 
 
 @dataclass(eq=False)
@@ -189,16 +189,6 @@ class Local(Executor):
         for run in waiting:
             run.future.set_running_or_notify_cancel()
             run.future.set_exception(Stopped.all("interrupted before it was begun"))
-
-
-def order_of(jobs: Sequence[Job]) -> Order:
-    """The order in which jobs are begun."""
-    parts = [Part(job.claim.devices, job.claim.needs, job.size.engine_s(), job.size.judge_s) for job in jobs]
-    verdicts = [job.size.verdicts for job in jobs if job.size.verdicts]
-    if not verdicts:
-        return best_order(parts)
-    at_once = max(job.size.verdicts_at_once for job in jobs)
-    return best_order(parts, judges=max(1, at_once * len(verdicts) // max(1, sum(verdicts))))
 
 
 def _among(run: _Run, free: Iterable[str]) -> list[str]:
