@@ -6,6 +6,7 @@ not there, or fails, is left to whoever needs it.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 import threading
@@ -14,8 +15,15 @@ from collections.abc import Callable
 MARKDOWN = ("extra", "codehilite", "attr_list", "fenced_code", "footnotes", "def_list", "tables", "abbr", "md_in_html")
 
 
-def import_ahead(*steps: Callable[[], object]) -> None:
-    """Take these steps, one after the other, without waiting for them."""
+def import_ahead(*steps: Callable[[], object]) -> threading.Thread:
+    """Take these steps, one after the other, without waiting for them.
+
+    What there is then will stay, and the garbage collector need not look at it again: EvalScope has it look at all.
+
+    Returns:
+        The thread that takes them. Whoever uses what it uses has to wait for it: plotly's figures share their
+        templates, and two that are made at once spoil each other.
+    """
 
     def take() -> None:
         for step in steps:
@@ -23,8 +31,11 @@ def import_ahead(*steps: Callable[[], object]) -> None:
                 step()
             except Exception as error:  # noqa: BLE001 - nobody has asked for it yet
                 print(f"not imported ahead: {step.__name__}: {error}", file=sys.stderr)
+        gc.freeze()
 
-    threading.Thread(target=take, daemon=True, name="evalflow-ahead").start()
+    thread = threading.Thread(target=take, daemon=True, name="evalflow-ahead")
+    thread.start()
+    return thread
 
 
 def openai_client() -> None:
@@ -39,4 +50,10 @@ def html_report() -> None:
     importlib.import_module("jinja2")
     for name in MARKDOWN:
         importlib.import_module(f"markdown.extensions.{name}")
-    importlib.import_module("plotly.express").bar(x=["a"], y=[0.0]).to_html(full_html=False, include_plotlyjs=False)
+    express = importlib.import_module("plotly.express")
+    table = {"dataset": ["a"], "subset": ["b"], "number": [1], "score": [0.5]}
+    for figure in (
+        express.bar(table, x="dataset", y="score", color="subset", text="score"),
+        express.sunburst(table, path=["dataset", "subset"], values="number", color="score"),
+    ):
+        figure.to_html(full_html=False, include_plotlyjs=False)

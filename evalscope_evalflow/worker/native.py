@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from .ahead import html_report, import_ahead, openai_client
@@ -44,6 +45,7 @@ class Native:
         self.failures = Failures(**told["failures"])
         self.datasets: list[str] = list(told["task"]["datasets"])
         self.judging = False
+        self.ahead: Thread | None = None  # imports what is needed later
         self.done: set[str] = set()  # as a whole, in the first pass
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
@@ -70,6 +72,7 @@ class Native:
     def judge(self) -> None:
         """Score what is saved; the model is gone."""
         self.judging = True
+        self._wait_for_imports()
         os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
         folder = Path(self.told["task"]["work_dir"])
         for dataset in self.datasets:
@@ -101,7 +104,13 @@ class Native:
         model_module.get_model_with_task_config = make_when_ready
 
     def _import_ahead(self) -> None:
-        import_ahead(openai_client, *([html_report] if "judge" in self.told["phases"] else []))
+        """What is needed later; a report may be made in the first pass where one dataset is done as a whole."""
+        later = "judge" in self.told["phases"] and not self.done
+        self.ahead = import_ahead(openai_client, *([html_report] if later else []))
+
+    def _wait_for_imports(self) -> None:
+        if self.ahead is not None:
+            self.ahead.join()
 
     def _run(self, evaluator: Any, datasets: list[str]) -> None:
         """Run the stock task with an evaluator of ours in place of EvalScope's default one."""
@@ -163,6 +172,7 @@ class Native:
                     raise ValueError(f"{name} has an evaluator of its own, which cannot be split: set `mode: all`")
                 self.parent.say("not split", dataset=name)
                 self.done.add(name)
+                self._wait_for_imports()
             return evaluator
 
         registry.create_evaluator = create_and_look

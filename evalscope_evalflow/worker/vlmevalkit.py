@@ -193,9 +193,12 @@ class VLMEvalKit:
         _seam(wemath, "evaluate_update_main_results_df")
         correct_wemath(wemath)
 
+    def _import_ahead(self) -> None:
+        import_ahead(openai_client)
+
     def _model_api(self) -> Api:
         if self.api is None:
-            url = self.parent.wait_for_model(lambda: import_ahead(openai_client))
+            url = self.parent.wait_for_model(self._import_ahead)
             settings = {**MODEL_PATIENCE, **(self.told.get("generation_config") or {})}
             settings.pop("batch_size", None)
             model_args = _client(resolve(self.told.get("model_args")))
