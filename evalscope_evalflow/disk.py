@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ _TODO = {
     errno.EACCES: "Make it writable",
     errno.EPERM: "Make it writable",
 }
+# What a write says, which names no file.
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class FolderError(EvalFlowError):
@@ -38,14 +41,25 @@ def probe(folder: Path) -> None:
 
 
 def explain(folder: Path, error: OSError) -> EvalFlowError:
-    """The error for a run that was ended by an OSError."""
+    """The error for a run that was ended by an OSError; it need not be of the run folder.
+
+    Args:
+        folder: the run's.
+        error: what ended it.
+    """
     todo = _TODO.get(error.errno or 0)
-    if todo is None:
-        return EvalFlowError(f"{folder}: {error}")
+    named = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, (str, bytes)) else None
+    ours = named is None or folder.absolute() in (named, *named.parents)
+    if todo is None or (named is None and error.errno not in _OF_WRITING):
+        return EvalFlowError(str(error))
+    if error.errno not in _OF_WRITING and not ours:
+        return EvalFlowError(f"{named}: {error.strerror}\n    Is it yours to use? Then run the same command again.")
+    where = folder if ours or named is None else named
     free = ""
     with suppress(OSError):
-        free = f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)" if error.errno == errno.ENOSPC else ""
+        existing = next(path for path in (where, *where.parents) if path.exists())
+        free = f" ({shutil.disk_usage(existing).free / 1e6:.1f} MB free)" if error.errno == errno.ENOSPC else ""
     return FolderError(
-        f"{folder} cannot be written: {error.strerror}{free}"
+        f"{where} cannot be written: {error.strerror}{free}"
         f"\n    {todo}, and run the same command: it goes on from the answers that were saved."
     )
