@@ -299,6 +299,9 @@ class Attempt:
         elif event["event"] == "going" and self.engine.local:
             times = self._began, self._worker_began, self._worker_ready, self._engine_ready
             self.record.set(overlap=overlap(*times))
+        elif event["event"] == "dataset failed":
+            ledger.update(self.folder, event["dataset"], error=event["message"])
+            self.reporter.warn(f"{name}: {event['dataset']} failed: {event['message']}; the other datasets go on")
         elif event["event"] == "not split":
             self.reporter.say(f"{name}: {event['dataset']} has an evaluator of its own: judged while the engine runs")
 

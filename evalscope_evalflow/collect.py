@@ -36,10 +36,10 @@ def collect(
         },
     )
     for result in results:
+        notes = "".join(f"; {note}" for note in result.notes)
         if result.report is None and not result.predicted_only:
-            reporter.warn(f"{model.name}: no report for {result.dataset}")
+            reporter.warn(f"{model.name}: no report for {result.dataset}{notes}")
         elif not result.complete:
-            notes = "".join(f"; {note}" for note in result.notes)
             reporter.warn(
                 f"{model.name}: {result.dataset} is incomplete: {result.answered} of {result.requested} answered{notes}"
             )

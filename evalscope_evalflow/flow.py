@@ -156,9 +156,9 @@ def _prepare(task: Task, model: ModelConfig, reporter: Reporter) -> Needs:
             reporter.say(f"{model.name}: another judge; earlier verdicts on {', '.join(moved)} are kept in {kept}")
     asked = fingerprint.predictions_on(task, model, left.infer)
     cause = failures.cause(task, model)
-    changes: dict[str, dict[str, Any]] = {dataset: {"report": None} for dataset in left.judge}
+    changes: dict[str, dict[str, Any]] = {dataset: {"report": None, "error": None} for dataset in left.judge}
     for dataset, facts in asked.items():
-        changes[dataset] = {"predictions": facts, "cause": cause, "report": None}
+        changes[dataset] = {"predictions": facts, "cause": cause, "report": None, "error": None}
     ledger.update_all(folder, changes)
     return left
 

@@ -28,6 +28,7 @@ class Cell:
             these answers and verdicts.
         counted: rows of its files, so that they need not be counted again while a file is as it was: by the file's
             path in the run folder, [bytes, when it was written (ns since the epoch), rows].
+        error: what ended its last run before its report; None: nothing did.
     """
 
     predictions: dict[str, Any] | None = None
@@ -37,6 +38,7 @@ class Cell:
     verdicts: dict[str, Any] | None = None
     report: int | None = None
     counted: dict[str, list[int]] | None = None
+    error: str | None = None
 
 
 _FIELDS = {field.name for field in fields(Cell)}

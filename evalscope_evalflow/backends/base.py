@@ -100,6 +100,11 @@ class Saved(ABC):
         """The same of one dataset."""
         return self.cells.get(dataset) or ledger.Cell()
 
+    def ended_by(self, dataset: str) -> list[str]:
+        """What ended the last run of a dataset, in words; empty if nothing did."""
+        error = self.cell(dataset).error
+        return [] if error is None else [f"it was ended by {error}"]
+
     @abstractmethod
     def stamps(self) -> Stamps:
         """The reports, so that none of them is later taken for a new one."""
@@ -134,7 +139,8 @@ class Saved(ABC):
             results.append(
                 DatasetResult(
                     dataset, requested=requested, answered=answered, failed=requested - answered,
-                    notes=failures.notes(found), failures=failures.by_kind(found), predicted_only=True,
+                    notes=[*failures.notes(found), *self.ended_by(dataset)],
+                    failures=failures.by_kind(found), predicted_only=True,
                 )
             )  # fmt: skip
         return results

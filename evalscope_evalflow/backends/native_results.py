@@ -102,7 +102,8 @@ class NativeSaved(Saved):
         if result.report is not None and not result.failed and result.succeeded >= result.requested:
             return result  # all is there; what the file has is of another time
         why = self.failures(dataset)
-        return replace(result, notes=[*result.notes, *failures.notes(why)], failures=failures.by_kind(why))
+        notes = [*result.notes, *failures.notes(why), *self.ended_by(dataset)]
+        return replace(result, notes=notes, failures=failures.by_kind(why))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

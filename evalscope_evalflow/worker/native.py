@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -47,6 +50,7 @@ class Native:
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
         self.done: set[str] = set()  # as a whole, in the first pass
+        self.lost: dict[str, Exception] = {}  # what ended datasets
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
     def prepare(self) -> None:
@@ -79,7 +83,7 @@ class Native:
             dropped = drop_fallbacks(folder / "reviews" / self.told["task"]["model_id"], dataset)
             if dropped:
                 self.parent.say("verdicts dropped", dataset=dataset, number=dropped)
-        left = [dataset for dataset in self.datasets if dataset not in self.done]
+        left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
             self.told["task"]["use_cache"] = str(folder)
             self._run(self._judge(), left)
@@ -173,9 +177,24 @@ class Native:
                 self.parent.say("not split", dataset=name)
                 self.done.add(name)
                 self._wait_for_imports()
+            evaluator.eval = partial(self._alone, str(benchmark.name), evaluator.eval)
             return evaluator
 
         registry.create_evaluator = create_and_look
+
+    def _alone(self, dataset: str, evaluate: Callable[[], Any]) -> Any:
+        """A dataset, which ends no other if it fails; if all do, the run ends as the first did."""
+        try:
+            return evaluate()
+        except Exception as error:  # noqa: BLE001 - whatever a benchmark raises
+            traceback.print_exc()
+            self.lost[dataset] = error
+            if len(self.lost) == len(self.datasets):
+                raise next(iter(self.lost.values())) from None
+            self.parent.say("dataset failed", dataset=dataset, message=f"{type(error).__name__}: {said_by(error)}")
+        if not self.judging and dataset == self.datasets[-1]:
+            raise _AllPredicted
+        return {}
 
     def _predict(self, evaluator: Any, item: Any, folder: str) -> Any:
         """Ask for one answer, and save it; or write down why there is none."""

@@ -317,3 +317,26 @@ def test_urls_of_both_forms_are_the_same_judge(run: Callable[..., Any], judge: J
     judge.asked.clear()
     run(judge=whole)
     assert len(judge.asked) == 8
+
+
+def test_a_dataset_that_fails_fails_alone(run: Callable[..., Any], stock_task: dict[str, Any], tmp_path: Path) -> None:
+    """Its data is not there; the others are answered and scored, and once it is, only it is asked."""
+    data = tmp_path / "qa"
+    data.mkdir()
+    settings = {"general_qa": {"local_path": str(data), "subset_list": ["late"], "metric_list": ["Rouge"]}}
+    changes = {
+        "datasets": ["general_qa", "general_mcq"],
+        "dataset_args": {**stock_task["dataset_args"], **settings},
+    }
+    done = run(code=3, **changes)
+    assert "m: general_qa failed: " in done.stderr
+    assert "late" in done.stderr.split("general_qa failed: ")[1].splitlines()[0]
+    assert next(line for line in done.stdout.splitlines() if "│ general_mcq" in line).count("8/8") == 1
+    assert "m / general_qa: it was ended by " in done.stdout
+    assert record(tmp_path / "work")["state"] == "incomplete"
+    (data / "late.jsonl").write_text(
+        json.dumps({"query": "What is the capital of France?", "response": "Paris"}) + "\n"
+    )
+    done = run(**changes)
+    assert "it was ended by" not in done.stdout
+    assert len(answers(tmp_path / "work")) == 9
