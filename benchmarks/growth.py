@@ -1,17 +1,21 @@
-"""How planning and resuming grow with the number of cells (models × datasets).
+"""How planning, resuming and the live view grow with the number of cells (models × datasets).
 
     python benchmarks/growth.py --json growth.json
 
 For each size it makes a sweep on disk: checkpoints whose weights are holes, and run folders as EvalScope and EvalFlow
 leave them. Then the commands of a user run as they are, each in a process of its own: `evalflow check` on a sweep that
 is new, half done and done, and `evalflow run` on the one that is done. Nothing is left to do there, so no engine is
-started and EvalScope is not imported. Figures are those of the whole process, from its start to its end: what a single
-cell takes is the slope between two sizes.
+started and EvalScope is not imported. Figures are those of the whole process, from its start to its end, by the clock
+and in CPU time: on a machine with other work the second says more. What a cell takes is the slope between two sizes.
+
+The live view is led through a whole sweep on eight devices, without engines: every model is begun, loads, evaluates,
+is judged and ends, and the view is drawn after each of these steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import struct
@@ -19,17 +23,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+from rich.console import Console
+
 from evalscope_evalflow import failures, fingerprint, ledger
 from evalscope_evalflow.report.console import Reporter
+from evalscope_evalflow.report.live import LiveReporter
 from evalscope_evalflow.sweep import run
 from evalscope_evalflow.task import Task
 
 DATASETS = ["arc", "bbh", "ceval", "gsm8k", "hellaswag", "humaneval", "ifeval", "math_500", "mmlu", "winogrande"]
 SIZES = (10, 100, 1_000, 10_000)
+DEVICES = 8
 SAMPLES = 200  # of each dataset: 0.4 MB of answers
 SHAPES = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
 INTERPRETER = "#!/bin/sh\nexit 0\n"  # of an environment that has every module: nothing runs in it here
@@ -83,9 +93,9 @@ class Sweep:
                 rows = "".join(f"{json.dumps(make_row(kind, index))}\n" for index in range(SAMPLES))
                 (folder / "rows" / f"{kind}-{dataset}").write_text(rows)
 
-    def finish(self, models: int) -> None:
-        """Leave the run folders of the first models as a run would that has done everything."""
-        for model in self.task.models[:models]:
+    def finish(self, first: int, end: int) -> None:
+        """Leave the run folders of some models as a run would that has done everything."""
+        for model in self.task.models[first:end]:
             self._finish(model)
 
     def _finish(self, model: Any) -> None:
@@ -200,21 +210,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="cells: ten for each model")
     parser.add_argument("--folder", type=Path, help="where the sweeps are made; default: a temporary folder")
+    parser.add_argument("--live", type=int, help=argparse.SUPPRESS)  # for a process of its own
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     args = parser.parse_args()
+    if args.live:
+        print(json.dumps(live(args.live)))
+        return
     found = []
     with tempfile.TemporaryDirectory(prefix="evalflow-growth-", dir=args.folder) as folder:
         for cells in args.sizes:
             models = cells // len(DATASETS)
             sweep = Sweep(Path(folder) / str(cells), models)
             row: dict[str, Any] = {"cells": cells, "models": models, "new": measure("check", sweep)}
-            sweep.finish(models // 2)
+            sweep.finish(0, models // 2)
             row["half"] = measure("check", sweep)
-            for model in sweep.task.models[: models // 2]:
-                subprocess.run(["rm", "-r", sweep.task.folder(model)], check=True)
-            sweep.finish(models)
+            sweep.finish(models // 2, models)
             row["done"] = measure("check", sweep)
             row["resume"] = measure("run", sweep)
+            row["live"] = measure_live(models)
             found.append(row)
             sys.stderr.write(f"{json.dumps(row)}\n")
     if args.json:
@@ -222,13 +235,58 @@ def main() -> None:
     show(found)
 
 
+def measure_live(models: int) -> dict[str, float]:
+    """`live` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--live", str(models)], capture_output=True, text=True, check=True,
+        env={**os.environ, "LINES": "50", "COLUMNS": "120"},
+    )  # fmt: skip
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def live(models: int) -> dict[str, float]:
+    """Lead the view through a sweep: CPU milliseconds for drawing it once, and megabytes that it takes."""
+    reporter = Reporter()
+    reporter._console = Console(file=io.StringIO(), force_terminal=True, height=50, width=120)
+    names = [f"step-{number}" for number in range(models)]
+    before = psutil.Process().memory_info().rss
+    began, drawn = time.process_time(), 0
+    view = LiveReporter(reporter, names)
+    console = Console(file=io.StringIO(), force_terminal=True, height=50, width=120)
+    for first in range(0, models, DEVICES):
+        batch = names[first : first + DEVICES]
+        for step in ("loading", "evaluating", "judging"):
+            for number, name in enumerate(batch):
+                view.given(name, str(number))
+                with view.busy(name, step):
+                    view.update(name, f"{step}: 120 answers")
+                    console.print(view.view())
+                    drawn += 1
+        for name in batch:
+            future: Future[None] = Future()
+            future.set_result(None)
+            view.ended(name)(future)
+        console.file.seek(0)
+        console.file.truncate()
+    seconds = time.process_time() - began
+    return {
+        "draw_ms": round(1000 * seconds / drawn, 2),
+        "mb": round((psutil.Process().memory_info().rss - before) / 1e6, 1),
+    }
+
+
 def show(found: list[dict[str, Any]]) -> None:
-    print("| cells | plan, new, s | plan, half done, s | plan, done, s | resume, s | peak MB (plan, resume) |")
-    print("|---|---|---|---|---|---|")
+    print("| cells | plan, new, s | plan, half done, s | plan, done, s | resume, s | peak MB: plan, resume "
+          "| live view: ms of CPU a drawing, MB |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
     for row in found:
-        times = " | ".join(f"{row[name]['seconds']:.2f}" for name in ("new", "half", "done", "resume"))
-        print(f"| {row['cells']:,} | {times} | {row['new']['peak_mb']:.0f}, {row['resume']['peak_mb']:.0f} |")
-    print(f"\nload average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+        times = " | ".join(
+            f"{row[name]['seconds']:.2f} ({row[name]['cpu_s']:.2f})" for name in ("new", "half", "done", "resume")
+        )
+        view = f"{row['live']['draw_ms']:.1f}, {row['live']['mb']:.1f}"
+        print(f"| {row['cells']:,} | {times} | {row['new']['peak_mb']:.0f}, {row['resume']['peak_mb']:.0f} | {view} |")
+    print(f"\nIn brackets: CPU time. Load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.")
 
 
 if __name__ == "__main__":

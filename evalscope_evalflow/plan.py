@@ -16,6 +16,7 @@ from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.needs import Needs, Survey, needs
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.serving.claims import settle
+from evalscope_evalflow.serving.devices import one_look
 from evalscope_evalflow.serving.placement import place
 from evalscope_evalflow.sweep.executors import load_executor
 from evalscope_evalflow.sweep.job import Job
@@ -71,6 +72,11 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     console = console or Console(emoji=False, soft_wrap=True, highlight=False)
     errors = Console(stderr=True, emoji=False, soft_wrap=True, highlight=False)
     load_executor(task.flow.executor)
+    with one_look():
+        _show_plan(task, console, errors)
+
+
+def _show_plan(task: Task, console: Console, errors: Console) -> None:
     survey = Survey(task)
     notes = preflight(task, lambda text: errors.print(escape(text), style="dim"), survey)
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")

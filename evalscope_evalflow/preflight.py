@@ -12,6 +12,7 @@ from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.needs import Survey, check_saved, check_there_is_something_to_judge
 from evalscope_evalflow.serving import check_api
+from evalscope_evalflow.serving.devices import one_look
 from evalscope_evalflow.serving.placement import check_placement
 from evalscope_evalflow.task import Task
 
@@ -32,7 +33,8 @@ def preflight(task: Task, say: Callable[[str], None] | None = None, survey: Surv
     """
     notes: list[str] = []
     survey = survey or Survey(task)
-    problems = list(_problems(task, notes.append, say, survey))
+    with one_look():
+        problems = list(_problems(task, notes.append, say, survey))
     if not problems:  # asking an API costs seconds, and perhaps money
         problems = list(_api_problems(task, notes.append, survey))
     if problems:

@@ -9,9 +9,10 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 
@@ -66,6 +67,10 @@ class Device:
     trouble: str = ""
 
 
+_Answer: TypeAlias = tuple[dict[str, Device], ...] | None  # one for each list that was asked for; None: no driver
+_LOOK: ContextVar[dict[tuple[tuple[str, ...] | None, ...], _Answer] | None] = ContextVar("look", default=None)
+
+
 def devices() -> list[Device]:
     """Every GPU of this machine, or its instances where MIG splits it; none where no driver of NVIDIA answers."""
     with contextlib.suppress(DriverError):
@@ -83,8 +88,35 @@ def read(names: Sequence[str] | None) -> dict[str, Device]:
     Raises:
         DriverError: there is a driver, but it does not answer.
     """
-    with _nvml() as nvml:
-        return {} if nvml is None else _read(nvml, names)
+    found = _ask(names)
+    return {} if found is None else found[0]
+
+
+@contextlib.contextmanager
+def one_look() -> Iterator[None]:
+    """In this block the driver is asked the same thing once, by this thread.
+
+    For a pass over many models that starts nothing: each time, bringing the driver up takes from some ms to a second.
+    """
+    outer = _LOOK.get()
+    token = _LOOK.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _LOOK.reset(token)
+
+
+def _ask(*lists: Sequence[str] | None) -> _Answer:
+    """Devices by each of these lists of names; None where there is no driver."""
+    wanted = tuple(None if names is None else tuple(names) for names in lists)
+    look = _LOOK.get()
+    if look is not None and wanted in look:
+        return look[wanted]
+    with _nvml() as nvml:  # once: without persistence mode it takes the driver a second to come up
+        found = None if nvml is None else tuple(_read(nvml, names) for names in wanted)
+    if look is not None:
+        look[wanted] = found
+    return found
 
 
 def _read(nvml: Any, names: Sequence[str] | None) -> dict[str, Device]:
@@ -231,15 +263,15 @@ def check_devices(text: str | None, env_vars: Mapping[str, str], *, idle: bool =
     if not names or names == ("-1",) or VARIABLE in env_vars:
         return
     try:
-        with _nvml() as nvml:  # once: without persistence mode it takes the driver a second to come up
-            if nvml is None:
-                return
-            known, found = _read(nvml, None), _read(nvml, names)
+        answer = _ask(None, names)
     except DriverError as error:
         yield Problem(
             where, str(error), "See what nvidia-smi says; after an update of the driver, restart the machine."
         )
         return
+    if answer is None:
+        return
+    known, found = answer
     here = "; ".join(f"{name}: {title(device)}" for name, device in known.items())
     for name in dict.fromkeys(names):
         if names.count(name) > 1 and name in found:

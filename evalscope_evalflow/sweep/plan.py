@@ -10,6 +10,7 @@ from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.needs import Needs, Survey
 from evalscope_evalflow.preflight import judges
 from evalscope_evalflow.serving.claims import Claim, claim
+from evalscope_evalflow.serving.devices import one_look
 from evalscope_evalflow.sweep.job import Job, alone
 from evalscope_evalflow.sweep.schedule import Order, Part, best_order
 from evalscope_evalflow.sweep.size import samples, size
@@ -32,10 +33,11 @@ def jobs(task: Task, survey: Survey | None = None) -> list[Job]:
     counted = samples(task)
     judged = bool(judges(task))
     found = []
-    for model in task.models:
-        left = survey.needs(model)
-        todo = size(task, model, left, counted, judged)
-        found.append(Job(alone(task, model), todo, _claim(task, model, left), serves=bool(left.infer)))
+    with one_look():
+        for model in task.models:
+            left = survey.needs(model)
+            todo = size(task, model, left, counted, judged)
+            found.append(Job(alone(task, model), todo, _claim(task, model, left), serves=bool(left.infer)))
     return found
 
 
