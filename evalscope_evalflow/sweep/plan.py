@@ -43,7 +43,10 @@ def jobs(task: Task, survey: Survey | None = None) -> list[Job]:
 
 def order_of(jobs: Sequence[Job]) -> Order:
     """The order in which jobs are begun."""
-    parts = [Part(job.claim.devices, job.claim.needs, job.size.engine_s(), job.size.judge_s) for job in jobs]
+    parts = []
+    for job in jobs:
+        engine_s = job.size.engine_s(job.claim.needs)
+        parts.append(Part(job.claim.devices, job.claim.needs, engine_s, job.size.judge_s))
     verdicts = [job.size.verdicts for job in jobs if job.size.verdicts]
     if not verdicts:
         return best_order(parts)

@@ -16,6 +16,7 @@ from evalscope_evalflow.sweep.executors.inline import Inline
 from evalscope_evalflow.sweep.executors.local import Local
 from evalscope_evalflow.sweep.job import Job, alone
 from evalscope_evalflow.sweep.plan import jobs as jobs_of
+from evalscope_evalflow.sweep.plan import order_of
 from evalscope_evalflow.sweep.size import Size
 from evalscope_evalflow.task import Task
 
@@ -264,3 +265,17 @@ class TestJobs:
     def test_errors_come_back_from_another_process(self):
         error = pickle.loads(pickle.dumps(Stopped.all("x")))
         assert error.everything
+
+
+def test_a_model_on_several_devices_is_not_taken_for_a_longer_one(tmp_path):
+    """Four devices read and answer together: it is no longer than one a quarter of its size."""
+    models = [{"name": name, "api_url": "http://127.0.0.1:1/v1"} for name in ("wide", "long", "short")]
+    task = Task.parse({"datasets": ["gsm8k"], "work_dir": str(tmp_path), "evalflow": {"models": models}})
+    sizes = (Size(0, 4000), 4), (Size(0, 3000), 1), (Size(0, 500), 1)
+    devices = ("0", "1", "2", "3")
+    jobs = [
+        Job(alone(task, model), size, Claim(devices, needs))
+        for model, (size, needs) in zip(task.models, sizes, strict=True)
+    ]
+    order = order_of(jobs)
+    assert order.makespan_s == sizes[0][0].engine_s(4) + sizes[1][0].engine_s(1)
