@@ -105,6 +105,7 @@ class Deployment:
         self.engine, self.model, self.deploy, self.log, self.run_id = engine, model, deploy, log, run_id
         self.process: Guarded | None = None
         self.argv: list[str] = []
+        self._variables: list[str] = []  # those of the command that may be shown, as a shell takes them
         self.seconds: float | None = None
         self.placement: Placement | None = None
         self._waiting = waiting
@@ -166,12 +167,15 @@ class Deployment:
         self._entry.set(api_url=f"{address.root}/v1", port=address.port, devices=deploy.devices or "")
         self._entry.phase("loading")
         variables = {name: reveal(value, name) or "" for name, value in deploy.env_vars.items()}
+        secret = (*command.secrets, *filter(is_secret_name, variables))
+        public = {**_devices(deploy), **command.env, **deploy.env_vars}  # as written: a reference may be to a key
+        self._variables = [f"{name}={shlex.quote(public[name])}" for name in public if name not in secret]
         self.process = Guarded(
             self.argv,
             env={**env.variables(os.environ), **_devices(deploy), **command.env, **variables},
             log=self.log,
             run_id=f"{self.run_id}-engine",
-            secrets=(*command.secrets, *filter(is_secret_name, variables)),
+            secrets=secret,
             on_exit=self._exited,
             entry=self._entry,
             role="engine",
@@ -245,7 +249,7 @@ class Deployment:
             "  its last lines:",
             *(f"    {line}" for line in found.tail),
             f"  log: {self.log}",
-            f"  command: {shlex.join(self.argv)}",
+            f"  command: {' '.join([*self._variables, shlex.join(self.argv)])}",
         ]
         return (MayGoWell if found.again else EngineError)("\n".join(lines))
 

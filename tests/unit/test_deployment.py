@@ -303,6 +303,16 @@ class TestFailures:
         assert deployment.process.exited.is_set()
         assert not deployment.process.scratch.exists()
 
+    def test_the_command_is_told_with_its_variables_and_without_keys(self, scripted, monkeypatch):
+        """So that it can be run by hand. A reference may be to a key, under whatever name."""
+        monkeypatch.setenv("ANY_NAME", "of-a-key")
+        variables = {"THREADS": "1 or 2", "HF_TOKEN": "sk-secret", "REFERENCE": "${ANY_NAME}"}
+        deployment = scripted("--exit-after-start", "1", env_vars=variables, devices="0,1")
+        text = str(failure(deployment))
+        shown = "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,1 THREADS='1 or 2' REFERENCE='${ANY_NAME}'"
+        assert f"\n  command: {shown} {shlex.join(deployment.argv)}" in text
+        assert not any(key in text for key in ("sk-secret", "of-a-key", deployment.api_key))
+
     def test_killed_while_starting(self, scripted):
         deployment = scripted("--daemon-children", "--silent-stall")
         deployment.start()
