@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -68,6 +69,7 @@ class FaultRun:
         work: its run folder, as the tests reach it.
         ended: when it ended, by time.monotonic(); None: it still runs.
         leaders: the engine's process at each of its starts, and when it was seen to be gone.
+        began: when the first of them was seen.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class FaultRun:
         """
         self.work = work
         self.ended: float | None = None
+        self.began: float | None = None
         self.leaders: dict[int, float | None] = {}
         # Not in pytest's long folder: the paths of unix sockets must not exceed 107 bytes.
         self.scratch = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -178,10 +181,19 @@ class FaultRun:
             self.ended = time.monotonic()
         engine = self.find(table.ENGINE)
         if engine is not None:
+            self.began = self.began or time.monotonic()
             self.leaders.setdefault(engine.pid, None)
         for pid, gone in self.leaders.items():
             if gone is None and (engine is None or engine.pid != pid):
                 self.leaders[pid] = time.monotonic()
+
+    def struck_by_script(self) -> float | None:
+        """When the script of the scripted server did what it shall, by time.monotonic(); its first time."""
+        log = self.work / "evalflow" / "engine.log"
+        found = (
+            re.search(r"a fault of the script, at ([\d.]+)", log.read_text(errors="replace")) if log.exists() else None
+        )
+        return float(found[1]) if found else None
 
     def wait_loading(self, script: tuple[str, ...]) -> None:
         """Wait until the engine is loading: its process is there, and says so where it can."""
@@ -199,6 +211,15 @@ class FaultRun:
             return count_answers(self.work) >= count
 
         wait_for(saved, f"{count} answers; it says:\n{self.output()}", seconds)
+
+    def wait_judging(self, count: int = 3) -> None:
+        """Wait until some verdicts are saved."""
+
+        def saved() -> bool:
+            assert self.process.poll() is None, self.output()
+            return sum(path.read_bytes().count(b"\n") for path in self.work.glob("reviews/*/*.jsonl")) >= count
+
+        wait_for(saved, f"{count} verdicts; it says:\n{self.output()}", 300)
 
     def wait_releasing(self) -> None:
         """Wait until the engine is told to stop."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LOADING, EVALUATING, RELEASING = "loading", "evaluating", "releasing"
+LOADING, EVALUATING, RELEASING, JUDGING = "loading", "evaluating", "releasing", "judging"
 SCRIPTED, LLAMACPP, VLLM = "scripted", "llamacpp", "vllm"
 
 # Who can be struck.
@@ -22,10 +22,15 @@ CHILD = "a child of the engine"
 ENGINE_CORE = "vLLM's EngineCore"
 
 # Acts that are no signals.
-FULL_DISK, READ_ONLY, SECOND_RUN = "full disk", "read-only folder", "second run"
+FULL_DISK, READ_ONLY, SECOND_RUN, SICK_JUDGE = "full disk", "read-only folder", "second run", "sick judge"
 
 NASTY = ("--daemon-children", "--ignore-sigterm")  # a child and a daemon with empty environments; deaf to SIGTERM
 SLOW = ("--answer-seconds", "0.25")
+# What the scripted server notes the time of; the rest is so from its start.
+STRIKES = {
+    "--exit-after-start", "--silent-stall", "--bind-fails", "--bind-fails-once", "--die-after-requests", "--hang-after",
+    "--status-for-request", "--fail-prompt", "--reject-chat",
+}  # fmt: skip
 FOR_EVER = ("--load-seconds", "600")
 
 
@@ -77,7 +82,23 @@ class Row:
         """Whether the run itself comes through."""
         return self.code == 0
 
+    @property
+    def script_tells(self) -> bool:
+        """Whether the server's log tells when it strikes."""
+        return bool(STRIKES.intersection(self.script))
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether answers are saved after the fault."""
+        return self.code in (0, 3) and self.phase in (LOADING, EVALUATING) and self.lost != self.task.get("limit", -1)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether something is said of the fault itself: not where nothing is lost by it, or nobody is left."""
+        return self.code >= 0 and bool(self.says) and not self.says[0].startswith(SCORES)
+
+
+SCORES = ("12/", "16/")  # the last words of a run that came through, which tell nothing of a fault
 INTERRUPTED = "interrupted; what was saved is kept"
 STOPPED = "stopped in the middle of the evaluation"
 WHILE_STARTING = "stopped while it was starting"
@@ -98,7 +119,7 @@ def _signal_rows(engine: str, phase: str, script: tuple[str, ...] = ()) -> list[
     rows.append(
         Row(
             engine, phase, "SIGKILL to the orchestrator", (ORCHESTRATOR,),
-            script=script, code=-signal.SIGKILL, state=None, resumes=phase == EVALUATING,
+            script=script, code=-signal.SIGKILL, state=None, resumes=phase in (EVALUATING, JUDGING),
         )
     )  # fmt: skip
     return rows
@@ -200,15 +221,15 @@ _EVALUATING = [
         says=(STOPPED, "starting it again (1 of 1)", "log:", "command:"), resumes=True,
     ),
     Row(
-        SCRIPTED, EVALUATING, "500, once", script=("--status-for-request", "5=500"),
+        SCRIPTED, EVALUATING, "500, once", script=(*SLOW, "--status-for-request", "5=500"),
         code=0, says=("12/12",), state="complete", lost=0,
     ),
     Row(
-        SCRIPTED, EVALUATING, "500 for one sample, always", script=("--fail-prompt", "number 7=500"),
+        SCRIPTED, EVALUATING, "500 for one sample, always", script=(*SLOW, "--fail-prompt", "number 7=500"),
         code=3, says=("incomplete: 11 of 12 answered",), state="incomplete", lost=1, resumes=True,
     ),
     Row(
-        SCRIPTED, EVALUATING, "400 for one sample", script=("--fail-prompt", "number 7=400"),
+        SCRIPTED, EVALUATING, "400 for one sample", script=(*SLOW, "--fail-prompt", "number 7=400"),
         code=3, says=("incomplete: 11 of 12 answered",), state="incomplete", lost=1,
     ),
     Row(
@@ -255,6 +276,21 @@ _RELEASING = [
     ),
 ]  # fmt: skip
 
+# The engine is gone by then.
+_JUDGING = [
+    *_signal_rows(SCRIPTED, JUDGING),
+    Row(SCRIPTED, JUDGING, "SIGKILL of the worker", (WORKER,), says=(NO_WORKER, "exit code 137", KILLED), resumes=True),
+    Row(SCRIPTED, JUDGING, "SIGKILL of the worker's guard", (WORKER_GUARD,), says=(NO_WORKER, GUARD_KILLED)),
+    Row(
+        SCRIPTED, JUDGING, "the judge answers with 500 from now on", act=SICK_JUDGE,
+        code=3, says=("is incomplete: 12 of 12 answered",), state="incomplete", resumes=True,
+    ),
+    Row(
+        SCRIPTED, JUDGING, "the disk fills up", act=FULL_DISK,
+        says=("cannot be written: No space left on device", "Make room, and run the same command"), resumes=True,
+    ),
+]  # fmt: skip
+
 # In the order in which they strike one and the same task: each start of vLLM takes most of a minute.
 # Whether the engine's end is told first, or that it does not work any more, is a matter of tenths of a second.
 _VLLM = [
@@ -285,6 +321,10 @@ _ORPHANS = [
     for after, words in (("clean", "`evalflow clean`"), ("run", "the same command"))
 ] + [
     Row(
+        SCRIPTED, JUDGING, "SIGKILL of the orchestrator and the worker's guard; then the same command",
+        (ORCHESTRATOR, WORKER_GUARD), code=-signal.SIGKILL, state=None, resumes=True, after="run",
+    ),
+    Row(
         LLAMACPP, EVALUATING, "SIGKILL of the orchestrator and both guards; then `evalflow clean`",
         (ORCHESTRATOR, ENGINE_GUARD, WORKER_GUARD), code=-signal.SIGKILL, state=None, after="clean",
     )
@@ -306,5 +346,5 @@ _HANGS = [
     ),
 ]  # fmt: skip
 
-ROWS: list[Row] = [*_LOADING, *_EVALUATING, *_HANGS, *_RELEASING, *_ORPHANS]
+ROWS: list[Row] = [*_LOADING, *_EVALUATING, *_HANGS, *_RELEASING, *_JUDGING, *_ORPHANS]
 VLLM_ROWS: list[Row] = _VLLM

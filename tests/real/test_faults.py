@@ -17,13 +17,14 @@ import psutil
 import pytest
 from fault_run import BIN, GONE_WITHIN_S, SCRIPTED, FaultRun, answers_in, count_answers, orphans_come_here, wait_for
 from fault_table import ROWS, VLLM_ROWS, Row
+from judge_server import JudgeServer
 from private_disk import PrivateDisk
 
 from evalscope_evalflow import Endpoint
 
 pytestmark = pytest.mark.real
 SAMPLES = {table.SCRIPTED: 12, table.LLAMACPP: 16}
-SCORE = ("12/", "16/")  # the table's last words, which tell nothing of a fault
+JUDGING_S = 0.25  # how long a verdict takes
 REPORT_VARIABLE = "EVALFLOW_FAULTS_JSON"  # file for the seconds that each row took; see fault_doc.py
 
 
@@ -88,7 +89,7 @@ def make_task(samples: Path, gguf: Path) -> Callable[..., dict[str, Any]]:
             "model": str(gguf),
             "model_id": "m",
             "eval_backend": "evalflow",
-            "evalflow": {"backend": "Native", "deploy": deploy},
+            "evalflow": {"backend": "Native", "judge_max_num_seqs": 1, "deploy": deploy},
         }
 
     return make
@@ -96,15 +97,16 @@ def make_task(samples: Path, gguf: Path) -> Callable[..., dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Results:
-    """What a run has come to: every answer, and the report's metrics."""
+    """What a run has come to: every answer, the report's metrics, and how many the judge has judged."""
 
     answers: dict[int, str]
     metrics: dict[str, Any]
+    judged: int | None
 
 
 def results_of(work: Path) -> Results:
-    record = json.loads((work / "evalflow" / "run.json").read_text())
-    return Results(answers_in(work), record["results"]["general_mcq"]["metrics"])
+    found = json.loads((work / "evalflow" / "run.json").read_text())["results"]["general_mcq"]
+    return Results(answers_in(work), found["metrics"], found.get("judged"))
 
 
 @pytest.fixture(scope="module")
@@ -116,25 +118,57 @@ def own_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDisk]:
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    make_task: Callable[..., dict[str, Any]], own_disk: PrivateDisk, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Results]:
-    """The results of a run that nothing happens to; one for each engine."""
-    found: dict[str, Results] = {}
+    make_task: Callable[..., dict[str, Any]],
+    judge: JudgeServer,
+    own_disk: PrivateDisk,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, bool], Results]:
+    """The results of a run that nothing happens to; one for each engine, with the judge and without."""
+    found: dict[tuple[str, bool], Results] = {}
 
-    def get(engine: str) -> Results:
-        if engine not in found:
+    def get(engine: str, judged: bool) -> Results:
+        if (engine, judged) not in found:
             folder = tmp_path_factory.mktemp(f"undisturbed-{engine}")
-            run = FaultRun(make_task(engine, folder / "work"), folder, work=folder / "work", disk=own_disk)
+            task = make_task(engine, folder / "work") | (judged_by(judge) if judged else {})
+            run = FaultRun(task, folder, work=folder / "work", disk=own_disk)
             try:
                 assert run.process.wait(300) == 0, run.output()
                 assert run.left_behind() == []
-                found[engine] = results_of(run.work)
-                assert len(found[engine].answers) == SAMPLES[engine]
+                found[engine, judged] = results_of(run.work)
+                assert len(found[engine, judged].answers) == SAMPLES[engine]
             finally:
                 run.close()
-        return found[engine]
+        return found[engine, judged]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[JudgeServer]:
+    """A judge that takes its time, and whose verdicts are by what it is asked."""
+    with JudgeServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _well(judge: JudgeServer) -> None:
+    make_well(judge)
+
+
+def make_well(judge: JudgeServer) -> None:
+    """Whatever a row has done to it."""
+    judge.asked.clear()
+
+    def verdict(number: int) -> str:
+        time.sleep(JUDGING_S)
+        return json.dumps({"verdict": "AB"[sum(judge.asked[number - 1].encode()) % 2]})
+
+    judge.reply = verdict
+
+
+def judged_by(judge: JudgeServer) -> dict[str, Any]:
+    """What makes it a task with a judge."""
+    return {"judge": judge.settings}
 
 
 def begin(row: Row, run: FaultRun) -> None:
@@ -143,14 +177,16 @@ def begin(row: Row, run: FaultRun) -> None:
         run.wait_loading(row.script)
     elif row.phase == table.EVALUATING:
         run.wait_evaluating()
+    elif row.phase == table.JUDGING:
+        run.wait_judging()
     else:
         run.wait_releasing()
 
 
-def strike(row: Row, run: FaultRun, disk: PrivateDisk | None) -> float | None:
-    """Do what the row says; return when, or None where the script does it."""
+def strike(row: Row, run: FaultRun, disk: PrivateDisk | None, judge: JudgeServer) -> tuple[float | None, float | None]:
+    """Do what the row says; return when, or None where the script does it, and when it was told, if at once."""
     if not row.strike and not row.act:
-        return None
+        return None, None
     begin(row, run)
     targets = [run.find(who) for who in row.strike]
     assert all(targets), [who for who, target in zip(row.strike, targets, strict=True) if target is None]
@@ -160,6 +196,8 @@ def strike(row: Row, run: FaultRun, disk: PrivateDisk | None) -> float | None:
         target.send_signal(row.signal)
     if disk is not None:
         disk.fill() if row.act == table.FULL_DISK else disk.turn_read_only()
+    if row.act == table.SICK_JUDGE:
+        judge.reply = lambda _: 500
     if row.act == table.SECOND_RUN:
         file = run.work.parent / "task.yaml"
         second = subprocess.run(
@@ -169,51 +207,71 @@ def strike(row: Row, run: FaultRun, disk: PrivateDisk | None) -> float | None:
         assert second.returncode == 2
         assert f"{run.work} is in use by another run" in second.stderr
         assert run.process.poll() is None
-    return struck
+        return struck, time.monotonic()
+    return struck, None
 
 
-def follow(row: Row, run: FaultRun, struck: float | None, seconds: float = 300) -> dict[str, float | None]:
-    """Stay with the run until it and all of it are gone; return the seconds to its word, and to its recovery or end."""
-    saved = count_answers(run.work)
-    told: float | None = None
+def follow(
+    row: Row, run: FaultRun, struck: float | None, told: float | None = None, seconds: float = 300
+) -> dict[str, float | None]:
+    """Stay with the run until it and all of it are gone; return the seconds to its word, and to its recovery or end.
+
+    Where the script does it, the server's log tells when; where the engine is not well from its start, it is that.
+    """
+    saved: int | None = count_answers(run.work) if struck is not None else None
     went_on: float | None = None
 
     def over() -> bool:
-        nonlocal told, went_on, saved
+        nonlocal told, went_on, saved, struck
         run.look()
         now = time.monotonic()
-        if told is None and row.says and not row.says[0].startswith(SCORE) and row.says[0] in run.output():
+        if struck is None:
+            struck = run.struck_by_script() if row.script_tells else run.began
+        answers = count_answers(run.work)
+        if saved is None and struck is not None:
+            saved = answers
+        if told is None and row.is_told and row.says[0] in run.output():
             told = now
-            saved = saved if struck is not None else count_answers(run.work)
-        if went_on is None and (struck is not None or told is not None) and count_answers(run.work) > saved:
+        if went_on is None and saved is not None and answers > saved:
             went_on = now
         return run.ended is not None and not run.tree()
 
     wait_for(over, f"the end of it; it says:\n{run.output()}", seconds)
-    end = time.monotonic()
-    if struck is None:
-        struck = next((gone for gone in run.leaders.values() if gone is not None), None)
-        struck = struck if row.says and row.says[0] in (table.STOPPED, table.WHILE_STARTING) else None
-    if struck is None:
-        return {"told_s": None, "over_s": None}
-    over_at = went_on if row.recovers and row.phase == table.EVALUATING else end
+    assert struck is not None
+    return seconds_of(struck, told, went_on if row.goes_on else time.monotonic())
+
+
+def seconds_of(struck: float, told: float | None, over: float | None) -> dict[str, float | None]:
+    """What is written down of a row."""
+    assert over is not None
     return {
-        "told_s": max(0.0, round(told - struck, 2)) if told is not None else None,
-        "over_s": max(0.0, round(over_at - struck, 2)) if over_at is not None else None,
+        "told_s": None if told is None else max(0.0, round(told - struck, 2)),
+        "over_s": max(0.0, round(over - struck, 2)),
     }
 
 
-def clear_away(row: Row, run: FaultRun, start: Callable[..., FaultRun]) -> None:
-    """The orchestrator and its guards are dead: what they have left goes with the row's command."""
+def clear_away(row: Row, run: FaultRun, start: Callable[..., FaultRun]) -> dict[str, float | None]:
+    """The orchestrator and its guards are dead: what they have left goes with the row's command.
+
+    Returns:
+        The seconds from that command's start.
+    """
     assert run.process.wait(GONE_WITHIN_S) == row.code
+    left = run.tree()
+    began = time.monotonic()
     if row.after == "clean":
         done = run.command("evalflow", "clean")
         assert done.returncode == 0, done.stderr
+        wait_for(lambda: not any(map(lives, left)), f"they are gone: {left}", GONE_WITHIN_S)
+        gone = time.monotonic()
     else:
         again = start((), {}, {})
+        wait_for(lambda: not any(map(lives, left)), f"they are gone: {left}", 30)
+        gone = time.monotonic()
         assert again.process.wait(300) == 0, again.output()
         assert len(again.answers()) == SAMPLES[row.engine]
     wait_for(lambda: not run.left_behind(), f"nothing is left, but there is {run.left_behind()}", GONE_WITHIN_S)
+    return seconds_of(began, None, gone)
 
 
 def test_table_is_large_enough() -> None:
@@ -224,13 +282,15 @@ def test_table_is_large_enough() -> None:
 def test_fault(
     row: Row,
     make_task: Callable[..., dict[str, Any]],
-    undisturbed: Callable[[str], Results],
+    undisturbed: Callable[[str, bool], Results],
+    judge: JudgeServer,
     own_disk: PrivateDisk,
     gguf: Path,
     tmp_path: Path,
     seconds: dict[str, dict[str, float | None]],
 ) -> None:
-    whole = undisturbed(row.engine)
+    judged = judged_by(judge) if row.phase == table.JUDGING else {}
+    whole = undisturbed(row.engine, bool(judged))
     with contextlib.ExitStack() as stack:
         disk = None
         folder = tmp_path
@@ -241,7 +301,7 @@ def test_fault(
         work = disk.path("work") if disk else tmp_path / "work"
 
         def start(script: tuple[str, ...], deploy: dict[str, Any], more: dict[str, Any]) -> FaultRun:
-            run = FaultRun({**make_task(row.engine, folder / "work", script, **deploy), **more},
+            run = FaultRun({**make_task(row.engine, folder / "work", script, **deploy), **more, **judged},
                            tmp_path, disk=disk or own_disk, work=work)  # fmt: skip
             stack.callback(run.close)
             return run
@@ -253,11 +313,11 @@ def test_fault(
         if "model" in task:
             Path(task["model"]).write_bytes(gguf.read_bytes()[: 20 * 1024 * 1024])
         run = start(tuple(map(here, row.script)), dict(row.deploy), task)
-        struck = strike(row, run, disk)
+        struck, told = strike(row, run, disk, judge)
         if row.after:
-            clear_away(row, run, start)
+            seconds[row.id] = clear_away(row, run, start)
             return
-        measured = follow(row, run, struck)
+        measured = follow(row, run, struck, told)
         assert run.process.returncode == row.code, run.output()
         # Who is killed can wait for nobody; whoever ends in order has waited.
         in_time = GONE_WITHIN_S if row.code < 0 else 0.5
@@ -288,6 +348,7 @@ def test_fault(
             if disk is not None:
                 disk.make_room() if row.act == table.FULL_DISK else disk.turn_writable()
             saved = count_answers(work)
+            make_well(judge)
             again = start((), {}, {})
             assert again.process.wait(300) == 0, again.output()
             assert results_of(work) == whole
@@ -299,6 +360,7 @@ def test_faults_of_vllm(
     vlm: Path,
     vllm_deploy: dict[str, Any],
     own_disk: PrivateDisk,
+    judge: JudgeServer,
     make_task: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -329,7 +391,7 @@ def test_faults_of_vllm(
             run = start(task, *evalscope)
             if row.phase == table.EVALUATING:
                 run.wait_evaluating(seconds=400)
-            struck = strike(row, run, None)
+            struck, _ = strike(row, run, None, judge)
             seconds[row.id] = follow(row, run, struck)
             assert run.process.returncode == row.code
             wait_for(
@@ -344,7 +406,7 @@ def test_faults_of_vllm(
             run.wait_evaluating(saved + 3, 400)
             targets = [run.find(who) for who in (table.ENGINE, table.ENGINE_CORE)]
             assert all(targets)
-            struck = strike(row, run, None)
+            struck, _ = strike(row, run, None, judge)
             saved = count_answers(run.work)
             wait_for(lambda row=row: all(words in run.output() for words in row.says), run.output(), 60)
             told = time.monotonic()
@@ -352,7 +414,7 @@ def test_faults_of_vllm(
             wait_for(lambda old=targets: not any(map(lives, old)), "the end of both", GONE_WITHIN_S)
             wait_for(lambda saved=saved: count_answers(run.work) > saved, f"it goes on:\n{run.output()}", 400)
             assert struck is not None
-            seconds[row.id] = {"told_s": round(told - struck, 2), "over_s": round(time.monotonic() - struck, 2)}
+            seconds[row.id] = seconds_of(struck, told, time.monotonic())
         assert run.process.wait(200) == 0, run.output()
         assert run.left_behind() == []
         assert "16/16" in run.output()

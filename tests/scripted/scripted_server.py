@@ -326,8 +326,10 @@ def serve(script: Script) -> None:
         def chat(self, body: dict[str, Any], prompt: str, number: int) -> None:
             args = script.args
             if args.die_after_requests is not None and number > args.die_after_requests:
+                tell_fault()
                 os.kill(os.getpid(), signal.SIGKILL)
             if args.hang_after is not None and number > args.hang_after:
+                tell_fault()
                 threading.Event().wait()
             if args.stuck_prompt and args.stuck_prompt in prompt:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -346,6 +348,7 @@ def serve(script: Script) -> None:
                     return
             refusal = script.refusal(number, prompt)
             if refusal:
+                tell_fault()
                 self.fail(*refusal)
                 return
             if body.get("model") != script.name:
@@ -411,6 +414,11 @@ def serve(script: Script) -> None:
     threading.Event().wait()
 
 
+def tell_fault() -> None:
+    """Say when a fault of the script strikes, by a clock that all processes of the machine share."""
+    print(f"a fault of the script, at {time.monotonic():.3f}", flush=True)
+
+
 def on_sigterm(*_: Any) -> None:
     os._exit(0)
 
@@ -437,14 +445,17 @@ def main() -> None:
     if args.load_seconds:
         threading.Event().wait(args.load_seconds)
     if args.exit_after_start is not None:
+        tell_fault()
         print(f"ScriptedError: told to end with code {args.exit_after_start}", flush=True)
         sys.exit(args.exit_after_start)
     once = args.bind_fails_once
     if args.bind_fails or (once and not os.path.exists(once)):
         if once:
             open(once, "w").close()
+        tell_fault()
         sys.exit("OSError: [Errno 98] Address already in use")
     if args.silent_stall:
+        tell_fault()
         threading.Event().wait()
     serve(Script(args, key))
 
