@@ -102,7 +102,7 @@ class Attempt:
                 self.entry.phase("judging")
                 self.worker = self._start_worker(NO_KEY)
                 cleanup.callback(self.worker.stop)
-            self.control.devices_over()
+                self.control.devices_over()
             if "judge" in self.phases:
                 self._judge()
 
@@ -157,6 +157,7 @@ class Attempt:
         if saved and "judge" not in self.phases:
             self.worker.process.ask_to_stop()
         self._release()
+        self.control.devices_over()
         if not saved:
             self._follow_saving()
 
@@ -261,7 +262,7 @@ class Attempt:
         """Every answer is safe, and the engine gone; the worker makes the backend's own files of them."""
         with self.record.phase("save"):
             while True:
-                event = self._next(lambda: f"{self.model.name}: saving")
+                event = self._next(lambda: "saving the answers")
                 if event["event"] == "predicted":
                     break
                 if event["event"] in ("failed", "exited"):
