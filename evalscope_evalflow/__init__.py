@@ -17,12 +17,13 @@ __all__ = [
     "WorkerError",
     "__version__",
     "deploy",
+    "release_kept",
 ]
 
 if TYPE_CHECKING:
     from evalscope_evalflow.config import FlowConfig
     from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, WorkerError
-    from evalscope_evalflow.serving import Endpoint, deploy
+    from evalscope_evalflow.serving import Endpoint, deploy, release_kept
 
 _HOMES = {
     "FlowConfig": "config",
@@ -32,6 +33,7 @@ _HOMES = {
     "WorkerError": "errors",
     "Endpoint": "serving",
     "deploy": "serving",
+    "release_kept": "serving",
 }
 
 

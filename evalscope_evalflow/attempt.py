@@ -21,8 +21,9 @@ from evalscope_evalflow.preflight import judges
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
 from evalscope_evalflow.rows import end_torn_rows
-from evalscope_evalflow.serving import Deployment, Endpoint, Watch
+from evalscope_evalflow.serving import Deployment, Endpoint, Release, Watch
 from evalscope_evalflow.serving.registry import Registration
+from evalscope_evalflow.serving.warm import clock
 from evalscope_evalflow.task import Task
 from evalscope_evalflow.workers import Worker
 
@@ -82,6 +83,7 @@ class Attempt:
         self.deployment: Deployment | None = None
         self._workers: list[Worker] = []
         self._released = False
+        self._keep = False
 
     def run(self) -> None:
         """Do it.
@@ -128,7 +130,12 @@ class Attempt:
             deployment.start()
             facts = deployment.placement_facts
             self.record.set(command=deployment.argv, engine=self.engine.name, placement=facts)
-            if self.engine.local:
+            for note in deployment.notes:
+                self.reporter.warn(f"{name}: {note}")
+            if deployment.reused:
+                self.record.set(reused={"run_id": deployment.reused, "log": str(deployment.log)})
+                self.reporter.say(f"{name}: {self.engine.name} has been kept since run {deployment.reused}")
+            elif self.engine.local:
                 self.reporter.say(f"{name}: starting {self.engine.name} (log: {deployment.log})")
             self._worker_began = time.monotonic()
             self.worker = self._start_worker(deployment.api_key)
@@ -156,6 +163,8 @@ class Attempt:
                 saved = self._follow_answers(endpoint)
         if saved and "judge" not in self.phases:
             self.worker.process.ask_to_stop()
+        if self._keep:
+            self._keep_engine()
         self._release()
         self.control.devices_over()
         if not saved:
@@ -209,11 +218,18 @@ class Attempt:
         """The worker's word, in a thread of its own."""
         if event["event"] == "waiting":
             self._worker_ready = time.monotonic()
+        if event["event"] in ("answered", "predicted"):
+            self._keep = self._keep or self._may_keep()
         self.events.put(event)  # before anything that may fail: nobody else will tell
         self.record.event(f"worker {event['event']}", **{key: event[key] for key in event if key != "event"})
         over = event["event"] in ("answered", "predicted", "done", "failed", "exited")
-        if over and self.deployment is not None and self.deployment.process is not None:
+        if over and not self._keep and self.deployment is not None and self.deployment.process is not None:
             self.deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
+
+    def _may_keep(self) -> bool:
+        """Whether the engine, which has answered all, may stay for whoever wants it next."""
+        wanted = self.deploy.keep_alive_s > 0 and self.deployment is not None and self.deployment.is_ready
+        return wanted and not self.entry.stopped and self.control.may_keep()
 
     def _wait_ready(self, deployment: Deployment) -> Endpoint | None:
         """Wait for the engine. A worker that fails ends the waiting; so does one that needs no model: None."""
@@ -305,6 +321,24 @@ class Attempt:
             self.reporter.warn(f"{name}: {event['dataset']} failed: {event['message']}; the other datasets go on")
         elif event["event"] == "not split":
             self.reporter.say(f"{name}: {event['dataset']} has an evaluator of its own: judged while the engine runs")
+
+    def _keep_engine(self) -> None:
+        """Leave the engine to whoever wants it next, if it is well."""
+        deployment, record = self.deployment, self.record
+        assert deployment is not None
+
+        def tell(released: Release) -> None:
+            record.event("the engine that was kept is released", released=bool(released), left=released.problems())
+
+        until = deployment.keep(tell)
+        if until is None:
+            return
+        self._released = True
+        record.event("the engine is kept", until=clock(until))
+        with suppress(OSError):
+            record.held(time.monotonic() - self._began)
+            record.set(release={"released": False, "kept_until": clock(until)})
+        self.reporter.say(f"{self.model.name}: {deployment.engine.name} is kept until {clock(until)}")
 
     def _release(self) -> None:
         """End the engine; record and say what is left of it."""

@@ -141,7 +141,7 @@ def _execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
     from evalscope_evalflow import sweep
     from evalscope_evalflow.report.console import Reporter, show_table, where_to_look
 
-    result = sweep.run(task, Reporter(forward=verbose))
+    result = sweep.run(task.keeping_nothing(), Reporter(forward=verbose))
     show_table(result.rows())
     sys.stdout.write(where_to_look(task.work_dir, task.outputs) + "\n")
     return result.exit_code

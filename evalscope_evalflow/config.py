@@ -88,6 +88,13 @@ class DeployConfig(Section):
         description="seconds without any progress after which a start is given up (log, CPU time), "
         "or a working engine is started again (its counters)",
     )
+    keep_alive_s: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds that an engine is kept after its last use, for the next task in this process that wants "
+        "the same one (a list of tasks, a notebook); `evalflow` itself does one task, and keeps none",
+    )
 
     @field_validator("devices", mode="before")
     @classmethod

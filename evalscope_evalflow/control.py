@@ -58,6 +58,10 @@ class Control:
     def devices_over(self) -> None:
         """Its engine is needed no more, and has ended."""
 
+    def may_keep(self) -> bool:
+        """Whether its engine may be kept (`deploy.keep_alive_s`): not while others wait for its devices."""
+        return True
+
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:
         """The time in which it may judge; entering it waits for that.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig
 from evalscope_evalflow.errors import Problem
-from evalscope_evalflow.serving import ports
+from evalscope_evalflow.serving import ports, warm
 
 # A run writes answers, reviews and logs: some MiB with the sets in EvalScope, and much more with images in them.
 MIN_FREE = 64 * 1024**2
@@ -50,5 +50,5 @@ def check_port(deploy: DeployConfig, note: Callable[[str], None]) -> Iterator[Pr
         reason = ports.why_not(deploy.host, deploy.port)
         if isinstance(reason, PermissionError):
             yield Problem("deploy.port", f"port {deploy.port} is for root alone", "Choose one above 1023.")
-        elif reason is not None:
+        elif reason is not None and deploy.port not in warm.ports():
             note(f"port {deploy.port} is taken; the next free one will be used")

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,20 @@ class Task:
     def outputs(self) -> Path:
         """The folder that `evalscope service` shows: one above the run folders."""
         return self.work_dir if self.many else self.work_dir.parent
+
+    def keeping_nothing(self) -> Task:
+        """The same for a process that ends with it: no engine is kept."""
+        models = [
+            model.model_copy(update={"deploy": {**model.deploy, "keep_alive_s": 0.0}})
+            if model.deploy.get("keep_alive_s")
+            else model
+            for model in self.models
+        ]
+        deploy = self.flow.deploy
+        if deploy.keep_alive_s:
+            deploy = deploy.model_copy(update={"keep_alive_s": 0.0})
+        flow = self.flow.model_copy(update={"deploy": deploy, **({"models": models} if self.many else {})})
+        return replace(self, flow=flow, models=tuple(models))
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], section: Mapping[str, Any] | FlowConfig | None = None) -> Task:

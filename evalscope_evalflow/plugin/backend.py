@@ -44,7 +44,7 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
             show_plan(task)
             return {}
         with signals:
-            outcome = sweep.run(task, reporter)
+            outcome = sweep.run(task.keeping_nothing() if in_cli() else task, reporter)
     except KeyboardInterrupt:
         if not in_cli():
             raise

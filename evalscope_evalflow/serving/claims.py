@@ -9,6 +9,7 @@ from typing import Any
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.serving import warm
 from evalscope_evalflow.serving.devices import VARIABLE, DriverError, holders, is_busy, read, split
 from evalscope_evalflow.serving.placement import place
 from evalscope_evalflow.serving.pool import ALL, Pool, find
@@ -91,12 +92,17 @@ def settle(
 
 
 def busy(names: Sequence[str]) -> dict[str, str]:
-    """Those of these devices that somebody uses, with who does."""
+    """Those of these devices that somebody uses, with who does; not those of engines that are kept, and would go."""
     try:
         found = read(names)
     except DriverError as error:
         return dict.fromkeys(names, str(error))
-    return {name: holders(device) for name, device in found.items() if device.trouble or is_busy(device)}
+    going = warm.going_devices()
+    return {
+        name: holders(device)
+        for name, device in found.items()
+        if (device.trouble or is_busy(device)) and going.isdisjoint((name, device.uuid))
+    }
 
 
 def _pool(deploy: DeployConfig) -> Pool:

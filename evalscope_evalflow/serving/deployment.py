@@ -11,7 +11,6 @@ import threading
 import time
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -26,43 +25,21 @@ from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
 from evalscope_evalflow.serving import cleanup, http, ports
 from evalscope_evalflow.serving.devices import VARIABLE, split
+from evalscope_evalflow.serving.endpoint import Endpoint
+from evalscope_evalflow.serving.identity import Identity, identity
 from evalscope_evalflow.serving.placement import Placement, check_placement, choosing, place
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import Readiness
-from evalscope_evalflow.serving.registry import Registration
-from evalscope_evalflow.serving.release import DeviceWatch, Release, prove
+from evalscope_evalflow.serving.registry import Registration, new_run_id
+from evalscope_evalflow.serving.release import DeviceWatch, Release
 from evalscope_evalflow.serving.remote import check_api
+from evalscope_evalflow.serving.running import Running, copy_log
+from evalscope_evalflow.serving.warm import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from openai import OpenAI
-
 START_ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """An OpenAI-compatible API that serves a model.
-
-    Attributes:
-        api_url: base URL, ending in `/v1` for local engines.
-        model: the name to request.
-        api_key: the key to send; "EMPTY" where the API asks for none.
-    """
-
-    api_url: str
-    model: str
-    api_key: str = field(default=NO_KEY, repr=False)
-
-    def client(self, **options: Any) -> OpenAI:
-        """A client of the openai package; `options` go to its constructor."""
-        import httpx
-        from openai import OpenAI
-
-        if http.is_loopback(self.api_url):
-            options.setdefault("http_client", httpx.Client(trust_env=False))  # no proxy between us
-        return OpenAI(base_url=self.api_url, api_key=self.api_key, **options)
 
 
 class MayGoWell(EngineError):
@@ -75,6 +52,8 @@ class Deployment:
     Attributes:
         process: the engine under its guard; None for an API that runs elsewhere, or before the start.
         seconds: how long loading took, once it is ready.
+        reused: the run that started it, where it was kept since (`deploy.keep_alive_s`); None: it is newly started.
+        notes: what the user should know of engines that were kept.
         placement: the devices that were chosen at the last start; None before that.
     """
 
@@ -107,16 +86,20 @@ class Deployment:
         self.argv: list[str] = []
         self._variables: list[str] = []  # those of the command that may be shown, as a shell takes them
         self.seconds: float | None = None
+        self.reused: str | None = None
+        self.notes: list[str] = []
         self.placement: Placement | None = None
         self._waiting = waiting
         self._on_exit = on_exit
         self._given_entry = self._entry = entry
         self._started = 0.0
+        self._own_log = log
         self._lock = threading.Lock()
         self._watched = self._told = False
         self._lease: ports.PortLease | None = None
         self._endpoint: Endpoint | None = None
-        self._devices: DeviceWatch | None = None
+        self._running: Running | None = None
+        self._identity: Identity | None = None
         self._released = Release()
         key = reveal(model.api_key if not engine.local else deploy.api_key, "api_key")
         # Every local server asks for a key: on a shared machine, loopback is open to all its users.
@@ -132,8 +115,14 @@ class Deployment:
         """The devices and sizes that were chosen, with the arithmetic; empty where nothing is deployed here."""
         return dict(self.placement.facts) if self.placement is not None else {}
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has become ready, and has not been released or kept since."""
+        return self._endpoint is not None
+
     def start(self) -> None:
-        """Start the engine and return at once. Nothing to do where it runs elsewhere."""
+        """Start the engine, or take the same one if it was kept, and return at once. Nothing to do where it runs
+        elsewhere."""
         if not self.engine.local:
             assert self.model.api_url is not None
             self._endpoint = Endpoint(http.api_base(self.model.api_url), self.model.name, self.api_key)
@@ -144,8 +133,32 @@ class Deployment:
             with contextlib.suppress(OSError):
                 cleanup.clean()  # what died without a guard may hold the devices
             self._entry = Registration(self.run_id, one_command=True, model=self.model.name, engine=self.engine.name)
+        assert self._entry is not None
+        if self.deploy.keep_alive_s or STORE.engines():
+            self._identity = identity(self.engine, self.model, self.deploy)
+            kept = STORE.take(self._identity, self._entry, self._exited, self.notes.append)
+            if kept is not None:
+                self._adopt(kept)
+                return
+            STORE.make_room(self.engine, self.deploy, self._identity, self.notes.append)
         with choosing():  # until our command is written down, and with it what we have taken
             self._start()
+
+    def _adopt(self, kept: Running) -> None:
+        """Go on with an engine that is ready already."""
+        assert self._entry is not None
+        self._running, self.process, self.argv = kept, kept.process, kept.argv
+        self.placement, self.reused = kept.placement, kept.run_id
+        self._address, self._key = kept.address, kept.address.api_key
+        self._entry.set(api_url=f"{kept.address.root}/v1", port=kept.address.port, devices=kept.deploy.devices or "")
+        self._begin(kept.process.log)
+
+    def _begin(self, log: Path) -> None:
+        """From here on what the engine does, and says in this file, is ours."""
+        self.log = log
+        self._watched = self._told = False
+        self._started = time.monotonic()
+        self._log_start = log.stat().st_size if log.exists() else 0
 
     def _start(self) -> None:
         self.placement = place(self.engine, self.model, self.deploy, waiting=self._waiting, run_id=self.run_id)
@@ -158,11 +171,10 @@ class Deployment:
         env = Environment.find(deploy.env)
         command = self.engine.command(self.model, deploy, address, env)
         self.argv = env.wrap(command.argv)
-        self._address = address
-        self._watched = self._told = False
-        self._started = time.monotonic()
+        self._address, self.reused = address, None
+        self._begin(self._own_log)
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._devices = DeviceWatch(_devices_used(deploy))
+        devices = DeviceWatch(_devices_used(deploy))
         assert self._entry is not None
         self._entry.set(api_url=f"{address.root}/v1", port=address.port, devices=deploy.devices or "")
         self._entry.phase("loading")
@@ -180,6 +192,11 @@ class Deployment:
             entry=self._entry,
             role="engine",
         )
+        self._running = Running(
+            self.run_id, self.engine, self.model, deploy, self.process, address, self.argv, self.placement,
+            self._lease, devices, self._identity,
+        )  # fmt: skip
+        self._lease = None
 
     def wait_ready(self) -> Endpoint:
         """Wait until the engine is ready.
@@ -208,11 +225,12 @@ class Deployment:
         if self._endpoint is not None:
             return self._endpoint
         assert self.process is not None
-        Readiness(self.process, self._address, self.model.name, self.deploy.stall_timeout_s).wait()
+        assert self._running is not None
+        if self.reused is None:
+            Readiness(self.process, self._address, self.model.name, self.deploy.stall_timeout_s).wait()
         if self.process.exited.is_set():
             raise self.failure("while it was starting")
-        if self._devices is not None:
-            self._devices.look()
+        self._running.devices.look()
         self._watched = True
         if self.process.exited.is_set():
             self._exited()
@@ -253,6 +271,25 @@ class Deployment:
         ]
         return (MayGoWell if found.again else EngineError)("\n".join(lines))
 
+    def keep(self, tell: Callable[[Release], None] | None = None) -> float | None:
+        """Keep the engine for the next one who wants the same, in place of `release`, if `deploy.keep_alive_s` says so.
+
+        Args:
+            tell: is called, in whatever thread, with what its end has left behind, if it ends without having been used.
+
+        Returns:
+            Until when, in seconds since the epoch; None: it is not kept, and has to be released.
+        """
+        running, seconds = self._running, self.deploy.keep_alive_s
+        if not seconds or running is None or running.identity is None or not self.is_ready or not running.is_healthy():
+            return None
+        until = STORE.keep(running, seconds, tell or (lambda released: None))
+        if until is None:
+            return None
+        self._endpoint = self._running = self.process = None
+        self._give_up()
+        return until
+
     def release(self) -> Release:
         """End the engine and everything it started; wait, for a bounded time, until nothing of it is left.
 
@@ -261,25 +298,32 @@ class Deployment:
         """
         self._endpoint = None
         try:
-            if self.process is not None and self._devices is not None:
-                if not self.process.exited.is_set():
-                    if self._entry is not None:
-                        self._entry.phase("releasing")
-                    self._devices.look()  # the last moment at which it can be told what is its own
-                self.process.stop()
-                self._released = prove(self.process, self.deploy.host, self._address.port, self._devices)
-                self._devices = None
+            if self._running is not None:
+                if self._entry is not None and not self._running.process.exited.is_set():
+                    self._entry.phase("releasing")
+                self._released = self._running.release()
+                self._running = None
             return self._released
         finally:
-            if self._lease is not None:
-                self._lease.release()
-                self._lease = None
-            if self._entry is not None and self._given_entry is None:
-                self._entry.close()  # closed already, but for a start that came to nothing
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Give back what is not the engine's own, and take along what it has said to us."""
+        if self._lease is not None:  # of a start that came to nothing
+            self._lease.release()
+            self._lease = None
+        if self._entry is not None and self._given_entry is None:
+            self._entry.close()
+        if self.log != self._own_log:
+            with contextlib.suppress(OSError):  # the run that started it may have been deleted
+                copy_log(self.log, self._log_start, self._own_log)
+            self.log = self._own_log
 
     def __enter__(self) -> Endpoint:
         try:
             self.start()
+            for note in self.notes:
+                warnings.warn(note, RuntimeWarning, stacklevel=2)
             return self.wait_ready()
         except BaseException:
             self.release()
@@ -288,6 +332,8 @@ class Deployment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None and self.keep() is not None:
+            return
         released = self.release()
         for line in released.warnings():
             warnings.warn(f"{self.engine.name} was ended, but {line}", RuntimeWarning, stacklevel=2)
@@ -313,7 +359,8 @@ def deploy(
         name: served model name; default: the last part of `model`.
         api_url: base URL, for engine remote.
         log_dir: folder for `engine.log`; default: a new one in the user's log folder.
-        **options: any other key of the section's `deploy`, such as `max_model_len=4096` or `env="/opt/venv"`.
+        **options: any other key of the section's `deploy`, such as `max_model_len=4096`, `env="/opt/venv"`, or
+            `keep_alive_s=300`, with which the next block that wants the same engine within 300 s has it at once.
 
     Returns:
         A context manager that gives an Endpoint.
@@ -351,11 +398,6 @@ def deploy(
     run_id = new_run_id()
     folder = Path(log_dir) if log_dir is not None else user_log_path("evalflow") / run_id
     return Deployment(chosen, config, settings, log=folder / "engine.log", run_id=run_id)
-
-
-def new_run_id() -> str:
-    """A name for a run that no other run has."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def _devices(deploy: DeployConfig) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -246,7 +246,9 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def check_devices(text: str | None, env_vars: Mapping[str, str], *, idle: bool = True) -> Iterator[Problem]:
+def check_devices(
+    text: str | None, env_vars: Mapping[str, str], *, idle: bool = True, going: Container[str] = ()
+) -> Iterator[Problem]:
     """What is wrong with `deploy.devices`.
 
     Nothing, where the driver of NVIDIA is not there to ask: the list goes to the engine as it is, and means nothing
@@ -257,6 +259,7 @@ def check_devices(text: str | None, env_vars: Mapping[str, str], *, idle: bool =
         text: the list, such as "0,1".
         env_vars: `deploy.env_vars`.
         idle: whether the devices must be idle too.
+        going: names or UUIDs of those that will be, whoever uses them now.
     """
     where = "deploy.devices"
     names = split(text or "")
@@ -286,7 +289,7 @@ def check_devices(text: str | None, env_vars: Mapping[str, str], *, idle: bool =
             )
         elif found[name].trouble:
             yield Problem(where, f"device {name} does not answer: {found[name].trouble}", "See what nvidia-smi says.")
-        elif idle and is_busy(found[name]):
+        elif idle and is_busy(found[name]) and name not in going and found[name].uuid not in going:
             free = [other for other, device in known.items() if not device.trouble and not is_busy(device)]
             yield Problem(
                 where,

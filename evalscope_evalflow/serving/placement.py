@@ -18,7 +18,7 @@ from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.engines.memory import Demand, gib
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.serving import registry
+from evalscope_evalflow.serving import registry, warm
 from evalscope_evalflow.serving.devices import VARIABLE, Device, DriverError, check_devices, split
 from evalscope_evalflow.serving.pool import ALL, Pool, describe, find, in_blocks, no_accelerator
 
@@ -73,7 +73,7 @@ def place(
         model: it.
         deploy: how.
         waiting: models that wait for devices; then there is one replica.
-        run_id: of the run that it is for.
+        run_id: of the run that it is for; empty: nothing is started, and engines that are kept count as gone.
         among: names of devices, if it may have these alone.
 
     Raises:
@@ -117,7 +117,7 @@ def check_placement(
 ) -> Iterator[Problem]:
     """What is wrong with the devices of a model, whoever chooses them; `note` is told of doubts."""
     idle = engine.needs_idle_devices and engine.uses_devices(deploy)
-    problems = list(check_devices(_names(deploy), deploy.env_vars, idle=idle))
+    problems = list(check_devices(_names(deploy), deploy.env_vars, idle=idle, going=warm.going_devices()))
     if deploy.tensor_parallel != AUTO and engine.spreads == "heads":
         why = engine.demand(model, deploy).shape.why_not(deploy.tensor_parallel)
         if why:

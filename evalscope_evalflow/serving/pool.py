@@ -11,7 +11,7 @@ from pathlib import Path
 from evalscope_evalflow.config import AUTO, DeployConfig
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.errors import ConfigError
-from evalscope_evalflow.serving import registry
+from evalscope_evalflow.serving import registry, warm
 from evalscope_evalflow.serving.devices import VARIABLE, Device, devices, holders, is_idle, read, split, title
 
 ALL = "all"
@@ -56,7 +56,8 @@ def find(deploy: DeployConfig, run_id: str = "") -> Pool:
 
     Args:
         deploy: the settings.
-        run_id: of the run that they are for; what other runs have taken is not idle, loaded or not.
+        run_id: of the run that they are for; what other runs have taken is not idle, loaded or not. Empty: they are
+            only asked for, and those of engines that are kept count as idle, as a start would end these first.
 
     Raises:
         DriverError: there is a driver, but it does not answer.
@@ -73,7 +74,12 @@ def find(deploy: DeployConfig, run_id: str = "") -> Pool:
     if not here:
         return Pool()
     taken = _taken(run_id)
-    others = {name: why for name, device in here.items() if (why := _why_not(name, device, taken))}
+    going = frozenset() if run_id else warm.going_devices()
+    others = {
+        name: why
+        for name, device in here.items()
+        if going.isdisjoint((name, device.uuid)) and (why := _why_not(name, device, taken))
+    }
     free = {name: device for name, device in here.items() if name not in others}
     return Pool(free, "us", others, tuple(here))
 

@@ -87,10 +87,11 @@ class Guarded:
         self.exited = threading.Event()
         self._on_exit = on_exit
         self._entry, self._role = entry, role
+        self._owning = threading.Lock()
         self._started = threading.Event()
         self._oom_kills = oom_kills()
         self._guard_killed = False
-        self._log_start = log.stat().st_size if log.exists() else 0
+        self._log_start = _size(log)
         status, status_end = os.pipe()
         passed = [status_end, *pass_fds]
         options: list[str] = []
@@ -164,6 +165,25 @@ class Guarded:
         self._started.wait()
         return self.leader
 
+    def hand_over(self, entry: Registration, on_exit: Callable[[], None]) -> bool:
+        """From now on it is of another run, or of none.
+
+        Args:
+            entry: that run's, which is told of it.
+            on_exit: is called, in a thread, when the whole tree is gone.
+
+        Returns:
+            Whether it lives; if not, nothing was changed.
+        """
+        with self._owning:
+            if self.exited.is_set():
+                return False
+            if self._entry is not None:
+                self._entry.hand_over(self._role, entry)
+            self._entry, self._on_exit = entry, on_exit
+            self._oom_kills, self._log_start = oom_kills(), _size(self.log)
+            return True
+
     def cpu_seconds(self) -> float:
         """CPU time, in seconds, that the living processes of the tree have used."""
         total = 0.0
@@ -235,12 +255,18 @@ class Guarded:
         self.exit_code = told.get("exit", code if code >= 0 else 128 - code)
         why = str(told.get("why", ""))
         self.stopped = why.removeprefix(TOLD) if why.startswith(TOLD) and not self._asked else ""
-        if self._entry is not None:
-            self._entry.ended(self._role, self.left, stopped=self.stopped)
-        self._started.set()
-        self.exited.set()
-        if self._on_exit is not None:
-            self._on_exit()
+        with self._owning:
+            if self._entry is not None:
+                self._entry.ended(self._role, self.left, stopped=self.stopped)
+            self._started.set()
+            self.exited.set()
+            on_exit = self._on_exit
+        if on_exit is not None:
+            on_exit()
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
 
 
 def _forward(fd: int, output: Callable[[bytes], None]) -> None:

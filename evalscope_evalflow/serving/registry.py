@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import platform
+import secrets
 import signal
 import stat
 import tempfile
@@ -171,6 +172,11 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.since, entry.run_id))
 
 
+def new_run_id() -> str:
+    """A name for a run that no other run has."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
 def path_of(run_id: str) -> Path:
     """The file of a run."""
     return folder() / f"{run_id}.json"
@@ -224,6 +230,15 @@ class Registration:
         with self._lock:
             command = self._entry.commands[role].model_copy(update={"guard": ProcessId.of(guard_pid)})
             self.set(commands={**self._entry.commands, role: command})
+
+    def hand_over(self, role: str, other: Registration) -> None:
+        """A command goes on under another entry, which is written first: at no time is it in none."""
+        with self._lock:
+            commands = dict(self._entry.commands)
+            command = commands.pop(role, None)
+            if command is not None:
+                other.starting(role, command)
+                self.set(commands=commands)
 
     def ended(self, role: str, left: list[int], *, stopped: str = "") -> None:
         """A command and all below it are gone, but for some PIDs perhaps."""

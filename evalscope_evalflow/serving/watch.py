@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_result, sleep_using_event
 
 from evalscope_evalflow.engines import Counters, Engine
 from evalscope_evalflow.serving import http
-from evalscope_evalflow.serving.deployment import Endpoint
+from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import ANSWER_TIMEOUT_S, Progress, one_token
 

@@ -49,6 +49,9 @@ class _Hold(Control):
         if self.run is not None and self.run.job.serves:
             self._executor.give_back(self.run)
 
+    def may_keep(self) -> bool:
+        return not self._executor.waits()
+
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:
         return self._budget.share(verdicts, self.check)
 
@@ -90,6 +93,11 @@ class Local(Executor):
         for run in running:
             if run.thread is not None:
                 run.thread.join()
+
+    def waits(self) -> bool:
+        """Whether a job waits for devices."""
+        with self._lock:
+            return bool(self._waiting)
 
     def give_back(self, run: _Run) -> None:
         """A job's devices are free for others, once; if something is left on them, nobody is given them any more."""
