@@ -83,7 +83,7 @@ class Attempt:
         self.deployment: Deployment | None = None
         self._workers: list[Worker] = []
         self._released = False
-        self._keep = False
+        self._keep: bool | None = None  # not decided
 
     def run(self) -> None:
         """Do it.
@@ -128,12 +128,8 @@ class Attempt:
             self.entry.set(engine=self.engine.name)
             self._began = time.monotonic()
             deployment.start()
-            facts = deployment.placement_facts
-            self.record.set(command=deployment.argv, engine=self.engine.name, placement=facts)
-            for note in deployment.notes:
-                self.reporter.warn(f"{name}: {note}")
+            self._record_engine(deployment)
             if deployment.reused:
-                self.record.set(reused={"run_id": deployment.reused, "log": str(deployment.log)})
                 self.reporter.say(f"{name}: {self.engine.name} has been kept since run {deployment.reused}")
             elif self.engine.local:
                 self.reporter.say(f"{name}: starting {self.engine.name} (log: {deployment.log})")
@@ -144,6 +140,7 @@ class Attempt:
             with self.reporter.busy(name, "loading"):
                 endpoint = self._wait_ready(deployment)
             self._engine_ready = time.monotonic()
+            self._record_engine(deployment)
         saved = True
         if endpoint is None:
             self.reporter.say(f"{name}: nothing was left to ask; {self.engine.name} was not needed")
@@ -219,12 +216,23 @@ class Attempt:
         if event["event"] == "waiting":
             self._worker_ready = time.monotonic()
         if event["event"] in ("answered", "predicted"):
-            self._keep = self._keep or self._may_keep()
+            self._keep = self._may_keep() if self._keep is None else self._keep
         self.events.put(event)  # before anything that may fail: nobody else will tell
         self.record.event(f"worker {event['event']}", **{key: event[key] for key in event if key != "event"})
         over = event["event"] in ("answered", "predicted", "done", "failed", "exited")
         if over and not self._keep and self.deployment is not None and self.deployment.process is not None:
             self.deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
+
+    def _record_engine(self, deployment: Deployment) -> None:
+        """What serves, and where; it changes if a start that fails is tried again."""
+        kept = {"run_id": deployment.reused, "log": str(deployment.log)} if deployment.reused else None
+        self.record.set(
+            command=deployment.argv, engine=self.engine.name, placement=deployment.placement_facts,
+            **({"reused": kept} if self.deploy.keep_alive_s or kept else {}),
+        )  # fmt: skip
+        for note in deployment.notes:
+            self.reporter.warn(f"{self.model.name}: {note}")
+        deployment.notes.clear()
 
     def _may_keep(self) -> bool:
         """Whether the engine, which has answered all, may stay for whoever wants it next."""
