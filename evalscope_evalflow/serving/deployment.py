@@ -226,7 +226,9 @@ class Deployment:
             return self._endpoint
         assert self.process is not None
         assert self._running is not None
-        if self.reused is None:
+        if self.reused is not None:
+            self._check_reused(self._running)
+        else:
             Readiness(self.process, self._address, self.model.name, self.deploy.stall_timeout_s).wait()
         if self.process.exited.is_set():
             raise self.failure("while it was starting")
@@ -239,6 +241,16 @@ class Deployment:
             self._entry.phase("ready")
         self._endpoint = Endpoint(f"{self._address.root}/v1", self.model.name, self.api_key)
         return self._endpoint
+
+    def _check_reused(self, kept: Running) -> None:
+        """Whether it really answers, which takes a moment; meanwhile others begin, as when it loads."""
+        if kept.answers():
+            return
+        if kept.process.asked:  # nobody wants it any more
+            kept.process.exited.wait()
+        else:
+            self.notes.append(f"the {kept.name} that was kept does not answer any more; a new one is started")
+            raise MayGoWell(self.notes[-1])
 
     def _exited(self) -> None:
         """Tell, once; while it starts, `wait_ready` tells, and may start another."""
@@ -322,9 +334,10 @@ class Deployment:
     def __enter__(self) -> Endpoint:
         try:
             self.start()
+            endpoint = self.wait_ready()
             for note in self.notes:
                 warnings.warn(note, RuntimeWarning, stacklevel=2)
-            return self.wait_ready()
+            return endpoint
         except BaseException:
             self.release()
             raise

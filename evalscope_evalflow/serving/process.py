@@ -223,6 +223,11 @@ class Guarded:
             self._guard.kill()  # it hangs: its command dies with it, and the sweep gets the rest
             self.exited.wait(guard.GIVE_UP_S + 10)
 
+    @property
+    def asked(self) -> bool:
+        """Whether its owner has told it to end."""
+        return self._asked
+
     def ask_to_stop(self) -> None:
         """Begin to end the tree, without waiting."""
         self._asked = True

@@ -15,7 +15,7 @@ from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import one_token
 from evalscope_evalflow.serving.release import DeviceWatch, Release, prove
 
-ANSWER_TIMEOUT_S = 10.0  # of an engine that is loaded and has nothing to do
+ANSWER_TIMEOUT_S = 20.0  # of an engine that is loaded and has nothing to do
 HEALTH_TIMEOUT_S = 2.0
 
 
@@ -61,9 +61,7 @@ class Running:
         return http.request(f"{self.address.root}/health", timeout_s=HEALTH_TIMEOUT_S, direct=True).ok
 
     def answers(self) -> bool:
-        """Whether it is healthy and answers one token, soon."""
-        if not self.is_healthy():
-            return False
+        """Whether it answers one token, soon."""
         reply = http.request(
             f"{self.address.root}/v1/chat/completions",
             api_key=self.address.api_key,

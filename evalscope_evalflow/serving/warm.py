@@ -110,7 +110,7 @@ class Store:
     def take(
         self, identity: Identity, entry: Registration, on_exit: Callable[[], None], say: Callable[[str], None]
     ) -> Running | None:
-        """The engine that is this one, if one is kept and works; it is the caller's then.
+        """The engine that is this one, if one is kept and says that it is well; it is the caller's then.
 
         Args:
             identity: what is wanted.
@@ -126,7 +126,7 @@ class Store:
             if kept is None or not self._remove(kept):
                 return None
         try:
-            if kept.running.answers() and kept.running.process.hand_over(entry, on_exit):
+            if kept.running.is_healthy() and kept.running.process.hand_over(entry, on_exit):
                 kept.entry.close()
                 return kept.running
         except BaseException:

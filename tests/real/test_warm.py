@@ -14,6 +14,7 @@ from evalscope_evalflow import release_kept
 from evalscope_evalflow.serving import registry
 
 pytestmark = pytest.mark.real
+LOADS = "loading model"  # in llama.cpp's log
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,8 @@ def test_a_list_of_tasks_loads_the_model_once(stock_task: dict[str, Any], gguf: 
     first, second = records(tmp_path)
     assert second["command"] == first["command"], "the port, too"
     assert (first.get("reused"), second["reused"]["run_id"]) == (None, first["run_id"])
-    assert second["phases_s"]["load"] < min(1.0, first["phases_s"]["load"])
+    logs = [(tmp_path / name / "evalflow" / "engine.log").read_text() for name in ("first", "second")]
+    assert [LOADS in log for log in logs] == [True, False]  # seconds of the phase say little on a busy machine
     assert "release" not in first["phases_s"]
     for record in (first, second):
         assert record["state"] == "complete"
