@@ -114,7 +114,7 @@ class TestReuse:
         assert read(tmp_path / "logs" / "engine.log").count("listening on") == 1
         other = read(tmp_path / "other" / "engine.log")
         assert "listening on" not in other
-        assert other.count("POST /v1/chat/completions") == 1
+        assert other.count("POST /v1/chat/completions") == 2, "whether it answers, and ours"
 
     def test_a_deployment_may_be_entered_again(self, scripted):
         deployment = scripted()
