@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 
+from evalscope_evalflow import entries
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, ParserSource, Rule
 from evalscope_evalflow.engines.options import check_extra_args, check_variables
-from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.errors import Problem
 
 __all__ = [
     "GROUP",
@@ -31,13 +30,7 @@ GROUP = "evalflow.engines"
 
 def known_engines() -> dict[str, EntryPoint]:
     """Every installed engine, by name; none is loaded."""
-    return dict(_known_engines(tuple(sys.path)))
-
-
-@lru_cache(maxsize=4)
-def _known_engines(path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """The same, once for each module path: looking costs 40 ms in an environment with 200 packages."""
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    return entries.known(GROUP)
 
 
 def load_engine(name: str, where: str = "deploy.engine") -> Engine:
@@ -46,19 +39,7 @@ def load_engine(name: str, where: str = "deploy.engine") -> Engine:
     Raises:
         ConfigError: there is none, or its package is broken.
     """
-    if name not in known_engines():
-        _known_engines.cache_clear()  # it may just have been installed, from a notebook
-    known = known_engines()
-    if name not in known:
-        listed = f"Known: {', '.join(sorted(known))}"
-        raise ConfigError(Problem(where, f"unknown engine {name!r}", f"{nearest(name, list(known))} {listed}".strip()))
-    try:
-        engine = known[name].load()
-    except Exception as error:
-        raise ConfigError(
-            Problem(where, f"engine {name!r} cannot be loaded from {known[name].value}: {error!r}")
-        ) from error
-    return engine()  # type: ignore[no-any-return]
+    return entries.load(GROUP, name, what="engine", where=where)()  # type: ignore[no-any-return]
 
 
 def resolve_engine(model: ModelConfig, deploy: DeployConfig) -> Engine:

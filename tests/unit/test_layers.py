@@ -24,6 +24,7 @@ FORBIDDEN = {
     "errors": UNITS - {"errors"},
     "keys": UNITS - {"keys", "errors"},
     "config": UNITS - {"config", "keys", "errors"},
+    "entries": UNITS - {"entries", "errors"},
     "engines": {"serving"} | ABOVE_SERVING,
     "serving": ABOVE_SERVING,
     "worker": UNITS - {"worker"},
