@@ -54,10 +54,12 @@ def test_the_bare_flags_shown_parse():
 
 
 def test_the_yaml_is_a_task():
-    (text,) = blocks("yaml")
+    text, *sections = blocks("yaml")
     task = Task.parse(yaml.safe_load(text))
     assert [model.name for model in task.models] == ["base", "tuned", "gpt-4o-mini"]
     assert isinstance(task.flow, FlowConfig)
+    for section in sections:
+        assert FlowConfig.parse(yaml.safe_load(section)["evalflow"])
 
 
 def test_every_engine_is_in_the_table():
