@@ -70,7 +70,7 @@ def _many(todo: Sequence[Job], executor: type[Executor], reporter: Reporter) -> 
             left.append(number)
         else:
             results[number] = _outcome(job, partial(job.run, reporter))  # a matter of milliseconds
-    with LiveReporter(reporter, [job.model.name for job in todo]) as live:
+    with LiveReporter(reporter, [todo[number].model.name for number in left]) as live:
         runner = executor(live)
         try:
             futures = runner.submit([todo[number] for number in left])
