@@ -50,9 +50,9 @@ def test_a_list_of_tasks_loads_the_model_once(stock_task: dict[str, Any], gguf: 
 
     model = tmp_path / "model.gguf"  # which nobody else serves
     model.symlink_to(gguf)
-    both = tasks({**stock_task, "model": str(model)}, tmp_path, max_model_len=1024, max_num_seqs=1)
+    both = tasks({**stock_task, "model": str(model), "limit": 3}, tmp_path, max_model_len=1024, max_num_seqs=1)
     found = run_task(both)
-    assert [report["general_mcq"].num for report in found] == [8, 8]
+    assert [report["general_mcq"].num for report in found] == [3, 3]
     assert answers(tmp_path / "first") == answers(tmp_path / "second")
     first, second = records(tmp_path)
     assert second["command"] == first["command"], "the port, too"
