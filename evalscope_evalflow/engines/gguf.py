@@ -1,6 +1,7 @@
-"""The metadata at the head of a GGUF file.
+"""The head of a GGUF file: its metadata, and where its tensors are.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (magic, version, counts, key-value pairs).
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (magic, version, counts, key-value
+pairs, tensors).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _SCALARS = {
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
+ALIGNMENT = 32  # where the file does not say another
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -33,22 +35,38 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no GGUF file, or it is cut short.
     """
+    return dict(_read(path)[0])
+
+
+def why_not_whole(path: Path) -> str:
+    """What of its tensors a file lacks, such as after a download that was broken off; empty if it has all their starts.
+
+    Raises:
+        ValueError: it is no GGUF file, or its header is cut short.
+    """
+    size, least = path.stat().st_size, _read(path)[1]
+    return f"it has {size} bytes, and its last tensor begins behind byte {least}" if size <= least else ""
+
+
+def _read(path: Path) -> tuple[dict[str, Any], int]:
     stat = path.stat()
-    return dict(_read_metadata(path, stat.st_mtime_ns, stat.st_size))
+    return _read_head(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=8)
-def _read_metadata(path: Path, changed: int, size: int) -> dict[str, Any]:
-    """The same, once for each state of the file."""
+def _read_head(path: Path, changed: int, size: int) -> tuple[dict[str, Any], int]:
+    """Metadata, and the byte that the last tensor begins at; once for each state of the file."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError("it does not start with GGUF's magic bytes")
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
             try:
-                return _Header(data).pairs()
+                header = _Header(data)
+                metadata = header.pairs()
+                return metadata, header.last_tensor(int(metadata.get("general.alignment", ALIGNMENT)))
             except (struct.error, EOFError):
                 raise ValueError("it ends within its own header") from None
-            except (KeyError, OverflowError, MemoryError):
+            except (KeyError, OverflowError, MemoryError, ZeroDivisionError):
                 raise ValueError("its header is damaged") from None
 
 
@@ -63,10 +81,11 @@ class _Header:
 
     def __init__(self, data: mmap) -> None:
         self._data, self._end, self._at = data, len(data), 4  # behind the magic bytes
+        self._tensors = 0
 
     def pairs(self) -> dict[str, Any]:
         """Its keys, and those of its values that are no arrays."""
-        version, _tensors, pairs = self._scalar("<I"), self._scalar("<Q"), self._scalar("<Q")
+        version, self._tensors, pairs = self._scalar("<I"), self._scalar("<Q"), self._scalar("<Q")
         if version < 2:
             raise ValueError(f"GGUF version {version} is too old")
         found = {}
@@ -76,6 +95,16 @@ class _Header:
             if value is not None:
                 found[name] = value
         return found
+
+    def last_tensor(self, alignment: int) -> int:
+        """The byte that the last tensor's data begins at; 0 if there are none. To be called after `pairs`."""
+        offsets = [-1]
+        for _ in range(self._tensors):
+            self._skip(self._scalar("<Q"))  # name
+            self._skip(8 * self._scalar("<I") + 4)  # dimensions, and type
+            offsets.append(self._scalar("<Q"))
+        begin = -(-self._at // alignment) * alignment
+        return begin + max(offsets) if self._tensors else 0
 
     def _skip(self, count: int) -> int:
         """Go on by so many bytes; where they began."""

@@ -92,9 +92,12 @@ class LlamaCpp(Engine):
         else:
             try:
                 longest = gguf.context_length(gguf.read_metadata(path))
+                lacks = gguf.why_not_whole(path)
             except ValueError as error:
                 yield Problem(where, f"{model.path} is no GGUF file: {error}")
                 return
+            if lacks:
+                yield Problem(where, f"{model.path} is cut short: {lacks}", "Download it again, or copy it anew.")
             if longest and deploy.max_model_len and deploy.max_model_len > longest:
                 yield Problem(
                     "deploy.max_model_len",

@@ -183,8 +183,8 @@ _LOADING = [
     Row(LLAMACPP, LOADING, "SIGKILL to the orchestrator", (ORCHESTRATOR,), code=-signal.SIGKILL, state=None),
     Row(LLAMACPP, LOADING, "SIGKILL of the engine", (ENGINE,), says=(WHILE_STARTING, "exit code 137", KILLED)),
     Row(
-        LLAMACPP, LOADING, "the model's file is cut short", task={"model": "SCRATCH/cut.gguf"},
-        says=(WHILE_STARTING, "llama.cpp cannot load the file"),
+        LLAMACPP, LOADING, "the model's file is damaged", task={"model": "SCRATCH/damaged.gguf"},
+        says=(WHILE_STARTING, "llama.cpp cannot load the file: ", "tensor 'token_embd.weight' not found"),
     ),
 ]  # fmt: skip
 

@@ -52,10 +52,13 @@ LLAMA = {
 def gguf_header():
     """The header of a GGUF file, as bytes; as the format has it, a file without tensors needs no more."""
 
-    def header(metadata=LLAMA, version=3, **more):
+    def header(metadata=LLAMA, version=3, tensors=(), **more):
         metadata = {**metadata, **more}
         pairs = b"".join(_string(name) + _typed(value) for name, value in metadata.items())
-        return b"GGUF" + struct.pack("<IQQ", version, 0, len(metadata)) + pairs
+        infos = b"".join(  # one dimension, of floats
+            _string(name) + struct.pack("<IQIQ", 1, 8, 0, offset) for name, offset in tensors
+        )
+        return b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata)) + pairs + infos
 
     return header
 

@@ -4,7 +4,8 @@ import struct
 
 import pytest
 
-from evalscope_evalflow.engines import checkpoint, gguf
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines import checkpoint, gguf, load_engine
 
 
 def told(path):
@@ -106,6 +107,30 @@ def test_a_header_that_is_cut_short_anywhere_is_told(tmp_path, gguf_header, last
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="ends within its own header"):
             gguf.read_metadata(path)
+
+
+@pytest.mark.parametrize("alignment", [None, 64])
+def test_a_file_without_its_last_tensor_is_told(tmp_path, gguf_header, alignment):
+    """As after a download that was broken off."""
+    more = {} if alignment is None else {"general.alignment": alignment}
+    head = gguf_header(tensors=[("b.weight", 64), ("a.weight", 0)], **more)
+    begin = -(-len(head) // (alignment or 32)) * (alignment or 32)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(head.ljust(begin, b"\0") + bytes(64 + 32))
+    assert gguf.why_not_whole(path) == ""
+    path.write_bytes(head.ljust(begin, b"\0") + bytes(64))
+    lacks = f"it has {begin + 64} bytes, and its last tensor begins behind byte {begin + 64}"
+    assert gguf.why_not_whole(path) == lacks
+    model = ModelConfig(name="m", path=str(path))
+    (problem,) = load_engine("llamacpp").check(model, DeployConfig(engine="llamacpp"))
+    assert str(problem) == f"model m: {path} is cut short: {lacks}\n    Download it again, or copy it anew."
+
+
+def test_a_file_that_ends_within_its_list_of_tensors_is_told(tmp_path, gguf_header):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(gguf_header(tensors=[("a.weight", 0)])[:-3])
+    with pytest.raises(ValueError, match="ends within its own header"):
+        gguf.why_not_whole(path)
 
 
 def test_an_old_version_is_told(make_gguf):
