@@ -115,10 +115,11 @@ def _serving(job: Job, waiting: int) -> list[str]:
     engine = resolve_engine(model, deploy)
     if not engine.local:
         return [f"{engine.name}: {model.api_url}, which answers"]
-    if waiting:
+    if waiting and not job.claim.measured:
         settings = settle(engine, model, deploy, job.claim, job.claim.devices, waiting)
         deploy = deploy.model_copy(update=settings or {})
-    placement = place(engine, model, deploy, waiting=waiting)
+    among = job.claim.devices if waiting and job.claim.measured else None
+    placement = place(engine, model, deploy, waiting=waiting, among=among)
     deploy = placement.apply(deploy)
     env = Environment.find(deploy.env)
     command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)
