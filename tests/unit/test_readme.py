@@ -76,11 +76,22 @@ def test_ci_runs_the_readmes_test_command():
 def test_the_examples_are_tasks(monkeypatch):
     monkeypatch.chdir(ROOT)
     files = sorted((ROOT / "examples").glob("*.yaml"))
-    assert [file.stem for file in files] == ["llamacpp", "lmdeploy", "remote", "sglang", "vllm", "vlmevalkit"]
+    names = ["llamacpp", "lmdeploy", "remote", "sglang", "sweep", "vllm", "vlmevalkit"]
+    assert [file.stem for file in files] == names
     assert Task.load(files.pop()).flow.backend == "VLMEvalKit"
+    del files[names.index("sweep")]
     for file in files:
         task = Task.load(file)
         assert task.flow.deploy.engine == file.stem
         assert task.flow.backend == "Native"
         for settings in task.stock["dataset_args"].values():
             assert list(Path(settings["local_path"]).glob("*.jsonl"))
+
+
+def test_the_sweeps_example_has_a_model_for_every_checkpoint(make_checkpoint, tmp_path):
+    for step in (2000, 10000, 1000):
+        make_checkpoint(f"ckpts/step-{step}")
+    text = (ROOT / "examples" / "sweep.yaml").read_text()
+    (tmp_path / "sweep.yaml").write_text(text.replace("/ckpts", str(tmp_path / "ckpts")))
+    task = Task.load(tmp_path / "sweep.yaml")
+    assert [model.name for model in task.models] == ["step-1000", "step-2000", "step-10000"]
