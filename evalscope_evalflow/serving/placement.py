@@ -23,6 +23,7 @@ from evalscope_evalflow.serving.devices import VARIABLE, Device, DriverError, ch
 from evalscope_evalflow.serving.pool import ALL, Pool, describe, find, in_blocks, no_accelerator
 
 CHOOSING_S = 30.0  # a start takes less than a second
+CHOOSING_POLL_S = 0.01  # several models of a task begin at once
 TENSOR = "deploy.tensor_parallel"
 DEVICES = "deploy.devices"
 
@@ -104,7 +105,7 @@ def choosing() -> Iterator[None]:
     lock = None
     with contextlib.suppress(OSError, Timeout):  # then two may take the same, as with other users' programs
         lock = FileLock(registry.folder() / "placement.lock")
-        lock.acquire(timeout=CHOOSING_S)
+        lock.acquire(timeout=CHOOSING_S, poll_interval=CHOOSING_POLL_S)
     try:
         yield
     finally:
