@@ -12,18 +12,34 @@ from PIL import Image
 
 WORDS = ["apple", "river", "stone", "cloud", "piano", "tiger", "bread", "snow"]
 CUSTOM = "shapes"  # multiple choice, of nobody's but ours
+OPEN = "riddles"  # questions without options, of our own
 NAMED = ["LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath"]
 ROWS = {
     "shapes": 8, "LogicVista": 5, "MathVista_MINI": 5, "WeMath": 10, "MathVision": 4, "MathVerse_MINI": 4,
-    "DynaMath": 6,
+    "DynaMath": 6, "MMStar": 4, "MMBench_DEV_EN": 8, "MME": 4, "OCRBench": 4, "MMDU": 3,
 }  # fmt: skip
+
+
+# Of other families that VLMEvalKit has: multiple choice, the same in every order of its options, yes or no, text to be
+# found, and a conversation.
+OTHERS = ["MMStar", "MMBench_DEV_EN", "MME", "OCRBench", "MMDU"]
 
 
 def write_all(folder: Path) -> None:
     """Write them."""
-    for name, rows in _all().items():
+    _write(folder, _all())
+
+
+def write_others(folder: Path) -> None:
+    """Write those of other families."""
+    _write(folder, _others())
+
+
+def _write(folder: Path, datasets: dict[str, list[dict[str, Any]]]) -> None:
+    for name, rows in datasets.items():
         for number, row in enumerate(rows):
-            row.update(index=number, image=image(number))
+            row.setdefault("index", number)
+            row["image"] = image(number)
         with (folder / f"{name}.tsv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
             writer.writeheader()
@@ -97,5 +113,43 @@ def _all() -> dict[str, list[dict[str, Any]]]:
         }
         for problem, key in steps
     ]  # fmt: skip
-    return dict(zip(("shapes", "LogicVista", "MathVista_MINI", "MathVision", "MathVerse_MINI", "DynaMath", "WeMath"),
-                    (shapes, logic, vista, vision, verse, dyna, we), strict=True))  # fmt: skip
+    riddles = [{"question": f"What am I: {word}", "answer": word} for word in WORDS[:3]]
+    return {
+        "shapes": shapes, "LogicVista": logic, "MathVista_MINI": vista, "MathVision": vision, "MathVerse_MINI": verse,
+        "DynaMath": dyna, "WeMath": we, OPEN: riddles,
+    }  # fmt: skip
+
+
+def _others() -> dict[str, list[dict[str, Any]]]:
+    star = [
+        {
+            "question": f"Which star is '{WORDS[n]}'", **{letter: WORDS[n + k] for k, letter in enumerate("ABCD")},
+            "answer": "A", "category": ("coarse", "fine")[n % 2], "l2_category": "x",
+        }
+        for n in range(4)
+    ]  # fmt: skip
+    circular = [
+        {
+            "index": n + turn * 1_000_000, "question": f"Which bench is '{WORDS[n]}'",
+            **{letter: WORDS[n + (k + turn) % 4] for k, letter in enumerate("ABCD")},
+            "answer": "ABCD"[-turn % 4], "category": "c", "l2-category": "d", "split": "dev",
+        }
+        for n in range(2)
+        for turn in range(4)
+    ]  # fmt: skip
+    mme = [
+        {
+            "question": f"Is it {WORDS[n]}? Please answer yes or no.", "answer": ("Yes", "No")[n % 2],
+            "category": "color", "image_path": f"{n // 2}.png",
+        }
+        for n in range(4)
+    ]  # fmt: skip
+    ocr = [
+        {"question": f"What is written: {WORDS[n]}", "answer": f"['{WORDS[n]}']", "category": "Handwriting Recognition"}
+        for n in range(4)
+    ]
+    talk = [
+        {"question": str([f"<ImageHere>First {WORDS[n]}?", f"Then {WORDS[n]}?"]), "answer": str(["one", "two"])}
+        for n in range(3)
+    ]
+    return {"MMStar": star, "MMBench_DEV_EN": circular, "MME": mme, "OCRBench": ocr, "MMDU": talk}

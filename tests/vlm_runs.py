@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -134,3 +135,10 @@ def texts(path: Path) -> str:
 def files_with(folder: Path, text: str) -> list[str]:
     """The files below a folder that hold a text."""
     return [path.name for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+def verdicts(work: Path, part: str) -> dict[Any, Any]:
+    """Verdicts as VLMEvalKit saves them, by index; `part` is the end of the file's name."""
+    (path,) = work.glob(f"m_o-1/m_o-1_{part}.pkl")
+    found: dict[Any, Any] = pickle.loads(path.read_bytes())
+    return found

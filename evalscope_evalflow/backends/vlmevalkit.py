@@ -22,6 +22,11 @@ _CANNOT = {
     "agent_config": "VLMEvalKit runs no agents",
     "sandbox": "VLMEvalKit has no sandbox",
 }
+# Splits whose right answers are not published: VLMEvalKit (vlmeval/run.py) passes over their evaluation without a word.
+_UNSCORED = {
+    "DocVQA_TEST", "InfoVQA_TEST", "Q-Bench1_TEST", "A-Bench_TEST", "AesBench_TEST", "MMMU_TEST", "MLLMGuard_DS",
+    *(f"MMBench{kind}{version}" for kind in ("", "_CN", "_TEST_CN", "_TEST_EN") for version in ("", "_V11")),
+}  # fmt: skip
 _JUDGE_CANNOT = ("contract", "position_swap", "aggregation", "min_valid_judges")
 
 
@@ -52,6 +57,13 @@ class VLMEvalKit(Backend):
             yield Problem("repeats", "VLMEvalKit asks every question once", "Leave it out.")
         yield from _judge_problems(task)
         yield from _dataset_problems(task)
+        for name in task.datasets if task.flow.mode != "infer" else ():
+            if name in _UNSCORED or "MMT-Bench_ALL" in name:
+                yield Problem(
+                    "datasets",
+                    f"VLMEvalKit does not score {name}: its right answers are not published",
+                    "Set `mode: infer`, which saves the model's answers, or leave it out.",
+                )
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         return {

@@ -27,8 +27,15 @@ from .failures import Failures, Unanswered, classify, run_error, said_by
 from .parent import Parent
 from .secrets import MODEL_KEY, masked, resolve
 from .vlmevalkit_answers import Answers
-from .vlmevalkit_client import Api, base_url, make_judge_class, make_model_class
-from .vlmevalkit_data import DataError, check_data_folder, correct_wemath, give_latex_comparison, load_dataset
+from .vlmevalkit_client import Api, base_url, converse, make_judge_class, make_model_class
+from .vlmevalkit_data import (
+    DataError,
+    check_data_folder,
+    check_same_version,
+    correct_wemath,
+    give_latex_comparison,
+    load_dataset,
+)  # fmt: skip
 from .vlmevalkit_files import FAILED, Files, whole_writes
 from .vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
 from .vlmevalkit_report import figures, write
@@ -36,6 +43,8 @@ from .vlmevalkit_report import figures, write
 MODEL = "CustomAPIModel"  # the name under which EvalScope makes VLMEvalKit ask an API
 MODEL_DEFAULTS = {"temperature": 0, "max_tokens": 2048}  # VLMEvalKit's own, where the task says nothing
 MODEL_PATIENCE = {"timeout": 600, "retries": 3}
+# Variables by which VLMEvalKit would write files of another kind, or to another place, or ask another class of client.
+ELSEWHERE = ("MMEVAL_ROOT", "PRED_FORMAT", "EVAL_FORMAT", "FWD_API")
 JUDGE_PATIENCE = {"timeout": 300, "retries": 3, "retry_interval": 5}
 
 
@@ -56,6 +65,7 @@ class VLMEvalKit:
         self.files: dict[str, Files] = {}
         self.data: dict[str, Any] = {}  # VLMEvalKit's datasets
         self.errors: dict[str, str] = {}
+        self.reached: set[str] = set()  # datasets that VLMEvalKit has come to in this pass
         self.api: Api | None = None
         self.answers: dict[str, Answers] = {}
         self.now: Answers | None = None  # on the dataset that is asked
@@ -69,6 +79,8 @@ class VLMEvalKit:
             ValueError: a dataset is not there, or is not the published one.
         """
         check_data_folder()
+        for name in ELSEWHERE:
+            os.environ.pop(name, None)
         verified = ssl._create_default_https_context
         import evalscope.run  # noqa: F401
 
@@ -100,6 +112,7 @@ class VLMEvalKit:
             self.answers[dataset].clean()
             rows = self.answers[dataset].to_ask()
             if rows:
+                check_same_version(self.files[dataset], importlib.metadata.version("ms-vlmeval"))
                 left.append(dataset)
                 self.open.update((dataset, row) for row in rows)
             else:
@@ -151,10 +164,13 @@ class VLMEvalKit:
         from evalscope.run import run_task
 
         self.mode = mode
+        self.reached.clear()
         config = {**self.told["task"]["eval_config"], "mode": mode, "data": datasets, "nproc": at_once}
         config["model"] = [dict(item) for item in config["model"]]
         run_task(TaskConfig.from_dict({**self.told["task"], "eval_config": config}))
         for dataset in datasets:
+            if dataset not in self.reached:  # some splits are passed over without a word
+                self.errors.setdefault(dataset, f"VLMEvalKit does not {'score' if mode == 'eval' else 'ask'} it")
             if dataset in self.errors:
                 self.files[dataset].write(error=self.errors[dataset])
 
@@ -168,6 +184,7 @@ class VLMEvalKit:
         """Replace what hides failures."""
         import vlmeval.config
         import vlmeval.dataset.utils.wemath as wemath
+        import vlmeval.inference_mt
         import vlmeval.run
         import vlmeval.smp.file
         import vlmeval.utils.mp_util
@@ -178,6 +195,7 @@ class VLMEvalKit:
         _everywhere(load, self.judging.load_chosen)
         _everywhere(dump, self.dump)
         _everywhere(_seam(vlmeval.utils.mp_util, "track_progress_rich"), self._track)
+        _everywhere(_seam(vlmeval.inference_mt, "chat_mt"), converse)
         for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):
             setattr(vlmeval.run, name, self._infer_with(_seam(vlmeval.run, name)))
         self._build = _seam(vlmeval.run, "build_dataset")
@@ -221,6 +239,7 @@ class VLMEvalKit:
         def infer(*args: Any, **options: Any) -> Any:
             self.now = self.answers[options["dataset"].dataset_name]
             dataset = self.now.files.dataset
+            self.reached.add(dataset)
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
@@ -273,7 +292,8 @@ class VLMEvalKit:
         assert now is not None
         assert now.journal is not None
         dataset, row = now.files.dataset, str(key)
-        cause = now.cause(task.get("message") if isinstance(task, dict) else None)
+        asked = task if isinstance(task, dict) else {}
+        cause = now.cause(asked.get("message") or asked.get("messages"))  # the second is a conversation
         try:
             self.failures.expect(dataset, "default", row, cause)
             answer = str(_call(func, task))
@@ -304,6 +324,7 @@ class VLMEvalKit:
 
     def _evaluate(self, dataset: str, stock: Callable[..., Any], **options: Any) -> Any:
         """VLMEvalKit's evaluation of one dataset, and the report on it."""
+        self.reached.add(dataset)
         files = self.files[dataset]
         data = self.data[dataset].data
         rows = self.answers[dataset].rows

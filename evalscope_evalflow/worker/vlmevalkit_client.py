@@ -166,6 +166,26 @@ def make_model_class(api_of: Any, defaults: dict[str, Any]) -> Any:
     return Model
 
 
+def converse(model: Any, messages: list[dict[str, Any]], dataset_name: str) -> list[str]:
+    """VLMEvalKit's `chat_mt`, the answers of a conversation, turn by turn: here a turn that fails ends it.
+
+    Args:
+        model: VLMEvalKit's object.
+        messages: questions of the user's, each with an answer after it, which is not shown to the model.
+        dataset_name: of what dataset.
+
+    Raises:
+        Exception: as `classify` knows it.
+    """
+    said: list[dict[str, Any]] = []
+    answers = []
+    for question in messages[::2]:
+        said.append(question)
+        answers.append(model.chat([dict(item) for item in said], dataset=dataset_name))
+        said.append({"role": "assistant", "content": answers[-1]})
+    return answers
+
+
 def make_judge_class(api: Api | None, heard: threading.local) -> Any:
     """VLMEvalKit's judge, whatever name a dataset gives it.
 

@@ -91,6 +91,21 @@ def _check_same(dataset: str, file: Path, files: Files) -> None:
     files.write(data={"seen": seen, "content": content})
 
 
+def check_same_version(files: Files, version: str) -> None:
+    """Whether what is answered was asked by this version of VLMEvalKit, whose prompts are its own.
+
+    Raises:
+        DataError: it was not.
+    """
+    before = files.read().get("asked_by")
+    if before not in (None, version) and files.predictions.exists():
+        raise DataError(
+            f"{files.dataset} was asked by ms-vlmeval {before}, and this is {version}, whose prompts may be others: "
+            "set `reuse: false` to put the answers aside and start afresh"
+        )
+    files.write(asked_by=version)
+
+
 def correct_wemath(wemath: Any) -> None:
     """Have WeMath divide by the questions that there are: 525 only of the whole dataset, and 0 of none mastered."""
     update = wemath.evaluate_update_main_results_df

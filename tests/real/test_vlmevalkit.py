@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ IMAGE_TOKENS = 16
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def lmu_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The datasets, where VLMEvalKit looks for them."""
     folder = tmp_path_factory.mktemp("LMUData")
     vlm_data.write_all(folder)
@@ -57,7 +58,7 @@ def _task(vllm: Endpoint, env: Path, work: Path, datasets: list[str], says: list
 
 @pytest.fixture(scope="module")
 def letters(
-    data: Path, vllm: Endpoint, vlmeval_env: Path, tmp_path_factory: pytest.TempPathFactory
+    lmu_data: Path, vllm: Endpoint, vlmeval_env: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Task, Outcome]:
     """Every dataset whose judge says a letter."""
     asked = _task(vllm, vlmeval_env, tmp_path_factory.mktemp("runs") / "letters", LETTERS, ["A", "B", "C", "D"])
@@ -103,13 +104,25 @@ def test_evalscope_reads_the_reports(letters: tuple[Task, Outcome]) -> None:
         assert report.judge_summary.judge_models == ["smol"]
 
 
-def test_evalscope_service_shows_every_score(letters: tuple[Task, Outcome], tmp_path: Path) -> None:
+def test_evalscope_service_shows_every_run_and_score_of_both_backends(
+    letters: tuple[Task, Outcome], vllm: Endpoint, stock_task: dict[str, Any], tmp_path: Path
+) -> None:
     asked, found = letters
     outputs = asked.work_dir.parent
+    text = {**stock_task, "model": vllm.model, "api_url": vllm.api_url, "api_key": vllm.api_key}
+    section = {"backend": "Native", "deploy": {"engine": "remote"}}
+    native = run(Task.parse({**text, "work_dir": str(outputs / "native"), "evalflow": section}))
+    assert native.code == ExitCode.COMPLETE
     with running(outputs, tmp_path) as url:
         shown = items(ask(f"{url}/api/v1/reports?root_path={outputs}"))
-    scores = {part["dataset_name"]: part["score"] for item in shown for part in item["primary_metrics"]}
-    assert scores == {name: cell.metrics[0].score for name, cell in found.cells.items()}
+    scores: dict[str, dict[str, float]] = {}
+    for item in shown:
+        for part in item["primary_metrics"]:
+            scores.setdefault(item.get("run_id") or item["name"], {})[part["dataset_name"]] = part["score"]
+    assert scores == {
+        run_id: {name: cell.metrics[0].score for name, cell in outcome.cells.items()}
+        for run_id, outcome in (("letters", found), ("native", native))
+    }
 
 
 def test_a_second_run_starts_nothing(letters: tuple[Task, Outcome]) -> None:
@@ -121,10 +134,10 @@ def test_a_second_run_starts_nothing(letters: tuple[Task, Outcome]) -> None:
     assert "worker imported" not in added
 
 
-def test_mathverse_in_two_phases(data: Path, vllm: Endpoint, vlmeval_env: Path, tmp_path: Path) -> None:
+def test_mathverse_in_two_phases(lmu_data: Path, vllm: Endpoint, vlmeval_env: Path, tmp_path: Path) -> None:
     """Answers now, without a judge; verdicts later. Its judge first says what the answer is, and then 0 or 1."""
     asked = _task(vllm, vlmeval_env, tmp_path / "work", ["MathVerse_MINI"], ["0", "1"], mode="infer")
-    first = run(asked)
+    first = run(replace(asked, stock={name: value for name, value in asked.stock.items() if name != "judge"}))
     assert first.code == ExitCode.COMPLETE
     assert first.cells["MathVerse_MINI"].answered == vlm_data.ROWS["MathVerse_MINI"]
     assert not list((tmp_path / "work").rglob("*_extract.pkl"))

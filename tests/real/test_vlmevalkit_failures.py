@@ -1,4 +1,4 @@
-"""What stock EvalScope hides when it runs VLMEvalKit, and what we make of the same.
+"""What we make of failures that stock EvalScope hides when it runs VLMEvalKit (test_vlmevalkit_stock.py shows those).
 
 Model and judge are scripted servers, all else is real. Each run imports VLMEvalKit anew, which takes 20 s: so a run
 shows several things, and the tests look at it.
@@ -7,10 +7,9 @@ shows several things, and the tests look at it.
 from __future__ import annotations
 
 import json
-import os
 import pickle
+import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 import vlm_data
-from vlm_runs import JUDGE_KEY, MODEL_KEY, UNCLEAR, Outcome, files_with, free_port, run, serve, task, texts
+from vlm_runs import JUDGE_KEY, MODEL_KEY, UNCLEAR, Outcome, files_with, free_port, run, serve, task, texts, verdicts
 
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode
 
@@ -28,38 +27,6 @@ DEAD = "http://127.0.0.1:9/v1"
 STOCK = Path(__file__).resolve().parents[1] / "stock_vlmevalkit.py"
 MIXED = [vlm_data.CUSTOM, "LogicVista", "MathVista_MINI", "DynaMath"]
 LOST, LONG, UNJUDGED, MUMBLED = "'bread'", "'snow'", "'tiger'", "'piano'"
-
-
-class Stock:
-    """Stock EvalScope's process."""
-
-    def __init__(self, env: Path, log: Path) -> None:
-        self.log = log
-        self._errors = log.open("wb")
-        self.process = subprocess.Popen(
-            [env / "bin" / "python", STOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env={**os.environ, "EVALFLOW_DISABLE": "1"}, text=True,
-        )  # fmt: skip
-
-    def run(self, work: Path, model_url: str, judge_url: str, datasets: list[str], **more: Any) -> Any:
-        """What `run_task` returns."""
-        model = {"name": "CustomAPIModel", "type": "m.o-1", "api_base": f"{model_url}/chat/completions"}
-        config = {
-            "data": datasets, "model": [{**model, "key": MODEL_KEY, "retry": 1, "timeout": 10}], "nproc": 4, "retry": 1,
-            "reuse": True, "OPENAI_API_BASE": f"{judge_url}/chat/completions", "OPENAI_API_KEY": JUDGE_KEY,
-            "LOCAL_LLM": "referee", **more,
-        }  # fmt: skip
-        asked = {"eval_backend": "VLMEvalKit", "eval_config": config, "work_dir": str(work), "no_timestamp": True}
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._errors.close()
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +45,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stock(data: Path, vlmeval_env: Path, place: Path) -> Iterator[Stock]:
-    process = Stock(vlmeval_env, place / "stock.log")
-    yield process
-    process.end()
-
-
-@pytest.fixture(scope="module")
 def good(place: Path) -> Iterator[tuple[str, str]]:
     """A model and a judge that work: their URLs."""
     with (
@@ -100,81 +60,6 @@ def undisturbed(data: Path, vlmeval_env: Path, place: Path, good: tuple[str, str
     found = run(task(place / "undisturbed", vlmeval_env, *good, MIXED))
     assert found.code == ExitCode.COMPLETE
     return found
-
-
-def verdicts(work: Path, part: str) -> dict[Any, Any]:
-    (path,) = work.glob(f"m_o-1/m_o-1_{part}.pkl")
-    found: dict[Any, Any] = pickle.loads(path.read_bytes())
-    return found
-
-
-class TestStock:
-    """What there is to be put right."""
-
-    def test_a_dead_model_is_judged_and_the_verdicts_outlive_its_recovery(
-        self, stock: Stock, place: Path, good: tuple[str, str]
-    ) -> None:
-        work = place / "stock-dead"
-        assert stock.run(work, DEAD, good[1], ["shapes"]) == {}
-        assert FAILED in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")
-        before = verdicts(work, "shapes_openai_result")
-        assert len(before) == vlm_data.ROWS["shapes"]
-        assert (work / "m_o-1" / "m_o-1_shapes_acc.csv").exists()
-        assert stock.run(work, *good, ["shapes"]) == {}
-        assert FAILED not in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")
-        assert verdicts(work, "shapes_openai_result") == before
-
-    def test_a_judge_that_is_down_is_replaced_by_a_rule_or_by_silence(
-        self, stock: Stock, place: Path, good: tuple[str, str]
-    ) -> None:
-        work = place / "stock-judge-down"
-        assert stock.run(work, good[0], DEAD, ["shapes", "LogicVista"]) == {}
-        rule = "no GPT-based answer matching"
-        assert all(rule in item["log"] for item in verdicts(work, "shapes_openai_result").values())
-        assert not list(work.rglob("*LogicVista*score.csv"))
-        assert stock.run(work, *good, ["shapes"]) == {}
-        assert all(rule in item["log"] for item in verdicts(work, "shapes_openai_result").values())
-
-    def test_a_smaller_limit_cuts_what_is_there_and_reuse_means_nothing(
-        self, stock: Stock, place: Path, good: tuple[str, str]
-    ) -> None:
-        work = place / "stock-limit"
-        assert stock.run(work, *good, ["shapes"], mode="infer") == {}
-        written = (work / "m_o-1" / "m_o-1_shapes.xlsx").read_bytes()
-        assert stock.run(work, DEAD, good[1], ["shapes"], mode="infer", reuse=False) == {}
-        assert FAILED.encode() not in written
-        assert FAILED not in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")  # all of it was reused
-        assert "snow" in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")
-        assert stock.run(work, *good, ["shapes"], mode="infer", limit=2) == {}
-        assert "'snow'" not in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")
-
-    def test_leftovers_bring_failures_back(self, stock: Stock, place: Path, good: tuple[str, str]) -> None:
-        work = place / "stock-leftover"
-        folder = work / "m_o-1"
-        folder.mkdir(parents=True)
-        (folder / "m_o-1_shapes_PREV.pkl").write_bytes(pickle.dumps({0: FAILED, 1: FAILED}))
-        assert stock.run(work, *good, ["shapes"], mode="infer") == {}
-        assert FAILED in texts(folder / "m_o-1_shapes.xlsx")
-
-    def test_wemath_divides_by_what_is_not_there(self, stock: Stock, place: Path, good: tuple[str, str]) -> None:
-        work = place / "stock-wemath"
-        # Three questions, two of them not mastered: a third is right, and a half of each of the others.
-        with serve(place, "m.o-1", MODEL_KEY, "--answer", "A", "--answer-prompt", "2steps_multi=D") as model:
-            assert stock.run(work, model.url, good[1], ["WeMath"]) == {}
-        (scores,) = work.rglob("*WeMath*score.csv")
-        assert "99.81%" in scores.read_text()
-        with serve(place, "m.o-1", MODEL_KEY, "--answer", "D") as model:
-            assert stock.run(place / "stock-wemath-none", model.url, good[1], ["WeMath"]) == {}
-        assert not list((place / "stock-wemath-none").rglob("*score.csv"))
-        assert b"ZeroDivisionError" in stock.log.read_bytes()
-
-    def test_keys_are_in_its_files(self, stock: Stock, place: Path, good: tuple[str, str]) -> None:
-        work = place / "stock-dead"
-        if not work.exists():
-            stock.run(work, *good, ["shapes"])
-        assert "task_config.yaml" in files_with(work, JUDGE_KEY)
-        assert "task_config.yaml" in files_with(work, MODEL_KEY)
-        assert MODEL_KEY.encode() in stock.log.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +263,9 @@ def test_the_engine_dies_at_a_third_and_the_scores_are_the_same(
     assert events.count("engine died") >= 1
 
 
-def test_data_that_is_not_there_and_data_that_is_another(data: Path, vlmeval_env: Path, place: Path) -> None:
+def test_data_that_is_not_there_and_data_that_is_another(
+    data: Path, vlmeval_env: Path, place: Path, undisturbed: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Told before anything is asked, with what to do."""
     with serve(place, "m.o-1", MODEL_KEY) as model, serve(place, "referee", JUDGE_KEY) as judge:
         asked = task(
@@ -386,7 +273,19 @@ def test_data_that_is_not_there_and_data_that_is_another(data: Path, vlmeval_env
         )
         with pytest.raises(ConfigError, match=r"(?s)no dataset 'nowhere_set'.*nowhere_set\.tsv"):
             run(asked)
-        asked = task(place / "data", vlmeval_env, model.url, judge.url, ["MathVista_MINI"], verify_md5=True)
-        with pytest.raises(EvalFlowError, match=r"MathVista_MINI\.tsv is not the published.*verify_md5: false"):
-            run(asked)
-        assert (data / "MathVista_MINI.tsv").exists()
+        # A file that is not the published one, one that has changed since it was answered, and open questions.
+        work, names = place / "other-data", ["MathVista_MINI", "shapes", vlm_data.OPEN]
+        shutil.copytree(place / "undisturbed", work)
+        shutil.copytree(data, place / "other-LMUData")
+        changed = place / "other-LMUData" / "shapes.tsv"
+        changed.write_text(changed.read_text().replace("Which word", "What word"))
+        monkeypatch.setenv("LMUData", str(place / "other-LMUData"))
+        with pytest.raises(EvalFlowError) as caught:
+            run(task(work, vlmeval_env, model.url, judge.url, names, verify_md5=True))
+        for said in (
+            r"MathVista_MINI\.tsv is not the published.*verify_md5: false",
+            r"shapes\.tsv has changed since it was answered: set `reuse: false`",
+            f"{vlm_data.OPEN}: VLMEvalKit does not score open questions",
+        ):
+            assert re.search(said, str(caught.value))
+        assert (place / "other-LMUData" / "MathVista_MINI.tsv").exists()

@@ -15,8 +15,8 @@ from evalscope.report import Report
 from evalscope_evalflow.backends.vlmevalkit import VLMEvalKit
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.task import Task
-from evalscope_evalflow.worker.vlmevalkit_client import NoVerdict, base_url
-from evalscope_evalflow.worker.vlmevalkit_data import correct_wemath
+from evalscope_evalflow.worker.vlmevalkit_client import NoVerdict, base_url, converse
+from evalscope_evalflow.worker.vlmevalkit_data import DataError, check_same_version, correct_wemath
 from evalscope_evalflow.worker.vlmevalkit_files import Files, Journal, model_type, whole_writes
 from evalscope_evalflow.worker.vlmevalkit_judging import Judging, Unjudged, drop_stale, group_of, is_fallback
 from evalscope_evalflow.worker.vlmevalkit_report import figures, write
@@ -62,6 +62,15 @@ class TestCheck:
     )
     def test_what_it_cannot_do_is_told(self, worker_env: Path, fields: dict[str, Any], where: str) -> None:
         assert list(problems(worker_env, **fields)) == [where]
+
+    @pytest.mark.parametrize("name", ["DocVQA_TEST", "MMBench_TEST_EN_V11", "MMT-Bench_ALL_MI"])
+    def test_splits_whose_right_answers_are_secret_are_only_asked(self, worker_env: Path, name: str) -> None:
+        file = worker_env / f"{name}.tsv"
+        file.touch()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LMUData", str(worker_env))
+            assert "mode: infer" in problems(worker_env, datasets=[name])["datasets"]
+            assert problems(worker_env, datasets=[name], judge={}, evalflow={"mode": "infer"}) == {}
 
     def test_answers_alone_take_no_judge(self, worker_env: Path) -> None:
         assert problems(worker_env, judge={}, evalflow={"mode": "infer"}) == {}
@@ -138,6 +147,40 @@ class TestFiles:
         assert VLMEvalKit().answers(task, model, "d") == 6
         files.predictions.unlink()
         assert VLMEvalKit().answers(task, model, "d") == 1
+
+
+def test_answers_to_another_versions_prompts_are_not_gone_on_from(tmp_path: Path) -> None:
+    files = Files(tmp_path, "m", "d")
+    check_same_version(files, "1")
+    check_same_version(files, "2")  # nothing is answered yet
+    files.folder.mkdir()
+    files.predictions.touch()
+    check_same_version(files, "2")
+    with pytest.raises(DataError, match=r"asked by ms-vlmeval 2, and this is 3.*`reuse: false`"):
+        check_same_version(files, "3")
+    check_same_version(files, "2")
+
+
+class Talker:
+    """A model that takes conversations, and breaks off at one."""
+
+    def __init__(self) -> None:
+        self.heard: list[list[str]] = []
+
+    def chat(self, messages: list[dict[str, Any]], dataset: str) -> str:
+        self.heard.append([item["content"] for item in messages])
+        if messages[-1]["content"] == "third":
+            raise TimeoutError("late")
+        return f"re: {messages[-1]['content']}"
+
+
+def test_a_conversation_is_answered_as_a_whole_or_not_at_all() -> None:
+    talker = Talker()
+    told = [{"role": "user", "content": text} for text in ("first", "?", "second", "?", "third", "?")]
+    assert converse(talker, told[:4], "d") == ["re: first", "re: second"]
+    assert talker.heard[-1] == ["first", "re: first", "second"], "it hears its own answers"
+    with pytest.raises(TimeoutError):
+        converse(talker, told, "d")
 
 
 ANSWERS = ["=1+1", "None", "NA", "42", "x" * 40_000, "http://a.b/c", "a\r\nb\x01c", "plain"]
