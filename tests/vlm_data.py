@@ -27,16 +27,7 @@ OTHERS = ["MMStar", "MMBench_DEV_EN", "MME", "OCRBench", "MMDU"]
 
 def write_all(folder: Path) -> None:
     """Write them."""
-    _write(folder, _all())
-
-
-def write_others(folder: Path) -> None:
-    """Write those of other families."""
-    _write(folder, _others())
-
-
-def _write(folder: Path, datasets: dict[str, list[dict[str, Any]]]) -> None:
-    for name, rows in datasets.items():
+    for name, rows in (_all() | _others()).items():
         for number, row in enumerate(rows):
             row.setdefault("index", number)
             row["image"] = image(number)

@@ -43,7 +43,6 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The datasets, where VLMEvalKit looks for them."""
     folder = tmp_path_factory.mktemp("LMUData")
     vlm_data.write_all(folder)
-    vlm_data.write_others(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMUData", str(folder))
         for name in JUDGE_VARIABLES:
