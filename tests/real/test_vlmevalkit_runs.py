@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from vlm_runs import JUDGE_KEY, MODEL_KEY, UNCLEAR, files_with, run, serve, task
 
 from evalscope_evalflow.errors import ConfigError, ExitCode
+from evalscope_evalflow.worker.vlmevalkit_client import DOWN_AFTER
 
 pytestmark = pytest.mark.real
 SCRIPTED = Path(__file__).parents[1] / "scripted"
@@ -269,3 +271,19 @@ def test_what_cannot_be_scored_is_told_before_anything_is_started(vlmeval_env: P
         with pytest.raises(ConfigError, match=r"model m\.o-1.*cannot be reached"):
             run(dead)
     assert not (tmp_path / "work").exists()
+
+
+def test_an_api_that_hangs_is_given_up(vlmeval_env: Path, tmp_path: Path) -> None:
+    """After eight questions in a row; what it had answered by then is kept, and judged."""
+    with (
+        serve(tmp_path, "m.o-1", MODEL_KEY, "--answer", UNCLEAR, "--hang-after", "5") as model,
+        serve(tmp_path, "referee", JUDGE_KEY, "--answer", "{letter}") as judge,
+    ):
+        asked = task(tmp_path / "work", vlmeval_env, model.url, judge.url, DATASETS)
+        patience = {**asked.stock["generation_config"], "timeout": 1, "retries": 0}
+        found = run(replace(asked, stock={**asked.stock, "generation_config": patience, "eval_batch_size": 1}))
+        assert len(model.prompts) == 5 + DOWN_AFTER
+    assert found.code == ExitCode.INCOMPLETE
+    shapes, logic = (found.cells[name] for name in DATASETS)
+    assert (shapes.answered, shapes.judged, shapes.failures) == (4, 4, {"timeout": 4})
+    assert (logic.answered, logic.failures) == (0, {"timeout": 5})

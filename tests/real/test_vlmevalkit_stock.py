@@ -130,6 +130,15 @@ def test_a_smaller_limit_cuts_what_is_there_and_reuse_means_nothing(
     assert "'snow'" not in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")
 
 
+def test_a_conversation_with_a_failure_in_it_is_an_answer(stock: Stock, place: Path, good: tuple[str, str]) -> None:
+    work = place / "stock-talk"
+    with serve(place, "m.o-1", MODEL_KEY, "--answer", UNCLEAR, "--fail-prompt", "Then stone=500") as model:
+        assert stock.run(work, model.url, good[1], ["MMDU"]) == {}
+    told = texts(work / "m_o-1" / "m_o-1_MMDU.xlsx")
+    assert "one would think who has seen many of them before', 'Failed to obtain answer" in told.replace("&apos;", "'")
+    assert len(verdicts(work, "MMDU_gpt-4o")) == vlm_data.ROWS["MMDU"]
+
+
 def test_leftovers_bring_failures_back(stock: Stock, place: Path, good: tuple[str, str]) -> None:
     work = place / "stock-leftover"
     folder = work / "m_o-1"
@@ -201,3 +210,17 @@ def test_keys_are_in_its_files(stock: Stock, place: Path, good: tuple[str, str])
     for key in (JUDGE_KEY, MODEL_KEY):
         assert {"task_config.yaml", "eval_log.log"} <= set(files_with(work, key))
     assert MODEL_KEY.encode() in stock.log.read_bytes()
+
+
+def test_a_server_that_hangs_is_asked_ten_times_for_each_sample(
+    stock: Stock, place: Path, good: tuple[str, str]
+) -> None:
+    """Its own patience is 330 s, so that this takes 55 minutes; here it is 1.1 s."""
+    with serve(place, "m.o-1", MODEL_KEY, "--hang-after", "0") as model:
+        url = f"{model.url}/chat/completions"
+        asked = {"name": "CustomAPIModel", "type": "m.o-1", "api_base": url, "key": MODEL_KEY, "timeout": 1}
+        work = place / "stock-hung"
+        returned = stock.run(work, "", good[1], ["shapes"], model=[asked], retry=None, mode="infer", limit=1)
+        assert returned == {}
+        assert len(model.prompts) == 10
+    assert FAILED in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")

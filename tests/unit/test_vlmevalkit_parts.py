@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import ssl
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from evalscope.report import Report
 from evalscope_evalflow.backends.vlmevalkit import VLMEvalKit
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.task import Task
+from evalscope_evalflow.worker import vlmevalkit as worker
 from evalscope_evalflow.worker.vlmevalkit_client import NoVerdict, base_url, converse
 from evalscope_evalflow.worker.vlmevalkit_data import DataError, check_same_version, correct_wemath
 from evalscope_evalflow.worker.vlmevalkit_files import Files, Journal, model_type, whole_writes
@@ -351,3 +354,28 @@ def test_threads_do_not_hear_of_one_anothers_judge() -> None:
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def test_tls_is_what_it_was_when_vlmevalkit_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops the whole process from looking at certificates."""
+    package = tmp_path / "vlmeval"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "run.py").write_text("import ssl\nssl._create_default_https_context = ssl._create_unverified_context\n")
+    (package / "dataset.py").write_text("SUPPORTED_DATASETS = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("vlmeval", "vlmeval.run", "vlmeval.dataset"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("retry_only_what_is_transient", "give_latex_comparison"):
+        monkeypatch.setattr(worker, name, lambda: None)
+    monkeypatch.setattr(worker.VLMEvalKit, "_take_hold", lambda self: None)
+    verified = ssl._create_default_https_context
+    told = {
+        "task": {"work_dir": str(tmp_path)}, "model": "m", "datasets": [],
+        "failures": {"file": str(tmp_path / "failures.jsonl"), "cause": ""},
+    }  # fmt: skip
+    worker.VLMEvalKit(told, Any).prepare()
+    assert "vlmeval.run" in sys.modules
+    assert ssl._create_default_https_context is verified
+    for name in ("vlmeval", "vlmeval.run", "vlmeval.dataset"):
+        monkeypatch.delitem(sys.modules, name)
