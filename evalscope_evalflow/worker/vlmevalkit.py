@@ -35,7 +35,7 @@ from .vlmevalkit_data import (
     correct_wemath,
     give_latex_comparison,
     load_dataset,
-)  # fmt: skip
+)
 from .vlmevalkit_files import FAILED, Files, whole_writes
 from .vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
 from .vlmevalkit_report import figures, write
