@@ -193,7 +193,7 @@ class VLMEvalKit:
         self.load, self.dump = load, whole_writes(dump)
         self.judging = Judging(load, self.dump)
         _everywhere(load, self.judging.load_chosen)
-        _everywhere(dump, self.dump)
+        _everywhere(dump, self.judging.dump_made)
         _everywhere(_seam(vlmeval.utils.mp_util, "track_progress_rich"), self._track)
         _everywhere(_seam(vlmeval.inference_mt, "chat_mt"), converse)
         for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):

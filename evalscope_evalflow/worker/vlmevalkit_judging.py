@@ -9,7 +9,9 @@ samples: their number only falls, and what is judged is not asked again.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import tempfile
 import threading
 import time
 import traceback
@@ -78,11 +80,17 @@ class Judging:
 
     def load_chosen(self, f: Any, fmt: Any = None) -> Any:
         """VLMEvalKit's `load`: of the answers' file, only what is to be scored now."""
-        data = self.load(f, fmt)
+        data = self.load(_private(f), fmt)
         if self._files is not None and str(f) == str(self._files.predictions):
             data = self._files.with_texts(data)
             data = data[data["index"].astype(str).isin(self._rows)].reset_index(drop=True)
         return data
+
+    def dump_made(self, data: Any, f: Any, **options: Any) -> Any:
+        """VLMEvalKit's `dump`: the answers' file, which circular evaluation would write anew, is left as it is."""
+        if self._files is not None and str(f) == str(self._files.predictions):
+            return None
+        return self.dump(data, _private(f), **options)
 
     def evaluate(
         self, stock: Callable[..., Any], files: Files, data: Any, answered: set[str], **options: Any
@@ -176,6 +184,13 @@ class Judging:
         if self.heard.failed:
             return result, str(self.heard.failed[0])
         return result, "unreadable" if is_fallback(result, task) else None
+
+
+def _private(path: Any) -> Any:
+    """Where a file goes: VLMEvalKit names some in /tmp by the second, so that two runs would share them."""
+    if isinstance(path, str) and os.path.dirname(path) == "/tmp":
+        return os.path.join(tempfile.gettempdir(), os.path.basename(path))
+    return path
 
 
 def is_fallback(result: Any, task: Any) -> bool:

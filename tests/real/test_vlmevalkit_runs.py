@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import psutil
 import pytest
 import vlm_data
@@ -245,21 +246,29 @@ def test_other_families_of_datasets(vlmeval_env: Path, tmp_path: Path, monkeypat
     marks = "{'Overall Score': 7, 'Creativity': 7, 'Richness': 7, 'Visual Perception': 7, 'Logical Coherence': 7, "
     marks += "'Answer Accuracy': 7, 'Image Relationship Understanding': 7}"
     script = ["--answer-prompt", "Is it=Yes", "--answer-prompt", "Step =D", "--fail-prompt", "Then stone=500"]
+    script += ["--fail-prompt", "A. stone\nB. cloud\nC. apple=500"]  # a question with its options in another order
+    before = set(Path("/tmp").glob("*.*"))
     with (
         serve(tmp_path, "m.o-1", MODEL_KEY, "--answer", UNCLEAR, *script) as model,
         serve(tmp_path, "referee", JUDGE_KEY, "--answer", "{letter}", "--answer-prompt", f"Richness={marks}") as judge,
     ):
         found = run(task(tmp_path / "work", vlmeval_env, model.url, judge.url, names))
-    talk = found.cells.pop("MMDU")
     assert found.code == ExitCode.INCOMPLETE
+    talk, circular = found.cells.pop("MMDU"), found.cells.pop("MMBench_DEV_EN")
     assert (talk.requested, talk.answered, talk.failures, talk.judged) == (3, 2, {"server_error": 1}, 2)
     assert {metric.score for metric in talk.metrics} == {70.0}
+    assert (circular.requested, circular.answered, circular.failures) == (8, 7, {"server_error": 1})
+    assert circular.metrics[0].samples == 4, "the other order's question leaves the score as a whole"
+    answers = openpyxl.load_workbook(tmp_path / "work" / "m_o-1" / "m_o-1_MMBench_DEV_EN.xlsx").active
+    assert answers is not None
+    assert answers.max_row == 1 + 7, "and its other answers are kept"
     for name, cell in found.cells.items():
         assert cell.complete, (name, cell.notes)
         assert cell.answered == cell.metrics[0].samples == vlm_data.ROWS[name], name
-    assert found.scores["MME"]["official_figure (perception)"] == 100.0
+    assert found.cells["MME"].metrics[0].score == 50.0
     assert found.cells["WeMath"].metrics[0].score == 0.0
     assert not (tmp_path / "elsewhere").exists()
+    assert [path for path in set(Path("/tmp").glob("*.*")) - before if path.suffix in (".xlsx", ".tsv", ".json")] == []
 
 
 def test_what_cannot_be_scored_is_told_before_anything_is_started(vlmeval_env: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import pickle
 import ssl
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,27 @@ class TestVerdicts:
         outcome = judging.evaluate(stock, files, data, {"1", "2", "3"})
         assert passes == [["1", "2", "3"], ["1", "3"]]
         assert (outcome.result, outcome.scored, outcome.fallbacks) == (2, ["1", "3"], {"2": "connection"})
+
+    def test_the_answers_file_is_not_written_while_it_is_judged(self, tmp_path: Path) -> None:
+        """Circular evaluation writes back what it has read, which is a part of the answers here."""
+        judging, files = Judging(load, dump), Files(tmp_path, "m", "d")
+        files.folder.mkdir()
+        dump([1, 2, 3], str(files.predictions))
+
+        def stock(eval_file: str, **_: Any) -> str:
+            judging.dump_made([1], eval_file)
+            judging.dump_made([1], str(files.folder / "m_d_acc.csv"))
+            judging.dump_made([1], "/tmp/by-the-second-of-the-clock.tsv")
+            assert judging.load_chosen("/tmp/by-the-second-of-the-clock.tsv") == [1]
+            return "scored"
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(tmp_path))
+            outcome = judging.evaluate(stock, files, pandas.DataFrame({"index": [1]}), {"1"})
+        assert outcome.result == "scored"
+        assert load(str(files.predictions)) == [1, 2, 3]
+        assert (files.folder / "m_d_acc.csv").exists()
+        assert (tmp_path / "by-the-second-of-the-clock.tsv").exists(), "in the worker's own folder"
 
 
 class Wemath:
