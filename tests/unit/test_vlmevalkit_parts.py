@@ -99,6 +99,17 @@ def test_no_key_is_in_the_stock_task(worker_env: Path) -> None:
     assert "sk-secret" not in json.dumps(VLMEvalKit().stock_task(task, task.models[0], 7))
 
 
+def test_stock_fields_mean_what_they_mean_elsewhere() -> None:
+    generation = {"max_tokens": 7, "temperature": 0.5, "retries": 1}
+    data = {"model": "/m", "datasets": ["WeMath"], "judge": JUDGE, "generation_config": generation, "limit": 3}
+    task = Task.parse({**data, "eval_batch_size": 5, "evalflow": {"judge_max_num_seqs": 6}})
+    told = VLMEvalKit().worker_task(task, task.models[0], 200)
+    assert (told["task"]["eval_config"]["nproc"], told["judge_batch_size"]) == (5, 6)
+    assert (told["limit"], told["generation_config"], told["judge"]) == (3, generation, JUDGE["models"][0])
+    unsaid = Task.parse({**data, "evalflow": {}})
+    assert VLMEvalKit().stock_task(unsaid, unsaid.models[0], 200)["eval_config"]["nproc"] == 200
+
+
 def test_names_and_urls() -> None:
     assert model_type("org/Qwen2.5-VL:7b") == "Qwen2_5-VL-7b"
     assert base_url("http://a/v1/") == base_url("http://a/v1/chat/completions") == "http://a/v1"
