@@ -122,6 +122,7 @@ def _others() -> dict[str, list[dict[str, Any]]]:
     circular = [
         {
             "index": n + turn * 1_000_000, "question": f"Which bench is '{WORDS[n]}'",
+            "hint": f"{WORDS[n]}, turn {turn}",
             **{letter: WORDS[n + (k + turn) % 4] for k, letter in enumerate("ABCD")},
             "answer": "ABCD"[-turn % 4], "category": "c", "l2-category": "d", "split": "dev",
         }

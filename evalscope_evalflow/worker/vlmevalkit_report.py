@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,28 @@ def figures(dataset: str, result: Any, rows: Any) -> list[Figure]:
         rows: the samples that were scored, as a DataFrame.
     """
     found = list(_wemath(result, rows) if dataset.startswith("WeMath") else _figures(dataset, result, rows))
+    found = _distinct(found)
     if found and not any(item.primary for item in found):
-        first = found[0]
-        found[0] = Figure(first.value, first.part, first.samples, True, first.accuracy)
+        whole = (number for number, item in enumerate(found) if _is_whole(item))
+        number = next(whole, 0)
+        found[number] = replace(found[number], primary=True)
     return sorted(found, key=lambda item: not item.primary)
+
+
+def _distinct(found: list[Figure]) -> list[Figure]:
+    """A report takes no two figures of one name: where a table has several, they are numbered."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    result = []
+    for item in found:
+        name = (item.accuracy, *sorted(item.part.items()))
+        seen[name] += 1
+        result.append(item if seen[name] == 1 else replace(item, part={**item.part, "line": str(seen[name])}))
+    return result
+
+
+def _is_whole(figure: Figure) -> bool:
+    last = figure.part.get("part", "").rsplit("/", 1)[-1].lower()
+    return last.startswith(("overall", "final", "average"))
 
 
 def _figures(dataset: str, result: Any, rows: Any) -> Iterator[Figure]:
@@ -72,6 +90,8 @@ def _figures(dataset: str, result: Any, rows: Any) -> Iterator[Figure]:
     if label and "Overall" in columns:  # MCQ, MathVerse, DynaMath: a column for each part
         yield from _columns(dataset, table, label, rows, scale)
         return
+    if label is None and len(table) > 1:  # whatever the column of their names is called
+        label = next((name for name in columns if all(_number(line[name]) is None for line in table)), None)
     for line in table:
         where = {"part": str(line[label])} if label else {}
         yield from _mapping({key: value for key, value in line.items() if str(key) != label}, where)

@@ -246,7 +246,7 @@ def test_other_families_of_datasets(vlmeval_env: Path, tmp_path: Path, monkeypat
     marks = "{'Overall Score': 7, 'Creativity': 7, 'Richness': 7, 'Visual Perception': 7, 'Logical Coherence': 7, "
     marks += "'Answer Accuracy': 7, 'Image Relationship Understanding': 7}"
     script = ["--answer-prompt", "Is it=Yes", "--answer-prompt", "Step =D", "--fail-prompt", "Then stone=500"]
-    script += ["--fail-prompt", "A. stone\nB. cloud\nC. apple=500"]  # a question with its options in another order
+    script += ["--fail-prompt", "apple, turn 2=500"]  # a question with its options in another order
     before = set(Path("/tmp").glob("*.*"))
     with (
         serve(tmp_path, "m.o-1", MODEL_KEY, "--answer", UNCLEAR, *script) as model,
@@ -257,6 +257,7 @@ def test_other_families_of_datasets(vlmeval_env: Path, tmp_path: Path, monkeypat
     talk, circular = found.cells.pop("MMDU"), found.cells.pop("MMBench_DEV_EN")
     assert (talk.requested, talk.answered, talk.failures, talk.judged) == (3, 2, {"server_error": 1}, 2)
     assert {metric.score for metric in talk.metrics} == {70.0}
+    assert "Overall Score" in talk.metrics[0].name
     assert (circular.requested, circular.answered, circular.failures) == (8, 7, {"server_error": 1})
     assert circular.metrics[0].samples == 4, "the other order's question leaves the score as a whole"
     answers = openpyxl.load_workbook(tmp_path / "work" / "m_o-1" / "m_o-1_MMBench_DEV_EN.xlsx").active

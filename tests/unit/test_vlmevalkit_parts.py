@@ -364,6 +364,16 @@ class TestReport:
         }
         assert found[0].value == 7
 
+    def test_lines_of_any_shape_have_names_of_their_own(self, tmp_path: Path) -> None:
+        rows = [{"set": name, "Creativity": 1, "Overall Score": score} for name, score in (("all", 2), ("valid", 3))]
+        found = figures("MMDU", pandas.DataFrame(rows), self.ROWS)
+        assert (found[0].part, found[0].value) == ({"part": "all/Overall Score"}, 2)
+        nameless = figures("other", pandas.DataFrame([{"a": 1}, {"a": 2}]), self.ROWS)
+        for number, item in enumerate((found, nameless)):
+            path = tmp_path / f"{number}.json"
+            write(path, dataset="d", model="m", found=item, scored=4, requested=4, judge=None, fallbacks={})
+            assert len(Report.from_json(str(path)).metrics) == len(item)
+
     def test_evalscope_reads_it(self, tmp_path: Path) -> None:
         table = pandas.DataFrame({"split": ["none"], "Overall": [0.5], "logic": [1.0]})
         path = tmp_path / "reports" / "m" / "d.json"
