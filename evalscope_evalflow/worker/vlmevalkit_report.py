@@ -231,7 +231,8 @@ def _metric(dataset: str, figure: Figure, scored: int) -> dict[str, Any]:
             "semantic_id": "quality.official_figure.number", "metric_name": "Official figure", "kind": "quality",
             "direction": "higher_is_better", "display_kind": "number", "display_precision": 4,
         }  # fmt: skip
-    samples = scored if figure.samples is None and not figure.part else figure.samples or 0
+    whole = figure.samples is None and (figure.primary or not figure.part)
+    samples = scored if whole else figure.samples or 0
     subset = " / ".join(figure.part.values()) or "default"
     metric = {"identity": identity.model_dump(mode="json"), "num": samples, "score": round(figure.value, 6)}
     if samples:

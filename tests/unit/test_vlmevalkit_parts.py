@@ -372,7 +372,9 @@ class TestReport:
         for number, item in enumerate((found, nameless)):
             path = tmp_path / f"{number}.json"
             write(path, dataset="d", model="m", found=item, scored=4, requested=4, judge=None, fallbacks={})
-            assert len(Report.from_json(str(path)).metrics) == len(item)
+            report = Report.from_json(str(path))
+            assert len(report.metrics) == len(item)
+            assert report.num == 4, "the headline stands on all that was scored"
 
     def test_evalscope_reads_it(self, tmp_path: Path) -> None:
         table = pandas.DataFrame({"split": ["none"], "Overall": [0.5], "logic": [1.0]})
