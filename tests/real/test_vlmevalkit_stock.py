@@ -89,6 +89,23 @@ def good(place: Path) -> Iterator[tuple[str, str]]:
         yield model.url, judge.url
 
 
+def test_a_server_that_hangs_is_asked_ten_times_for_each_sample(
+    stock: Stock, place: Path, good: tuple[str, str]
+) -> None:
+    """Its own patience is 330 s, so that this takes 55 minutes; here it is 1.1 s.
+
+    The first of all: a run that says `retry` changes it for whatever else runs in its process.
+    """
+    with serve(place, "m.o-1", MODEL_KEY, "--hang-after", "0") as model:
+        url = f"{model.url}/chat/completions"
+        asked = {"name": "CustomAPIModel", "type": "m.o-1", "api_base": url, "key": MODEL_KEY, "timeout": 1}
+        work = place / "stock-hung"
+        returned = stock.run(work, "", good[1], ["shapes"], model=[asked], retry=None, mode="infer", limit=1)
+        assert returned == {}
+        assert len(model.prompts) == 10
+    assert FAILED in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")
+
+
 def test_a_dead_model_is_judged_and_the_verdicts_outlive_its_recovery(
     stock: Stock, place: Path, good: tuple[str, str]
 ) -> None:
@@ -210,17 +227,3 @@ def test_keys_are_in_its_files(stock: Stock, place: Path, good: tuple[str, str])
     for key in (JUDGE_KEY, MODEL_KEY):
         assert {"task_config.yaml", "eval_log.log"} <= set(files_with(work, key))
     assert MODEL_KEY.encode() in stock.log.read_bytes()
-
-
-def test_a_server_that_hangs_is_asked_ten_times_for_each_sample(
-    stock: Stock, place: Path, good: tuple[str, str]
-) -> None:
-    """Its own patience is 330 s, so that this takes 55 minutes; here it is 1.1 s."""
-    with serve(place, "m.o-1", MODEL_KEY, "--hang-after", "0") as model:
-        url = f"{model.url}/chat/completions"
-        asked = {"name": "CustomAPIModel", "type": "m.o-1", "api_base": url, "key": MODEL_KEY, "timeout": 1}
-        work = place / "stock-hung"
-        returned = stock.run(work, "", good[1], ["shapes"], model=[asked], retry=None, mode="infer", limit=1)
-        assert returned == {}
-        assert len(model.prompts) == 10
-    assert FAILED in texts(work / "m_o-1" / "m_o-1_shapes.xlsx")
