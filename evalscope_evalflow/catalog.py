@@ -55,6 +55,20 @@ def evalscope_folder(worker_env: str | None = None) -> Path:
     )
 
 
+def native_samples(folder: Path, dataset: str) -> int | None:
+    """Samples of a benchmark, all subsets together, as EvalScope describes it; None where it does not say.
+
+    Args:
+        folder: of the `evalscope` package.
+        dataset: the benchmark's name.
+    """
+    try:
+        about = json.loads((folder / "benchmarks" / "_meta" / f"{dataset}.json").read_text(encoding="utf-8"))
+        return int(about["statistics"]["total_samples"]) or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def vlmevalkit_folder(worker_env: str | None = None) -> Path | None:
     """The folder of the `vlmeval` package in the worker's environment; None if it is not installed there.
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalscope_evalflow import ledger
+from evalscope_evalflow import catalog, ledger
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import weights
 from evalscope_evalflow.needs import Needs
@@ -56,14 +56,23 @@ class Size:
 
 
 def samples(task: Task) -> dict[str, int]:
-    """Samples of each dataset: as many as any model of the task was asked, else a guess."""
+    """Samples of each dataset: as many as any model of the task was asked, else what is known of it, or a guess."""
     found: dict[str, int] = {}
     for model in task.models:
         for dataset, cell in ledger.read(task.folder(model)).items():
             found[dataset] = max(found.get(dataset, 0), cell.requested or 0)
+    return {dataset: found.get(dataset) or _published(task, dataset) for dataset in task.datasets}
+
+
+def _published(task: Task, dataset: str) -> int:
+    """Samples of a dataset as EvalScope publishes it; a guess where that is not said, or the data is the user's own."""
+    settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}
+    known = None
+    if task.flow.backend == "Native" and not settings.get("local_path"):
+        known = catalog.native_samples(catalog.evalscope_folder(task.flow.worker_env), dataset)
     limit = task.stock.get("limit")
-    guess = min(UNKNOWN_SAMPLES, limit) if isinstance(limit, int) else UNKNOWN_SAMPLES
-    return {dataset: found.get(dataset) or guess for dataset in task.datasets}
+    count = known or UNKNOWN_SAMPLES
+    return min(count, limit) if isinstance(limit, int) else count
 
 
 def size(task: Task, model: ModelConfig, left: Needs, counted: Mapping[str, int], judged: bool) -> Size:

@@ -17,7 +17,7 @@ from evalscope_evalflow.sweep.executors.local import Local
 from evalscope_evalflow.sweep.job import Job, alone
 from evalscope_evalflow.sweep.plan import jobs as jobs_of
 from evalscope_evalflow.sweep.plan import order_of
-from evalscope_evalflow.sweep.size import Size
+from evalscope_evalflow.sweep.size import UNKNOWN_SAMPLES, Size, samples
 from evalscope_evalflow.task import Task
 
 WAIT_S = 10
@@ -279,3 +279,18 @@ def test_a_model_on_several_devices_is_not_taken_for_a_longer_one(tmp_path):
     ]
     order = order_of(jobs)
     assert order.makespan_s == sizes[0][0].engine_s(4) + sizes[1][0].engine_s(1)
+
+
+class TestSizes:
+    def test_samples_are_those_that_evalscope_publishes_up_to_the_limit(self, tmp_path, gguf_file):
+        data = {"work_dir": str(tmp_path), "model": str(gguf_file), "datasets": ["gsm8k", "general_qa"]}
+        data |= {"dataset_args": {"general_qa": {"local_path": str(tmp_path)}}, "evalflow": {"backend": "Native"}}
+        assert samples(Task.parse(data)) == {"gsm8k": 1319, "general_qa": UNKNOWN_SAMPLES}
+        assert samples(Task.parse({**data, "limit": 7})) == {"gsm8k": 7, "general_qa": 7}
+
+    def test_more_bytes_and_more_answers_take_longer_and_more_devices_less(self):
+        size = Size(10**10, 1000)
+        assert Size(10**11, 1000).engine_s() > size.engine_s() > Size(10**10, 10).engine_s() > 0
+        assert size.engine_s(4) < size.engine_s()
+        assert Size().engine_s() == 0
+        assert Size(verdicts=100, verdicts_at_once=10).judge_s > Size(verdicts=100, verdicts_at_once=50).judge_s
