@@ -8,6 +8,7 @@ import traceback
 from typing import Any, Protocol
 
 from .parent import Parent
+from .priority import give_way
 from .secrets import mask_keys
 
 
@@ -40,11 +41,14 @@ def phases_of(told: dict[str, Any], parent: Parent) -> Phases:
 def run(told: dict[str, Any], parent: Parent) -> None:
     """Do what we were told."""
     mask_keys()
+    if "infer" in told["phases"]:
+        parent.once_the_engine_is_there = give_way()
     backend = phases_of(told, parent)
     backend.prepare()
     parent.say("imported")
     if "infer" in told["phases"]:
         backend.infer()
+        parent.once_the_engine_is_there()  # it was not needed
         parent.say("predicted")
     if "judge" in told["phases"]:
         at_once = parent.wait_to_judge()

@@ -18,6 +18,7 @@ class Parent:
         self._saying = threading.Lock()
         self._asking = threading.Lock()
         self._api_url: str | None = None
+        self.once_the_engine_is_there: Callable[[], None] = lambda: None
 
     def say(self, event: str, **details: Any) -> None:
         """Tell it what has happened."""
@@ -47,6 +48,7 @@ class Parent:
                 if meanwhile is not None:
                     meanwhile()
                 self._api_url = str(self.listen()["go"]["api_url"])
+                self.once_the_engine_is_there()
                 self.say("going")
             return self._api_url
 
