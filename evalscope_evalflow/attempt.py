@@ -180,9 +180,8 @@ class Attempt:
             judging.enter_context(self.record.phase("judge"))
             judging.enter_context(self.reporter.busy(name, "judging"))
             self.worker.judge(at_once)
-            began = time.monotonic()
             while True:
-                event = self._next(lambda: f"judging, {time.monotonic() - began:.0f} s")
+                event = self._next(lambda: "judging")
                 if event["event"] == "done":
                     break
                 if event["event"] in ("failed", "exited"):
@@ -263,11 +262,10 @@ class Attempt:
         """
         assert self.deployment is not None
         self.worker.go(endpoint.api_url)
-        began, before = time.monotonic(), answers_in(self.task, self.model)
+        before = answers_in(self.task, self.model)
 
         def progress() -> str:
-            saved, seconds = answers_in(self.task, self.model), time.monotonic() - began
-            return f"evaluating, {saved} answers saved, {seconds:.0f} s"
+            return f"evaluating, {answers_in(self.task, self.model)} answers saved"
 
         while True:
             event = self._next(progress)

@@ -6,6 +6,7 @@ EvalScope lacks: which models to deploy, how, and what to do with results that a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -126,13 +127,23 @@ class DeployConfig(Section):
 class ModelConfig(Section):
     """One model to evaluate: a checkpoint to deploy (`path`), or an API to use (`api_url`)."""
 
-    name: str = Field(min_length=1, description="name in results, and the one that is requested from the engine")
+    name: str = Field(
+        min_length=1,
+        description="name in results, and the one that is requested from the engine; default: the path's last part",
+    )
     path: str | None = Field(
         None, description="checkpoint folder, or .gguf file; a pattern (*, ?, […]): one model a match"
     )
     api_url: str | None = Field(None, description="base URL of an OpenAI-compatible API (remote)")
     api_key: Key | None = Field(None, description="key of that API")
     deploy: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the common `deploy`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_path(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
+            return {**data, "name": os.path.basename(str(data["path"]).rstrip(os.sep)).removesuffix(".gguf")}
+        return data
 
     @field_validator("path", mode="before")
     @classmethod

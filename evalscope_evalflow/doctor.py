@@ -27,7 +27,6 @@ from evalscope_evalflow import __version__
 from evalscope_evalflow.engines import known_engines, load_engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.plugin import startup
 from evalscope_evalflow.serving import cleanup, registry
 from evalscope_evalflow.serving.devices import Device, devices
 
@@ -113,7 +112,7 @@ def _evalscope() -> Finding:
 def _plugin() -> Finding:
     """Whether a new interpreter of this environment waits for EvalScope: the start-up file has to have been read."""
     what = "Plugin"
-    if startup.disabled():
+    if os.environ.get("EVALFLOW_DISABLE", "") not in ("", "0"):  # as plugin/startup.py, which has moved in a wheel
         return Finding(NOTE, what, "is switched off by EVALFLOW_DISABLE", "unset EVALFLOW_DISABLE to attach it.")
     done = subprocess.run(
         [sys.executable, "-c", _IS_ATTACHED], capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=False

@@ -13,8 +13,10 @@ from rich.markup import escape
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.engines.environment import Environment
+from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.needs import Needs, Survey, needs
 from evalscope_evalflow.preflight import preflight
+from evalscope_evalflow.runs import refuse_folders_in_use
 from evalscope_evalflow.serving.claims import settle
 from evalscope_evalflow.serving.devices import one_look
 from evalscope_evalflow.serving.placement import place
@@ -80,6 +82,10 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
     survey = Survey(task)
     notes = preflight(task, lambda text: errors.print(escape(text), style="dim"), survey)
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
+    try:
+        refuse_folders_in_use([task.folder(model) for model in task.models])
+    except ConfigError as error:  # it may be over when the task is run
+        notes += [f"it cannot run now: {problem}" for problem in error.problems]
     for note in (*task.notes, *notes):
         console.print(f"Note: {escape(note)}", style="yellow")
     todo = jobs(task, survey)

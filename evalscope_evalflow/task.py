@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,9 @@ class Task:
             ConfigError: with every problem found.
         """
         problems: list[Problem] = []
+        if section is None and SECTION not in data:
+            for name in get_close_matches(SECTION, map(str, data), cutoff=0.75):
+                raise ConfigError(Problem(name, "unknown key", f"Did you mean {SECTION!r}?"))
         section = data.get(SECTION, {}) if section is None else section
         if data.get(SECTION) is not None and data.get("eval_config"):
             problems.append(Problem(SECTION, "both `evalflow` and `eval_config` are given", "Keep one of them."))

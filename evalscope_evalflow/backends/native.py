@@ -14,6 +14,8 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.errors import Problem, nearest
 from evalscope_evalflow.task import Task
 
+# Benchmarks of the user's own data: a subset is a file whose name begins with the subset's.
+_SUBSET_FILES = {"general_qa", "general_mcq", "general_vqa", "general_vmcq"}
 # EvalScope's folders, which `reuse: false` puts aside.
 _FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
 
@@ -91,6 +93,17 @@ def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
         path = settings.get("local_path") if isinstance(settings, Mapping) else None
         if path and not Path(path).expanduser().exists():
             yield Problem(f"{where}.local_path", f"{path} does not exist", "Give the folder that holds its files.")
+        elif path and name in _SUBSET_FILES and Path(path).expanduser().is_dir():
+            yield from _subset_problems(where, Path(path).expanduser(), settings.get("subset_list") or ())
+
+
+def _subset_problems(where: str, folder: Path, subsets: Iterable[Any]) -> Iterable[Problem]:
+    """Subsets that no file of a folder begins with the name of."""
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    for subset in subsets:
+        if not any(name.startswith(str(subset)) for name in files):
+            there = f"There is {', '.join(files[:5])}." if files else "It is empty."
+            yield Problem(f"{where}.subset_list", f"{folder} has no file of the subset {subset}", there)
 
 
 def _generation_problems(settings: Any, known: tuple[str, ...]) -> Iterable[Problem]:

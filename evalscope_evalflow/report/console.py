@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -30,6 +31,7 @@ class Reporter:
         self._console = Console(stderr=True, emoji=False, highlight=False, quiet=quiet, soft_wrap=True)
         self._start = time.monotonic()
         self._status: Status | None = None
+        self._busy_since = self._start
 
     def say(self, text: str, *, style: str = "") -> None:
         """One line."""
@@ -46,6 +48,7 @@ class Reporter:
         if self.forward or not self._console.is_terminal:
             yield
             return
+        self._busy_since = time.monotonic()
         with self._console.status(escape(f"{model}: {text}")) as self._status:
             try:
                 yield
@@ -60,7 +63,7 @@ class Reporter:
     def update(self, model: str, text: str) -> None:
         """Change what `busy` shows."""
         if self._status is not None:
-            self._status.update(escape(f"{model}: {text}"))
+            self._status.update(escape(f"{model}: {text}, {time.monotonic() - self._busy_since:.0f} s"))
 
     def output_of(self, model: str) -> Callable[[bytes], None]:
         """What passes on what EvalScope prints as it evaluates a model."""
@@ -119,4 +122,5 @@ def show_table(
 
 def where_to_look(work_dir: Path, outputs: Path) -> str:
     """The lines after the table: the results' folder, and how `evalscope service` shows it."""
-    return f"Reports, answers and logs: {work_dir}\nIn a browser: evalscope service --outputs {outputs}"
+    extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
+    return f"Reports, answers and logs: {work_dir}\nIn a browser: {extra}evalscope service --outputs {outputs}"

@@ -19,12 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.report.console import Reporter
 
 REFRESHES_PER_S = 2
 LEAST_ROWS = 3
 _AROUND = 6  # lines of a screen that are not for rows: the table's head and foot, the sum below, the prompt
-WAITING, DONE, FAILED = "waiting", "done", "failed"
+WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
+OVER = (DONE, FAILED, STOPPED)
 
 
 @dataclass
@@ -99,21 +101,18 @@ class LiveReporter(Reporter):
         with self._lock:
             self._row(model).devices = devices
 
-    def ended(self, model: str) -> Callable[[Future[Any]], None]:
-        """What is to be called when a model's result is there."""
-
-        def call(future: Future[Any]) -> None:
-            error = future.exception()
-            with self._lock:
-                row = self._active.pop(model, Row())
-                self._counts[row.state] -= 1
-                self._counts[FAILED if error else DONE] += 1
-                over = self._counts[FAILED] + self._counts[DONE]
-            if error:
-                self.warn(f"{model}: {error}")
-            self.say(f"{model}: {FAILED if error else DONE}; {over} of {self._models} models are over")
-
-        return call
+    def ended(self, model: str, future: Future[Any]) -> None:
+        """A model's result is there."""
+        error = future.exception()
+        how = DONE if error is None else STOPPED if isinstance(error, Stopped) else FAILED
+        with self._lock:
+            row = self._active.pop(model, Row())
+            self._counts[row.state] -= 1
+            self._counts[how] += 1
+            over = sum(self._counts[state] for state in OVER)
+        if error:
+            self.warn(f"{model}: {error}")
+        self.say(f"{model}: {how}; {over} of {self._models} models are over")
 
     def view(self) -> RenderableType:
         """The view: what is at work, as far as it fits, and how many wait or are over."""
@@ -128,7 +127,7 @@ class LiveReporter(Reporter):
         room = max(LEAST_ROWS, self._console.height - _AROUND)
         for model, devices, text, seconds in rows[:room]:
             table.add_row(escape(model), escape(devices), escape(text), f"{seconds:.0f} s")
-        order = (DONE, FAILED, *sorted(counts.keys() - {DONE, FAILED, WAITING}), WAITING)
+        order = (*OVER, *sorted(counts.keys() - {*OVER, WAITING}), WAITING)
         sums = " · ".join(f"{counts[state]} {state}" for state in order if state in counts)
         more = f" · {len(rows) - room} of them not shown" if len(rows) > room else ""
         foot = Text(f"{self._models} models, {now - self._start:.0f} s: {sums}{more}", style="dim")

@@ -29,7 +29,7 @@ def identity(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Identi
     files that the settings name, and the packages of the engine's environment.
     """
     env = Environment.find(deploy.env)
-    settings = deploy.model_dump(exclude={*_PATIENCE, "api_key", "env_vars"})
+    settings = deploy.model_dump(exclude={*_PATIENCE, "api_key", "env_vars", "engine"})
     variables = {**env.variables(os.environ), **{name: reveal(value, name) for name, value in deploy.env_vars.items()}}
     found: dict[str, object] = {
         "the engine": f"{type(engine).__module__}.{type(engine).__qualname__}",

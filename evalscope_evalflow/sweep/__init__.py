@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
+from concurrent.futures import as_completed
 from functools import partial
 
 from evalscope_evalflow.errors import EvalFlowError, Stopped
@@ -74,9 +74,9 @@ def _many(todo: Sequence[Job], executor: type[Executor], reporter: Reporter) -> 
         runner = executor(live)
         try:
             futures = runner.submit([todo[number] for number in left])
-            for number, future in zip(left, futures, strict=True):
-                future.add_done_callback(live.ended(todo[number].model.name))
-            wait(futures)
+            names = {future: todo[number].model.name for number, future in zip(left, futures, strict=True)}
+            for future in as_completed(futures):  # here: a future's callbacks may come after those that wait for it
+                live.ended(names[future], future)
         except BaseException:
             runner.cancel()
             raise

@@ -67,6 +67,8 @@ def test_install_and_uninstall(installer: str, editable: bool, wheel: Path, tmp_
         == 2
     )
     assert (python.parent / "evalflow").exists()
+    doctor = subprocess.run([python.parent / "evalflow", "doctor"], capture_output=True, text=True, check=False)
+    assert "attaches to EvalScope at every start of this Python" in doctor.stdout, doctor.stderr
     quiet = [] if installer == "uv" else ["--yes"]
     _run(*tool, "uninstall", *where, *quiet, "evalscope-evalflow")
     assert _files(python) - {".lock"} == before  # uv locks an environment, and leaves the lock

@@ -126,7 +126,7 @@ def test_models_share_two_slots_and_one_that_fails_fails_alone(a_sweep: Sweep) -
     held: dict[str, list[tuple[float, float]]] = {}
     for name in ("a", "b", "c"):
         times = {
-            (event["event"], event["phase"]): datetime.strptime(event["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+            (event["event"], event["phase"]): datetime.fromisoformat(event["time"]).timestamp()
             for event in a_sweep.events(name)
             if "phase" in event
         }
@@ -174,7 +174,7 @@ def test_struck_in_the_middle_nothing_is_left_and_the_rest_is_done_later(
 
 
 def test_one_is_stopped_and_then_all(a_sweep: Sweep) -> None:
-    slow = ["--answer-seconds", "1"]
+    slow = ["--answer-seconds", "4"]  # so that none ends by itself meanwhile
     process = a_sweep.start(a_sweep.write({"a": slow, "b": slow, "c": slow, "d": slow}))
     wait_for(lambda: a_sweep.evaluates("a", "b"), "two models are evaluated at once", 100)
     assert subprocess.run([BIN / "evalflow", "stop", "a"], env=a_sweep.env, check=False).returncode == 0

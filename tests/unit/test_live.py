@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 from rich.console import Console
 
-from evalscope_evalflow.errors import EngineError
+from evalscope_evalflow.errors import EngineError, Stopped
 from evalscope_evalflow.report.console import Reporter
 from evalscope_evalflow.report.live import LiveReporter
 
@@ -49,15 +49,16 @@ def test_what_is_at_work_has_a_row_with_devices_and_state(reporter):
 
 
 def test_what_is_over_is_counted_and_told(reporter):
-    for name, error in (("step-1", None), ("step-2", EngineError("it died"))):
+    for name, error in (("step-1", None), ("step-2", EngineError("it died")), ("step-3", Stopped("by somebody"))):
         with reporter.busy(name, "judging"):
             pass
-        reporter.ended(name)(result(error))
-    assert "5 models, 0 s: 1 done · 1 failed · 3 waiting" in shown(reporter)
+        reporter.ended(name, result(error))
+    assert "5 models, 0 s: 1 done · 1 failed · 1 stopped · 2 waiting" in shown(reporter)
     told = reporter._console.file.getvalue()
     assert "step-1: done; 1 of 5 models are over" in told
     assert "step-2: it died" in told
     assert "step-2: failed; 2 of 5 models are over" in told
+    assert "step-3: stopped; 3 of 5 models are over" in told
 
 
 def test_no_more_rows_than_the_screen_has_room_for(reporter):
@@ -81,5 +82,5 @@ def test_without_a_terminal_there_are_lines_and_no_view(capsys):
     assert not reporter.is_live
     with reporter, reporter.busy("a", "loading"):
         reporter.update("a", "loading, 3 s")
-    reporter.ended("a")(result())
+    reporter.ended("a", result())
     assert capsys.readouterr().err.split("  ")[-1] == "a: done; 1 of 2 models are over\n"

@@ -369,3 +369,21 @@ def test_every_problem_is_told_once_and_at_once(task, tmp_path):
         preflight(found)
     places = [problem.where for problem in caught.value.problems]
     assert sorted(places) == ["datasets", "judge.models.0.api_url", "model m", "sede", "work_dir"]
+
+
+def test_a_subset_without_a_file_is_told_with_what_there_is(task, tmp_path):
+    (tmp_path / "demo.jsonl").touch()
+    settings = {"general_qa": {"local_path": str(tmp_path), "subset_list": ["demoo"]}}
+    said = refused(task(dataset_args=settings))
+    assert "dataset_args.general_qa.subset_list" in said
+    assert "has no file of the subset demoo" in said
+    assert "demo.jsonl" in said
+    settings["general_qa"]["subset_list"] = ["demo"]
+    preflight(task(dataset_args=settings))
+
+
+def test_benchmarks_of_evalscopes_own_are_not_asked_of_vlmevalkit_by_default(gguf_file, tmp_path):
+    section = {"models": [{"path": str(gguf_file)}]}
+    said = refused(Task.parse({"datasets": ["general_qa"], "work_dir": str(tmp_path / "out"), "evalflow": section}))
+    assert "evalflow.backend: is VLMEvalKit by default, and EvalScope's own backend has general_qa" in said
+    assert "Set backend: Native" in said

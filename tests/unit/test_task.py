@@ -171,3 +171,14 @@ def test_a_section_is_read_from_any_of_its_forms(tmp_path):
 def test_a_section_that_is_broken_json_is_told():
     with pytest.raises(ConfigError, match="is not valid JSON"):
         read_section('{"backend": ')
+
+
+@pytest.mark.parametrize("name", ["evalfow", "eval_flow"])
+def test_a_misspelt_section_is_named(name):
+    assert refused({"datasets": ["general_qa"], name: {}}) == f"{name}: unknown key\n    Did you mean 'evalflow'?"
+
+
+def test_a_model_is_named_by_its_path_where_nothing_is_said():
+    models = [{"path": "/ckpts/one/"}, {"path": "/ckpts/two.gguf"}]
+    task = Task.parse({"datasets": ["general_qa"], "evalflow": {"models": models}})
+    assert [model.name for model in task.models] == ["one", "two"]
