@@ -92,7 +92,8 @@ class Sweep:
 
 
 @pytest.fixture
-def a_sweep(stock_task: dict[str, Any], tmp_path: Path) -> Sweep:
+def a_sweep(stock_task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path / "runtime"))  # `stop --all` is for these runs alone
     return Sweep(stock_task, tmp_path)
 
 
