@@ -266,7 +266,7 @@ def live(models: int) -> dict[str, float]:
         for name in batch:
             future: Future[None] = Future()
             future.set_result(None)
-            view.ended(name)(future)
+            view.ended(name, future)
         console.file.seek(0)
         console.file.truncate()
     seconds = time.process_time() - began
