@@ -35,11 +35,16 @@ PR_SET_CHILD_SUBREAPER = 36
 def orphans_come_here() -> Iterator[None]:
     """Whatever loses its parent in the block becomes a child of the tests, and so cannot be overlooked."""
     libc = ctypes.CDLL(None)
+    before = {process.pid for process in psutil.Process().children()}
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield
     finally:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for process in psutil.Process().children():  # nobody else asks how they ended
+            with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+                if process.pid not in before and process.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(process.pid, os.WNOHANG)
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
