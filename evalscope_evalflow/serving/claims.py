@@ -82,8 +82,8 @@ def settle(
         placement = place(engine, model, deploy, waiting=waiting, among=free)
     except ConfigError:
         return None
-    if engine.spreads == "layers":
-        return {"devices": placement.devices}
+    if engine.spreads == "layers":  # with none idle it would go to the CPU, beside what runs there
+        return None if placement.devices == "-1" else {"devices": placement.devices}
     return {
         "devices": placement.devices,
         "tensor_parallel": placement.tensor_parallel,

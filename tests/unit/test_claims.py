@@ -93,6 +93,12 @@ def test_llamacpp_takes_as_few_as_hold_the_file(ask, gguf_file):
     assert settings == {"devices": "0"}
 
 
+def test_llamacpp_waits_for_devices_that_others_have_taken_meanwhile(ask, gguf_file):
+    taken = [gpu("GPU-0", 40000), *BOX[1:], process("GPU-0", 1, 39000)]
+    [(_, settings)] = ask(taken, ("llamacpp", str(gguf_file), {"max_model_len": 512}, ["0"], 1))
+    assert settings is None
+
+
 def asked(path, engine="vllm", **deploy):
     model, settings = ModelConfig(name="m", path=path), DeployConfig(**deploy)
     return claim(load_engine(engine), model, settings)

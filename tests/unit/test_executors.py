@@ -190,6 +190,22 @@ class TestLocal:
         wait(futures, WAIT_S)
         assert sorted(begun(stage)[1:]) == ["b", "c"]
 
+    def test_what_is_only_judged_needs_no_engine_here(self, make, stage, live):
+        jobs = [job.served(engine="is-not-installed") for job in make("a", "b")]
+        jobs = [Scripted(job.task, job.size, Claim(("judging 0", "judging 1"), 1), serves=False) for job in jobs]
+        futures = Local(live).submit(jobs)
+        for name in "ab":
+            stage.gate(name).set()
+        assert [future.result(WAIT_S).model.name for future in futures] == ["a", "b"]
+
+    def test_one_that_cannot_be_begun_fails_alone(self, make, stage, live):
+        bad, good = make("a", "b")
+        futures = Local(live).submit([bad.served(engine="is-not-installed"), good])
+        stage.gate("b").set()
+        assert futures[1].result(WAIT_S).model.name == "b"
+        with pytest.raises(ConfigError, match="unknown engine"):
+            futures[0].result(WAIT_S)
+
 
 class TestInline:
     def test_one_after_the_other_in_order(self, make, stage, live):

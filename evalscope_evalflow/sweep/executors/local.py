@@ -117,9 +117,14 @@ class Local(Executor):
         with self._lock:
             free = dict(self._free)
             chosen: list[tuple[_Run, list[str]]] = []
-            for run in self._waiting:
+            for run in list(self._waiting):
                 mine = _among(run, free)
-                taken = self._choose(run, mine)
+                try:
+                    taken = self._choose(run, mine)
+                except EvalFlowError as error:  # whoever waits for it would do so for ever
+                    self._waiting.remove(run)
+                    _refuse(run, error)
+                    continue
                 if taken is not None:
                     chosen.append((run, taken))
                 for name in taken if taken is not None else mine if self._strict else ():
@@ -143,6 +148,8 @@ class Local(Executor):
 
     def _settle(self, run: _Run, free: list[str], waiting: int) -> dict[str, Any] | None:
         job = run.job
+        if not job.claim.told:  # an engine that is not installed here is no obstacle to judging
+            return {} if len(free) >= job.claim.needs else None
         deploy = job.task.flow.deploy_for(job.model)
         return settle(resolve_engine(job.model, deploy), job.model, deploy, job.claim, free, waiting)
 
@@ -187,16 +194,20 @@ class Local(Executor):
             held = "".join(f"; device {name} is in use: {who}" for name, who in busy(names).items())
             claim = run.job.claim
             what = f"it needs {claim.needs} of the devices {', '.join(claim.devices)}, and not so many are left{held}"
-            run.future.set_running_or_notify_cancel()
-            run.future.set_exception(EvalFlowError(what))
+            _refuse(run, EvalFlowError(what))
 
     def _drop_waiting(self) -> None:
         """Begin nothing more."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
         for run in waiting:
-            run.future.set_running_or_notify_cancel()
-            run.future.set_exception(Stopped.all("interrupted before it was begun"))
+            _refuse(run, Stopped.all("interrupted before it was begun"))
+
+
+def _refuse(run: _Run, error: EvalFlowError) -> None:
+    """A job that will never be begun."""
+    run.future.set_running_or_notify_cancel()
+    run.future.set_exception(error)
 
 
 def _among(run: _Run, free: Iterable[str]) -> list[str]:
