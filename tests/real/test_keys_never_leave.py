@@ -301,13 +301,17 @@ def test_keys_when_the_engine_stops(scene: Scene, telltale: Telltale) -> None:
     assert "in two halves it is ****" in done.stderr
 
 
-def test_keys_in_exceptions(scene: Scene) -> None:
+@pytest.mark.parametrize("raised", ["ConfigError", "WorkerError"])
+def test_keys_in_exceptions(scene: Scene, raised: str) -> None:
     """In Python: what is raised, all that it was raised from, and EvalScope's own log."""
     api, judge = new_key("api"), new_key("judge")
     with Telltale(answers=3) as model, Telltale(answers=1) as other:
         scene.remote(model.url, api)
-        scene.judge(other.url, judge)
-        scene.task["dataset_args"]["general_mcq"]["local_path"] = str(scene.folder)  # where there is no benchmark
+        if raised == "ConfigError":  # known before anything starts
+            scene.judge(other.url, judge)
+            scene.task["dataset_args"]["general_mcq"]["local_path"] = str(scene.folder)  # where there is no benchmark
+        else:  # only EvalScope knows
+            scene.judge(other.url, judge, eval_type="of no such type")
         (scene.folder / "task.json").write_text(json.dumps(scene.task))
         script = (
             "import json, sys, traceback\n"
@@ -327,4 +331,4 @@ def test_keys_in_exceptions(scene: Scene) -> None:
         )
         done = scene.run([api, judge], sys.executable, "-c", script, str(scene.folder / "task.json"))
         assert done.returncode == 0, done.stderr
-        assert "WorkerError" in done.stdout
+        assert raised in done.stdout
