@@ -143,6 +143,13 @@ def generation_fields(folder: Path) -> tuple[str, ...]:
 
 
 @lru_cache
+def benchmark_fields(folder: Path) -> tuple[str, ...]:
+    """The keys of `dataset_args.NAME`: what can be set of a benchmark."""
+    fields = _fields(folder / "api" / "benchmark" / "meta.py", "BenchmarkMeta")
+    return ("local_path", *fields) if fields else ()
+
+
+@lru_cache
 def judge_fields(folder: Path) -> dict[str, tuple[str, ...]]:
     """The keys of `judge`, of each of its `models`, and of its `contract`."""
     names = {"judge": "JudgeConfig", "judge.models": "JudgeModelConfig", "judge.contract": "JudgeContractConfig"}

@@ -122,17 +122,19 @@ def _from_file(command: str, argv: list[str]) -> int:
     parser.add_argument("file", help="YAML or JSON file")
     parser.add_argument("--work_dir", help="where results go, in place of the file's work_dir")
     parser.add_argument("--verbose", action="store_true", help="show what EvalScope prints")
+    if command == "run":
+        parser.add_argument("--dry_run", action="store_true", help="check the task and print its plan; start nothing")
     args = parser.parse_args(normalise(argv))
     data = read_mapping(args.file)
     if args.work_dir:
         data["work_dir"] = args.work_dir
-    return _execute(data, verbose=args.verbose, check=command == "check")
+    return _execute(data, verbose=args.verbose, check=command == "check" or args.dry_run)
 
 
 def _execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
     from evalscope_evalflow.task import Task
 
-    task = Task.parse(data)
+    task = Task.parse(data).keeping_nothing()
     if check or task.flow.dry_run or data.get("dry_run"):
         from evalscope_evalflow.plan import show_plan
 
@@ -141,9 +143,9 @@ def _execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
     from evalscope_evalflow import sweep
     from evalscope_evalflow.report.console import Reporter, show_table, where_to_look
 
-    result = sweep.run(task.keeping_nothing(), Reporter(forward=verbose))
+    result = sweep.run(task, Reporter(forward=verbose))
     show_table(result.rows())
-    sys.stdout.write(where_to_look(task.work_dir, task.outputs) + "\n")
+    sys.stdout.write(where_to_look(task) + "\n")
     return result.exit_code
 
 

@@ -7,6 +7,7 @@ EvalScope lacks: which models to deploy, how, and what to do with results that a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from evalscope_evalflow.errors import ConfigError, Problem, nearest
 from evalscope_evalflow.keys import Key
 
 AUTO: Literal["auto"] = "auto"
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -103,10 +105,16 @@ class DeployConfig(Section):
         if value is None:
             return AUTO
         if isinstance(value, int):
-            return str(value)
+            value = str(value)
         if isinstance(value, str) and value.strip().lower() in ("auto", "all"):
             return value.strip().lower()
-        return ",".join(str(item) for item in value) if isinstance(value, (list, tuple)) else value
+        if not isinstance(value, (str, list, tuple)):
+            return value
+        names = [str(item).strip() for item in (value.split(",") if isinstance(value, str) else value)]
+        for name in filter(None, names):
+            if not _DEVICE.fullmatch(name):
+                raise ValueError(f"{name!r} is no device: give numbers or UUIDs (GPU-…, MIG-…), such as \"0,1\"")
+        return ",".join(filter(None, names))
 
     @field_validator("extra_args", mode="before")
     @classmethod
@@ -203,7 +211,7 @@ def _problems(error: ValidationError, schema: type[Section], where: str) -> Iter
             name = str(item["loc"][-1])
             yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
         else:
-            yield Problem(place, item["msg"])
+            yield Problem(place, item["msg"].removeprefix("Value error, "))
 
 
 def _fields_at(schema: type[Section], location: tuple[Any, ...]) -> list[str]:

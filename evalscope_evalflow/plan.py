@@ -91,13 +91,16 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
     todo = jobs(task, survey)
     left_to_do = [job for job in todo if job.claim.needs]
     turns = {left_to_do[number].model.name: rank for rank, number in enumerate(order_of(left_to_do).jobs, start=1)}
+    free_port = False
     for model, job in zip(task.models, todo, strict=True):
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
         left = survey.needs(model)
         if left.infer:
             if len(turns) > 1:
                 console.print(f"  {escape(_turn(job, turns[model.name], len(turns)))}")
-            for line in _serving(job, len(turns) - 1):
+            deploy = task.flow.deploy_for(model)
+            free_port |= deploy.port is None and resolve_engine(model, deploy).local
+            for line in _serving(job, len(turns) - 1, first=turns[model.name] == 1):
                 console.print(f"  {escape(line)}")
         elif left.judge:
             console.print("  no engine: every answer that can be had is saved")
@@ -105,6 +108,8 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
             console.print("  nothing is left to do")
         for cell in cells(task, model, left):
             console.print(f"  {escape(str(cell))}")
+    if free_port:
+        console.print("Port 0, in a command, stands for one that is free.")
     console.print("Nothing was started.")
 
 
@@ -115,8 +120,8 @@ def _turn(job: Job, rank: int, models: int) -> str:
     return f"number {rank} of {models} to begin, when it can have {what}"
 
 
-def _serving(job: Job, waiting: int) -> list[str]:
-    """How a model would be served, if it were the first of those that wait."""
+def _serving(job: Job, waiting: int, *, first: bool) -> list[str]:
+    """How a model would be served, if it were the first of those that wait, which `first` says that it is."""
     model, deploy = job.model, job.task.flow.deploy_for(job.model)
     engine = resolve_engine(model, deploy)
     if not engine.local:
@@ -129,6 +134,8 @@ def _serving(job: Job, waiting: int) -> list[str]:
     deploy = placement.apply(deploy)
     env = Environment.find(deploy.env)
     command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)
-    devices = "every device that it finds" if deploy.devices is None else f"devices {deploy.devices or 'none'}"
-    lines = [f"{engine.name} on {devices}: {shlex.join(env.wrap(command.argv))}", *placement.lines]
-    return lines if deploy.port else [*lines, "(port 0 here stands for one that is free)"]
+    such_as = "" if first or not deploy.devices else "such as "  # whoever comes before it may have others
+    devices = f"devices {such_as}{deploy.devices or 'none'}"
+    if deploy.devices is None:
+        devices = "every device that it finds"
+    return [f"{engine.name} on {devices}: {shlex.join(env.wrap(command.argv))}", *placement.lines]

@@ -57,10 +57,12 @@ def _problems(
     for model in task.models:
         if known:
             saved = backend.look(task, model)
-            yield from check_saved(task, model, saved)
+            refused = list(check_saved(task, model, saved))
+            yield from refused
             if task.flow.mode == "judge":
                 yield from check_there_is_something_to_judge(task, model, saved)
-            if "infer" not in survey.needs(model, saved).phases:
+            # With another folder, which is what a refusal asks for, everything would be asked.
+            if "infer" not in survey.needs(model, saved).phases and not (refused and task.flow.mode != "judge"):
                 continue
         elif task.flow.mode == "judge":
             yield from check_there_is_something_to_judge(task, model)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from evalscope_evalflow import flag_keys, globs
 from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig
-from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 SECTION = "evalflow"
 DEFAULT_WORK_DIR = "outputs"
@@ -36,6 +36,11 @@ _OURS = (
 _REFUSED = {
     "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
     "rerun_review": "Reviews that are missing are made; to make all of them anew, remove `reviews` from work_dir.",
+}
+# Stock fields that are mappings, and how they are written.
+_MAPPINGS = {
+    "judge": "{models: [{model_id: …, api_url: …}]}",
+    "dataset_args": "{NAME: {local_path: …, subset_list: […]}}",
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs"}
@@ -86,6 +91,9 @@ class Task:
 
     def keeping_nothing(self) -> Task:
         """The same for a process that ends with it: no engine is kept."""
+        if not any(self.flow.deploy_for(model).keep_alive_s for model in self.models):
+            return self
+        note = "keep_alive_s: without effect, as this command ends with the run; Python and notebooks keep engines"
         models = [
             model.model_copy(update={"deploy": {**model.deploy, "keep_alive_s": 0.0}})
             if model.deploy.get("keep_alive_s")
@@ -96,7 +104,7 @@ class Task:
         if deploy.keep_alive_s:
             deploy = deploy.model_copy(update={"keep_alive_s": 0.0})
         flow = self.flow.model_copy(update={"deploy": deploy, **({"models": models} if self.many else {})})
-        return replace(self, flow=flow, models=tuple(models))
+        return replace(self, flow=flow, models=tuple(models), notes=(*self.notes, note))
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], section: Mapping[str, Any] | FlowConfig | None = None) -> Task:
@@ -124,6 +132,7 @@ class Task:
                 flow = section
             else:
                 section, stock = flag_keys.expand(read_section(section))
+                section = _with_backend(section, data.get("eval_backend"))
                 flow, data = FlowConfig.parse(section, SECTION), flag_keys.merged(data, stock)
         except ConfigError as error:
             raise ConfigError(*problems, *error.problems) from None
@@ -139,10 +148,9 @@ class Task:
             problems.append(Problem("datasets", "none is given", "Name at least one benchmark (--datasets)."))
         elif not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             problems.append(Problem("datasets", "is no list of names", "Write it as datasets: [gsm8k, arc]."))
-        if not isinstance(data.get("judge") or {}, Mapping):
-            problems.append(
-                Problem("judge", "is no mapping", "Write it as judge: {models: [{model_id: …, api_url: …}]}.")
-            )
+        for name, form in _MAPPINGS.items():
+            if not isinstance(data.get(name) or {}, Mapping):
+                problems.append(Problem(name, "is no mapping", f"Write it as {name}: {form}."))
         if data.get("judge_model_args"):
             problems.append(Problem("judge_model_args", "is EvalScope's old form", "Use `judge`."))
         if problems:
@@ -164,6 +172,27 @@ class Task:
             ConfigError: it cannot be read, or cannot work.
         """
         return cls.parse(read_mapping(path))
+
+
+def _with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:
+    """The section with the backend that the stock field `eval_backend` names, as in a task of stock EvalScope.
+
+    Raises:
+        ConfigError: the section names another, or there is no such backend.
+    """
+    if stock is None or str(stock).lower() == SECTION:
+        return section
+    known = {name.lower(): name for name in get_args(FlowConfig.model_fields["backend"].annotation)}
+    named = known.get(str(stock).lower())
+    said = str(section.get("backend") or named)
+    if named is None:
+        hint = nearest(str(stock), [SECTION, *known.values()])
+        what = f"EvalFlow does not run {stock!r}"
+        raise ConfigError(Problem("eval_backend", what, f"{hint} Known: {SECTION}, {', '.join(known.values())}".strip()))
+    if said.lower() != named.lower():
+        what = f"is {stock!r}, but the section's backend is {said!r}"
+        raise ConfigError(Problem("eval_backend", what, "Set it to evalflow."))
+    return {**section, "backend": named}
 
 
 def _without_effect(flow: FlowConfig, models: tuple[ModelConfig, ...]) -> list[str]:

@@ -35,7 +35,7 @@ class Native(Backend):
                     f"EvalScope's Native backend has no benchmark {dataset!r}",
                     f"{nearest(dataset, known)} `evalscope benchmark-info --list` shows all {len(known)}.".strip(),
                 )
-        yield from _dataset_args_problems(task, known)
+        yield from _dataset_args_problems(task, known, catalog.benchmark_fields(folder))
         fields = catalog.task_fields(folder)
         for name in task.stock:
             if fields and name not in fields:
@@ -82,7 +82,7 @@ class Native(Backend):
         return {**told, "judge_batch_size": task.flow.judge_max_num_seqs if judged else None}
 
 
-def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
+def _dataset_args_problems(task: Task, known: list[str], keys: tuple[str, ...]) -> Iterable[Problem]:
     for name, settings in (task.stock.get("dataset_args") or {}).items():
         where = f"dataset_args.{name}"
         if name not in task.datasets:
@@ -90,7 +90,13 @@ def _dataset_args_problems(task: Task, known: list[str]) -> Iterable[Problem]:
             if name not in known:
                 yield Problem(where, "EvalScope has no such benchmark", nearest(name, [*task.datasets, *known]))
             continue
-        path = settings.get("local_path") if isinstance(settings, Mapping) else None
+        if not isinstance(settings, Mapping):
+            yield Problem(where, "is no mapping", "Write it as {local_path: …, subset_list: […]}.")
+            continue
+        for key in settings:
+            if keys and key not in keys:
+                yield Problem(f"{where}.{key}", "EvalScope would ignore it", nearest(str(key), keys))
+        path = settings.get("local_path")
         if path and not Path(path).expanduser().exists():
             yield Problem(f"{where}.local_path", f"{path} does not exist", "Give the folder that holds its files.")
         elif path and name in _SUBSET_FILES and Path(path).expanduser().is_dir():

@@ -38,13 +38,14 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     signals = interruptible() if in_cli() else contextlib.nullcontext()
     try:
         task = to_task(task_config)
+        task = task.keeping_nothing() if in_cli() else task
         if task.flow.dry_run:
             from evalscope_evalflow.plan import show_plan
 
             show_plan(task)
             return {}
         with signals:
-            outcome = sweep.run(task.keeping_nothing() if in_cli() else task, reporter)
+            outcome = sweep.run(task, reporter)
     except KeyboardInterrupt:
         if not in_cli():
             raise
@@ -52,14 +53,14 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     except EvalFlowError as error:
         if not in_cli():
-            raise
+            raise error.with_traceback(None) from None  # what is to be done stands in the message, not in our frames
         sys.stderr.write(f"evalflow: {error}\n")
         raise SystemExit(int(error.exit_code)) from None
     if in_cli():
         from evalscope_evalflow.report.console import show_table, where_to_look
 
         show_table(outcome.rows())
-        sys.stdout.write(where_to_look(task.work_dir, task.outputs) + "\n")
+        sys.stdout.write(where_to_look(task) + "\n")
         if outcome.exit_code:
             raise SystemExit(int(outcome.exit_code))
     task_config.work_dir = str(task.work_dir)
@@ -90,7 +91,7 @@ def prepare(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return _prepare(values)
     except EvalFlowError as error:
         if not in_cli():
-            raise
+            raise error.with_traceback(None) from None  # what is to be done stands in the message, not in our frames
         sys.stderr.write(f"evalflow: {error}\n")
         raise SystemExit(int(error.exit_code)) from None
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +14,7 @@ from rich.status import Status
 from rich.table import Table
 
 from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.task import Task
 
 
 class Reporter:
@@ -120,7 +120,10 @@ def show_table(
                 console.print(f"{escape(model)} / {escape(row.dataset)}: {escape(note)}", style="yellow")
 
 
-def where_to_look(work_dir: Path, outputs: Path) -> str:
-    """The lines after the table: the results' folder, and how `evalscope service` shows it."""
-    extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
-    return f"Reports, answers and logs: {work_dir}\nIn a browser: {extra}evalscope service --outputs {outputs}"
+def where_to_look(task: Task) -> str:
+    """The lines after the table: the results' folder, and how `evalscope service` shows what is scored."""
+    lines = [f"Reports, answers and logs: {task.work_dir}"]
+    if task.flow.mode != "infer":  # there are no reports yet
+        extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
+        lines.append(f"In a browser: {extra}evalscope service --outputs {task.outputs}")
+    return "\n".join(lines)

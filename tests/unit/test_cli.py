@@ -154,9 +154,10 @@ def test_verbose_shows_what_evalscope_prints(monkeypatch, task_file):
     assert seen == [True, False]
 
 
-def test_check_prints_the_command_and_starts_nothing(monkeypatch, task_file, tmp_path, capsys):
+@pytest.mark.parametrize("words", [["check"], ["run", "--dry_run"], ["run", "--dry-run"]])
+def test_check_prints_the_command_and_starts_nothing(monkeypatch, task_file, tmp_path, capsys, words):
     monkeypatch.setattr(sweep, "run", None)
-    assert cli.main(["check", str(task_file)]) == 0
+    assert cli.main([*words, str(task_file)]) == 0
     shown = capsys.readouterr().out
     assert "1 model(s) × general_qa, backend Native" in shown
     assert "--alias tiny --host 127.0.0.1 --port 8123" in " ".join(shown.split())

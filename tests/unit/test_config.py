@@ -172,6 +172,21 @@ def test_a_section_survives_being_folded_and_parsed_again():
     assert again.deploy_for(again.models[0]).api_key.get_secret_value() == KEY
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(3, "3"), ("0, 1", "0,1"), ([0, "GPU-1a2b"], "0,GPU-1a2b"), ("MIG-x/1/0", "MIG-x/1/0"), (" ALL ", "all"), ("", "")],
+)
+def test_devices_in_all_their_forms(given, found):
+    assert FlowConfig.parse({"deploy": {"devices": given}}).deploy.devices == found
+
+
+@pytest.mark.parametrize("given", ["0,x", ["cuda:0"], True, "-1", "0;1"])
+def test_what_is_no_device_is_told(given):
+    error = problems({"deploy": {"devices": given}})
+    assert str(error).startswith("evalflow.deploy.devices: ")
+    assert "is no device: give numbers or UUIDs" in str(error)
+
+
 def test_only_what_was_set_is_folded():
     assert FlowConfig.parse({"deploy": {"port": 8000}}).to_section() == {"deploy": {"port": 8000}}
 

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from evalscope_evalflow.backends import DatasetResult, Metric
 from evalscope_evalflow.report.console import Reporter, score_text, show_table, where_to_look
+from evalscope_evalflow.task import Task
 
 
 def result(dataset="general_qa", score=0.8333, requested=6, succeeded=6, failed=0, notes=(), metric="accuracy"):
@@ -89,10 +90,19 @@ def test_what_evalscope_prints_is_passed_on_whatever_its_bytes(capsys):
     assert capsys.readouterr().err == "50 %\ufffd done\n"
 
 
+def task_of(mode):
+    section = {"mode": mode, "backend": "Native"}
+    return Task.parse({"model": "/m", "datasets": ["general_qa"], "work_dir": "/w/out/m", "evalflow": section})
+
+
 def test_the_last_lines_say_where_to_look():
-    shown = where_to_look(Path("/w/out/m"), Path("/w/out"))
+    shown = where_to_look(task_of("all"))
     assert "/w/out/m" in shown
-    assert "evalscope service --outputs /w/out" in shown
+    assert shown.endswith("evalscope service --outputs /w/out")
+
+
+def test_what_is_only_answered_has_nothing_to_show_in_a_browser():
+    assert where_to_look(task_of("infer")) == "Reports, answers and logs: /w/out/m"
 
 
 def test_a_models_name_is_shown_as_it_is(capsys):

@@ -463,7 +463,7 @@ def test_evalflow_check_prints_the_choice_and_its_arithmetic(driver, models, mak
     assert any(
         line.startswith("each of 4 devices has to hold 33.9 GiB of 135.4 GiB of weights (BF16)") for line in lines
     )
-    command = next(line for line in lines if line.startswith("vllm on devices 1: "))
+    command = next(line for line in lines if line.startswith("vllm on devices such as 1: "))
     assert "--data-parallel-size" not in command
     assert "number 1 of 2 to begin, when it can have 4 of the devices 1, 2, 3, 4, 5, 6, 7" in lines
     assert any("data_parallel 1, as 1 more model waits for devices" in line for line in lines)

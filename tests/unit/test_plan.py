@@ -106,7 +106,9 @@ def test_several_models_are_shown_with_their_turn_and_what_they_are_given(task, 
     models = [{"name": "small", "path": str(gguf_file)}, {"name": "large", "path": str(larger)}]
     out = io.StringIO()
     show_plan(task(models=models), Console(file=out, width=10000))
+    assert out.getvalue().count("Port 0, in a command, stands for one that is free.") == 1
     small, large = out.getvalue().split("large →")
+    assert "llamacpp on devices such as 2: " in small
     assert "number 2 of 2 to begin, when it can have 1 of the devices 2, 3" in small
     assert "number 1 of 2 to begin" in large
     assert "llamacpp on devices 2: " in large

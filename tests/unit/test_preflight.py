@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from evalscope_evalflow import surroundings
+from evalscope_evalflow import fingerprint, ledger, surroundings
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.preflight import preflight
 from evalscope_evalflow.serving import pool
@@ -69,6 +69,31 @@ def test_settings_of_a_misspelt_benchmark_are_told(task):
     message = refused(task(dataset_args={"genral_qa": {}}))
     assert "dataset_args.genral_qa: EvalScope has no such benchmark" in message
     assert "Did you mean 'general_qa'?" in message
+
+
+def test_a_misspelt_setting_of_a_benchmark_is_told(task):
+    """EvalScope would ask a hub for the data, as if no folder had been given."""
+    message = refused(task(dataset_args={"general_qa": {"local_pth": "/data"}}))
+    assert "dataset_args.general_qa.local_pth: EvalScope would ignore it" in message
+    assert "Did you mean 'local_path'?" in message
+
+
+def test_settings_of_a_benchmark_that_are_no_mapping_are_told(task):
+    assert "dataset_args.general_qa: is no mapping" in refused(task(dataset_args={"general_qa": 5}))
+
+
+def test_a_folder_with_answers_to_another_task_hides_no_other_problem(task, tmp_path):
+    """With another folder, as the refusal asks for, the model would be asked, and could not be served."""
+    before = task(limit=1)
+    model = before.models[0]
+    (before.folder(model) / "evalflow").mkdir(parents=True)
+    ledger.update(before.folder(model), "general_qa", predictions=fingerprint.predictions(before, model, "general_qa"))
+    path = before.folder(model) / "predictions" / model.name / "general_qa_default.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"index": 0, "model_output": {"choices": []}}\n')
+    message = refused(task(deploy={"env": str(tmp_path / "nowhere")}, generation_config={"max_tokens": 7}))
+    assert "answers on general_qa to another task" in message
+    assert "deploy.env" in message
 
 
 @pytest.mark.parametrize(

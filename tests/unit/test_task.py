@@ -124,6 +124,46 @@ def test_the_workers_task_keeps_stock_fields_and_loses_ours():
     assert task.stock == {"datasets": ["general_qa"], "limit": 5}
 
 
+@pytest.mark.parametrize("name", ["judge", "dataset_args"])
+def test_a_list_in_place_of_a_mapping_is_told_with_how_to_write_it(name):
+    message = refused({**ONE, name: ["x"]})
+    assert f"{name}: is no mapping" in message
+    assert f"Write it as {name}: {{" in message
+
+
+@pytest.mark.parametrize("written", ["Native", "native"])
+def test_the_stock_field_names_the_backend_where_the_section_does_not(written):
+    assert Task.parse({**ONE, "eval_backend": written}).flow.backend == "Native"
+    agreed = {**ONE["evalflow"], "backend": "native"}
+    assert Task.parse({**ONE, "eval_backend": written, "evalflow": agreed}).flow.backend == "Native"
+
+
+@pytest.mark.parametrize("written", ["evalflow", "EvalFlow", None])
+def test_the_stock_field_may_name_evalflow(written):
+    assert Task.parse({**ONE, "eval_backend": written}).flow.backend == "VLMEvalKit"
+
+
+@pytest.mark.parametrize(
+    ("written", "section", "says"),
+    [
+        ("Native", {"backend": "VLMEvalKit"}, "is 'Native', but the section's backend is 'VLMEvalKit'"),
+        ("VLMEvalkt", {}, "EvalFlow does not run 'VLMEvalkt'\n    Did you mean 'VLMEvalKit'?"),
+        ("OpenCompass", {}, "EvalFlow does not run 'OpenCompass'\n    Known: evalflow, VLMEvalKit, Native"),
+    ],
+)
+def test_a_stock_backend_that_cannot_be_meant_is_refused(written, section, says):
+    message = refused({**ONE, "eval_backend": written, "evalflow": {**ONE["evalflow"], **section}})
+    assert message.startswith(f"eval_backend: {says}")
+
+
+def test_a_command_that_ends_with_its_run_says_that_it_keeps_no_engine():
+    kept = Task.parse({**ONE, "evalflow": {**ONE["evalflow"], "deploy": {"keep_alive_s": 60}}})
+    command = kept.keeping_nothing()
+    assert command.flow.deploy.keep_alive_s == 0
+    assert "keep_alive_s: without effect" in command.notes[-1]
+    assert Task.parse(ONE).keeping_nothing().notes == ()
+
+
 def test_a_task_never_shows_keys():
     data = {**ONE, "judge": {"models": [{"model_id": "j", "api_url": "http://j/v1", "api_key": KEY}]}}
     data["evalflow"] = {"models": [{"name": "m", "api_url": "http://x/v1", "api_key": KEY}]}
