@@ -113,7 +113,7 @@ class DeployConfig(Section):
         names = [str(item).strip() for item in (value.split(",") if isinstance(value, str) else value)]
         for name in filter(None, names):
             if not _DEVICE.fullmatch(name):
-                raise ValueError(f"{name!r} is no device: give numbers or UUIDs (GPU-…, MIG-…), such as \"0,1\"")
+                raise ValueError(f'{name!r} is no device: give numbers or UUIDs (GPU-…, MIG-…), such as "0,1"')
         return ",".join(filter(None, names))
 
     @field_validator("extra_args", mode="before")

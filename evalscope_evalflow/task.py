@@ -186,9 +186,9 @@ def _with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:
     named = known.get(str(stock).lower())
     said = str(section.get("backend") or named)
     if named is None:
-        hint = nearest(str(stock), [SECTION, *known.values()])
-        what = f"EvalFlow does not run {stock!r}"
-        raise ConfigError(Problem("eval_backend", what, f"{hint} Known: {SECTION}, {', '.join(known.values())}".strip()))
+        names = [SECTION, *known.values()]
+        hint = f"{nearest(str(stock), names)} Known: {', '.join(names)}".strip()
+        raise ConfigError(Problem("eval_backend", f"EvalFlow does not run {stock!r}", hint))
     if said.lower() != named.lower():
         what = f"is {stock!r}, but the section's backend is {said!r}"
         raise ConfigError(Problem("eval_backend", what, "Set it to evalflow."))
