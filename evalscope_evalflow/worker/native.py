@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from .ahead import html_report, import_ahead, openai_client
+from .ahead import html_report, import_ahead, openai_client, uncollected
 from .client import refuse_error_texts, retry_only_what_is_transient
 from .failures import Failures, Unanswered, classify, run_error, said_by
 from .identity import check_benchmarks
@@ -55,8 +55,9 @@ class Native:
 
     def prepare(self) -> None:
         """Import EvalScope, and put our hands on it."""
-        import evalscope.run  # noqa: F401
-        from evalscope.evaluator import DefaultEvaluator
+        with uncollected():
+            import evalscope.run  # noqa: F401
+            from evalscope.evaluator import DefaultEvaluator
 
         self.default = DefaultEvaluator
         self._hold_until_go()

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from .ahead import import_ahead, openai_client
+from .ahead import import_ahead, openai_client, uncollected
 from .client import retry_only_what_is_transient
 from .failures import Failures, Unanswered, classify, run_error, said_by
 from .parent import Parent
@@ -82,11 +82,12 @@ class VLMEvalKit:
         for name in ELSEWHERE:
             os.environ.pop(name, None)
         verified = ssl._create_default_https_context
-        import evalscope.run  # noqa: F401
+        with uncollected():
+            import evalscope.run  # noqa: F401
 
-        give_latex_comparison()
-        import vlmeval.run  # noqa: F401
-        from vlmeval.dataset import SUPPORTED_DATASETS
+            give_latex_comparison()
+            import vlmeval.run  # noqa: F401
+            from vlmeval.dataset import SUPPORTED_DATASETS
 
         ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
         retry_only_what_is_transient()

@@ -1,9 +1,13 @@
 """What the worker imports while it waits for the model."""
 
+import gc
+import importlib
 import sys
 import threading
 
-from evalscope_evalflow.worker.ahead import html_report, import_ahead, openai_client
+import pytest
+
+from evalscope_evalflow.worker.ahead import html_report, import_ahead, openai_client, uncollected
 
 
 def test_nobody_waits_for_it():
@@ -13,6 +17,17 @@ def test_nobody_waits_for_it():
     held.set()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_imports_are_not_searched_for_garbage_and_all_else_is():
+    frozen = gc.get_freeze_count()
+    during = []
+    with pytest.raises(ModuleNotFoundError), uncollected():
+        during.append(gc.isenabled()) or importlib.import_module("no_module_of_this_name")
+    assert during == [False]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+    gc.unfreeze()
 
 
 def test_what_fails_keeps_nothing_from_being_imported(capsys):
