@@ -156,17 +156,49 @@ def judge_fields(folder: Path) -> dict[str, tuple[str, ...]]:
     return {place: _fields(folder / "config.py", name) for place, name in names.items()}
 
 
+@lru_cache
+def choices(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    """What keys of `generation_config`, `judge` and its `contract` may be set to, where that is one of a few words."""
+    homes = {
+        "generation_config": ("api/model/generate_config.py", "GenerateConfig"),
+        "judge": ("config.py", "JudgeConfig"),
+        "judge.contract": ("config.py", "JudgeContractConfig"),
+    }
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for place, (file, name) in homes.items():
+        words = {key: _words(annotation) for key, annotation in _annotations(folder / file, name).items()}
+        found[place] = {key: allowed for key, allowed in words.items() if allowed}
+    return found
+
+
 def _fields(file: Path, name: str) -> tuple[str, ...]:
     """The annotated names of a class; empty where it is not found."""
+    return tuple(_annotations(file, name))
+
+
+def _annotations(file: Path, name: str) -> dict[str, ast.expr]:
+    """The annotated names of a class, with their annotations; empty where it is not found."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except OSError:
-        return ()
+        return {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return tuple(
-                item.target.id
+            return {
+                item.target.id: item.annotation
                 for item in node.body
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-            )
+            }
+    return {}
+
+
+def _words(annotation: ast.expr) -> tuple[str, ...]:
+    """The words of `Literal[…]`, be it in `Optional[…]`; empty where the annotation is another."""
+    match annotation:
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return _words(inner)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=items)):
+            return tuple(str(item.value) for item in items if isinstance(item, ast.Constant))
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Constant(value=item)):
+            return (str(item),)
     return ()

@@ -42,6 +42,8 @@ class Native(Backend):
                 yield Problem(name, "unknown key", f"{nearest(name, fields)} Known: {', '.join(fields)}".strip())
         yield from _generation_problems(task.stock.get("generation_config"), catalog.generation_fields(folder))
         yield from _judge_problems(task.stock.get("judge") or {}, catalog.judge_fields(folder))
+        for place, choices in catalog.choices(folder).items():
+            yield from _choice_problems(task.stock, place, choices)
         yield from _limit_problems(task.stock.get("limit"))
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
@@ -138,6 +140,17 @@ def _judge_problems(judge: Mapping[str, Any], known: Mapping[str, tuple[str, ...
             if known[kind] and name not in known[kind]:
                 todo = f"{nearest(str(name), known[kind])} Known: {', '.join(known[kind])}".strip()
                 yield Problem(f"{where}.{name}", "unknown key", todo)
+
+
+def _choice_problems(part: Any, place: str, choices: Mapping[str, tuple[str, ...]]) -> Iterable[Problem]:
+    """Words that EvalScope does not know, at a place of the stock task such as `judge.contract`."""
+    for step in place.split("."):
+        part = part.get(step) if isinstance(part, Mapping) else None
+    for name, allowed in choices.items():
+        value = part.get(name) if isinstance(part, Mapping) else None
+        if value is not None and str(value) not in allowed:
+            hint = f"{nearest(str(value), allowed)} It is one of: {', '.join(allowed)}".strip()
+            yield Problem(f"{place}.{name}", f"there is no {value!r}", hint)
 
 
 def _limit_problems(limit: Any) -> Iterable[Problem]:

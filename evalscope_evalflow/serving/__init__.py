@@ -1,6 +1,7 @@
 """Serving a model: processes that are never left behind, readiness, diagnosis, release."""
 
-from evalscope_evalflow.serving.deployment import Deployment, deploy
+from evalscope_evalflow.serving.block import deploy
+from evalscope_evalflow.serving.deployment import Deployment
 from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.registry import new_run_id

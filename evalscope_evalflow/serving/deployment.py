@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shlex
-import sys
 import threading
 import time
 import warnings
@@ -15,11 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_log_path
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.engines import Address, Engine, check_engine, resolve_engine
+from evalscope_evalflow.engines import Address, Engine
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
@@ -27,12 +25,11 @@ from evalscope_evalflow.serving import cleanup, http, ports
 from evalscope_evalflow.serving.devices import VARIABLE, split
 from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.identity import Identity, identity
-from evalscope_evalflow.serving.placement import Placement, check_placement, choosing, place
+from evalscope_evalflow.serving.placement import Placement, choosing, place
 from evalscope_evalflow.serving.process import Guarded
 from evalscope_evalflow.serving.readiness import Readiness
-from evalscope_evalflow.serving.registry import Registration, new_run_id
+from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.serving.release import DeviceWatch, Release
-from evalscope_evalflow.serving.remote import check_api
 from evalscope_evalflow.serving.running import Running, copy_log
 from evalscope_evalflow.serving.warm import STORE
 
@@ -352,65 +349,6 @@ class Deployment:
             warnings.warn(f"{self.engine.name} was ended, but {line}", RuntimeWarning, stacklevel=2)
         if not released and error is None:
             raise EngineError(f"{self.engine.name} was ended, but " + "; ".join(released.problems()))
-
-
-def deploy(
-    model: str | None = None,
-    *,
-    engine: str = "auto",
-    name: str | None = None,
-    api_url: str | None = None,
-    log_dir: str | Path | None = None,
-    **options: Any,
-) -> Deployment:
-    """Serve a model for the length of a `with` block.
-
-    Args:
-        model: checkpoint folder or .gguf file; for engine remote, the model's name.
-        engine: vllm, lmdeploy, llamacpp, remote, or the name of an `evalflow.engines` entry point; auto chooses by
-            the model.
-        name: served model name; default: the last part of `model`.
-        api_url: base URL, for engine remote.
-        log_dir: folder for `engine.log`; default: a new one in the user's log folder.
-        **options: any other key of the section's `deploy`, such as `max_model_len=4096`, `env="/opt/venv"`, or
-            `keep_alive_s=300`, with which the next block that wants the same engine within 300 s has it at once.
-
-    Returns:
-        A context manager that gives an Endpoint.
-
-    Raises:
-        ConfigError: it cannot work; nothing was started.
-        EngineError: on entering: the engine did not become ready.
-
-    Example:
-        >>> with deploy("model.gguf") as endpoint:
-        ...     endpoint.client().models.list()
-    """
-    from evalscope_evalflow.config import FlowConfig
-
-    remote = bool(api_url) or engine == "remote"
-    key = options.pop("api_key", None)
-    section: dict[str, Any] = {"deploy": {**options, "engine": "remote" if remote else engine}}
-    target = {"api_url": api_url, "api_key": key} if remote else {"path": model}
-    if not remote and key is not None:
-        section["deploy"]["api_key"] = key
-    section["models"] = [{"name": name or os.path.basename(str(model or "").rstrip("/")) or "model", **target}]
-    flow = FlowConfig.parse(section, where="deploy()")
-    config, settings = flow.models[0], flow.deploy
-    chosen = resolve_engine(config, settings)
-    problems = list(
-        check_engine(chosen, config, settings, say=lambda text: print(f"evalflow: {text}", file=sys.stderr))
-    )
-    if chosen.local:
-        problems += check_placement(chosen, config, settings, warnings.warn)
-    if not problems and config.api_url and not chosen.local:
-        found = check_api("api_url", config.api_url, reveal(config.api_key), config.name)
-        problems += [found] if found else []
-    if problems:
-        raise ConfigError(*problems)
-    run_id = new_run_id()
-    folder = Path(log_dir) if log_dir is not None else user_log_path("evalflow") / run_id
-    return Deployment(chosen, config, settings, log=folder / "engine.log", run_id=run_id)
 
 
 def _devices(deploy: DeployConfig) -> dict[str, str]:

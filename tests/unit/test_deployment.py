@@ -106,6 +106,13 @@ class TestEntryPoint:
             deploy(None, engine="scripted", name="m")
 
 
+def test_without_any_model_what_to_give_is_told():
+    with pytest.raises(
+        ConfigError, match=r"deploy\(\): no model is given\n    Give a checkpoint folder or a .gguf file"
+    ):
+        deploy()
+
+
 def test_with_block(scripted, tmp_path):
     deployment = scripted("--journal", str(tmp_path / "journal"), name="my-model")
     with bystander(), watched(deployment) as (endpoint, tree):

@@ -78,6 +78,18 @@ def test_a_misspelt_setting_of_a_benchmark_is_told(task):
     assert "Did you mean 'local_path'?" in message
 
 
+@pytest.mark.parametrize(
+    ("stock", "message"),
+    [
+        ({"judge": {"strategy": "lm"}}, "judge.strategy: there is no 'lm'\n    Did you mean 'llm'? It is one of: auto"),
+        ({"judge": {"contract": {"score_type": 5}}}, "judge.contract.score_type: there is no 5\n    It is one of"),
+        ({"generation_config": {"reasoning_summary": "log"}}, "generation_config.reasoning_summary: there is no 'log'"),
+    ],
+)
+def test_words_that_evalscope_does_not_know_are_told_with_those_it_does(task, stock, message):
+    assert message in refused(task(**stock))
+
+
 def test_settings_of_a_benchmark_that_are_no_mapping_are_told(task):
     assert "dataset_args.general_qa: is no mapping" in refused(task(dataset_args={"general_qa": 5}))
 
