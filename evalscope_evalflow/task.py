@@ -132,7 +132,7 @@ class Task:
                 flow = section
             else:
                 section, stock = flag_keys.expand(read_section(section))
-                section = _with_backend(section, data.get("eval_backend"))
+                section = with_backend(section, data.get("eval_backend"))
                 flow, data = FlowConfig.parse(section, SECTION), flag_keys.merged(data, stock)
         except ConfigError as error:
             raise ConfigError(*problems, *error.problems) from None
@@ -174,7 +174,7 @@ class Task:
         return cls.parse(read_mapping(path))
 
 
-def _with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:
+def with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:
     """The section with the backend that the stock field `eval_backend` names, as in a task of stock EvalScope.
 
     Raises:

@@ -135,14 +135,13 @@ def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merge_file(path: str, values: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
     """`--eval-config FILE`: the file holds the section, or a whole task, over which explicit options win."""
-    from evalscope_evalflow.task import read_mapping
+    from evalscope_evalflow.task import read_mapping, read_section, with_backend
 
     data = read_mapping(path)
     explicit = _explicit(values)
     if NAME not in data:
         return data, list(explicit), values
-    section = data.pop(NAME)
-    data.pop("eval_backend", None)
+    section = with_backend(read_section(data.pop(NAME)), data.pop("eval_backend", None))
     merged = {**values, **data, **explicit}
     return section, [*data, *explicit], merged
 

@@ -77,6 +77,18 @@ def test_evalscopes_own_task_takes_them_as_well(monkeypatch):
         backend.prepare({"eval_backend": "evalflow", "evalflow": section, "datasets": ["gsm8k"]})
 
 
+def test_a_file_with_a_whole_task_may_name_the_stock_backend(tmp_path):
+    from evalscope_evalflow.plugin import backend
+
+    file = tmp_path / "task.yaml"
+    file.write_text("eval_backend: Native\ndatasets: [arc]\nevalflow: {deploy: {port: 9000}}\n")
+    values = backend.prepare({"eval_backend": "evalflow", "eval_config": str(file)})
+    assert values["eval_config"]["backend"] == "Native"
+    file.write_text("eval_backend: RAGEval\ndatasets: [arc]\nevalflow: {}\n")
+    with pytest.raises(ConfigError, match="EvalFlow does not run 'RAGEval'"):
+        backend.prepare({"eval_backend": "evalflow", "eval_config": str(file)})
+
+
 def test_flags_of_evalscope_eval_win(monkeypatch):
     import sys
 
