@@ -174,7 +174,8 @@ def _check_template(deploy: DeployConfig) -> Iterable[Problem]:
     path = Path(template).expanduser()
     where = "deploy.chat_template"
     if path.suffix in (".jinja", ".jinja2", ".j2") or "{" in template:
-        yield Problem(where, f"{template.splitlines()[0][:80]} is a Jinja template", todo)
+        shown = template.splitlines()[0][:80] if "{" in template else template  # a path is shown whole
+        yield Problem(where, f"{shown} is a Jinja template", todo)
     elif path.is_file():
         if not holds_json(str(path)):
             yield Problem(where, f"{template} is not a JSON object", todo)

@@ -131,5 +131,8 @@ def test_the_flag_is_told_so_as_well(templates, checkpoint_folder, tmp_path, cap
 
     words = ["--work_dir", str(tmp_path / "out"), "--eval_model_name", "m", "--eval_model_path", str(checkpoint_folder)]
     words += ["--eval_backend", "Native", "--datasets", "general_qa", "--dry_run"]
-    assert cli.main([*words, "--deploy_backend", "lmdeploy", "--eval-template", str(templates / "chat.jinja")]) == 2
-    assert "chat.jinja is a Jinja template" in capsys.readouterr().err
+    template = templates / "chat.jinja"
+    far = tmp_path / ("deep" * 20) / "chat.jinja"
+    for path in (template, far):  # the second is longer than what is shown of a template that is given as text
+        assert cli.main([*words, "--deploy_backend", "lmdeploy", "--eval-template", str(path)]) == 2
+        assert f"{path} is a Jinja template" in capsys.readouterr().err
