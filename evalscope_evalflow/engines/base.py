@@ -127,7 +127,7 @@ def check_template(deploy: DeployConfig, inline: bool = False) -> Iterable[Probl
     if not template or (inline and "{" in template):
         return
     where, todo = "deploy.chat_template", "Give the path of a Jinja file."
-    shown = template.splitlines()[0][:80]
+    shown = shown_template(template)
     path = os.path.expanduser(template)
     if os.path.isdir(path):
         yield Problem(where, f"{shown} is a folder", todo)
@@ -136,6 +136,12 @@ def check_template(deploy: DeployConfig, inline: bool = False) -> Iterable[Probl
         yield Problem(where, f"{shown} does not exist", todo + names)
     elif template.lower().endswith(".json") or holds_json(path):
         yield Problem(where, f"{shown} is a JSON file", f"{todo} JSON is for lmdeploy and sglang.")
+
+
+def shown_template(template: str) -> str:
+    """How a message names a chat template: a path whole, of a template that is given as text its beginning."""
+    line = template.splitlines()[0]
+    return line[:80] if "{" in template else line
 
 
 def holds_json(path: str) -> bool:

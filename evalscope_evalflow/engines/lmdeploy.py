@@ -10,7 +10,17 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import checkpoint
-from evalscope_evalflow.engines.base import Address, Command, Engine, ParserSource, Rule, absolute, holds_json, parallel
+from evalscope_evalflow.engines.base import (
+    Address,
+    Command,
+    Engine,
+    ParserSource,
+    Rule,
+    absolute,
+    holds_json,
+    parallel,
+    shown_template,
+)
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.engines.failures import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.memory import Memory, Options, float_bytes
@@ -174,8 +184,7 @@ def _check_template(deploy: DeployConfig) -> Iterable[Problem]:
     path = Path(template).expanduser()
     where = "deploy.chat_template"
     if path.suffix in (".jinja", ".jinja2", ".j2") or "{" in template:
-        shown = template.splitlines()[0][:80] if "{" in template else template  # a path is shown whole
-        yield Problem(where, f"{shown} is a Jinja template", todo)
+        yield Problem(where, f"{shown_template(template)} is a Jinja template", todo)
     elif path.is_file():
         if not holds_json(str(path)):
             yield Problem(where, f"{template} is not a JSON object", todo)

@@ -20,6 +20,7 @@ from evalscope_evalflow.engines.base import (
     absolute,
     holds_json,
     parallel,
+    shown_template,
 )
 from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.engines.failures import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
@@ -167,7 +168,7 @@ def _check_template(template: str | None) -> Iterable[Problem]:
     if not template:
         return
     where = "deploy.chat_template"
-    shown = template.splitlines()[0][:80]
+    shown = shown_template(template)
     todo = "SGLang takes a .jinja file, a JSON file, or the name of a template of its own, such as chatml."
     path = Path(template).expanduser()
     if path.is_dir():

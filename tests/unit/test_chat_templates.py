@@ -131,8 +131,15 @@ def test_the_flag_is_told_so_as_well(templates, checkpoint_folder, tmp_path, cap
 
     words = ["--work_dir", str(tmp_path / "out"), "--eval_model_name", "m", "--eval_model_path", str(checkpoint_folder)]
     words += ["--eval_backend", "Native", "--datasets", "general_qa", "--dry_run"]
-    template = templates / "chat.jinja"
-    far = tmp_path / ("deep" * 20) / "chat.jinja"
-    for path in (template, far):  # the second is longer than what is shown of a template that is given as text
-        assert cli.main([*words, "--deploy_backend", "lmdeploy", "--eval-template", str(path)]) == 2
-        assert f"{path} is a Jinja template" in capsys.readouterr().err
+    assert cli.main([*words, "--deploy_backend", "lmdeploy", "--eval-template", str(templates / "chat.jinja")]) == 2
+    assert "chat.jinja is a Jinja template" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ["vllm", "lmdeploy", "sglang"])
+def test_a_path_is_shown_whole_and_of_a_template_its_beginning(engine, tmp_path, request):
+    path = tmp_path / ("deep" * 30) / "chat.jinja"
+    (problem,) = check(engine, str(path), request)
+    assert f"{path} " in problem
+    if engine == "lmdeploy":
+        (problem,) = check(engine, JINJA * 9, request)
+        assert len(problem.splitlines()[0]) < 140
