@@ -10,6 +10,7 @@ import os
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Optional, Union
 
 from filelock import FileLock
 from platformdirs import user_cache_path
@@ -20,6 +21,8 @@ from evalscope_evalflow.errors import ConfigError, Problem
 # What the command evaluates on where nothing is said; known without looking into VLMEvalKit.
 DEFAULT_VLM_DATASETS = ("LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath")
 IMPORT_TIMEOUT_S = 300.0  # 20 to 40 s are usual for VLMEvalKit, and file caches may be cold
+# What annotations of numbers and switches are made of.
+_PLAIN: dict[str, Any] = {"int": int, "float": float, "bool": bool, "Optional": Optional, "Union": Union}
 _LIST_DATASETS = """\
 import contextlib, json, sys
 with contextlib.redirect_stdout(sys.stderr):
@@ -171,6 +174,50 @@ def choices(folder: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     return found
 
 
+@lru_cache
+def plain_types(folder: Path) -> dict[str, dict[str, Any]]:
+    """The types of those stock fields that are numbers or switches, of the task ("") and of mappings in it."""
+    homes = {
+        "": ("config.py", "TaskConfig"),
+        "generation_config": ("api/model/generate_config.py", "GenerateConfig"),
+        "judge": ("config.py", "JudgeConfig"),
+        "dataset_args": ("api/benchmark/meta.py", "BenchmarkMeta"),
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for place, (file, name) in homes.items():
+        types = {key: _plain_type(annotation) for key, annotation in _annotations(folder / file, name).items()}
+        found[place] = {key: kind for key, kind in types.items() if kind is not None}
+    return found
+
+
+@lru_cache
+def scoring_policy(folder: Path, dataset: str) -> str | None:
+    """How a benchmark is scored, such as `JUDGE_ONLY`, as its class says; None where it says nothing."""
+    try:
+        index = json.loads((folder / "benchmarks" / "_index.json").read_text(encoding="utf-8"))
+        file = folder.joinpath(*index[dataset].split(".")[1:]).with_suffix(".py")
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef) or not any(_names(item, dataset) for item in node.decorator_list):
+            continue
+        for item in node.body:
+            match item:
+                case ast.Assign(targets=[ast.Name(id="scoring_policy")], value=ast.Attribute(attr=policy)):
+                    return policy
+    return None
+
+
+def _names(decorator: ast.expr, dataset: str) -> bool:
+    """Whether a class is registered under this name."""
+    return any(
+        isinstance(word.value, ast.Constant) and word.value.value == dataset
+        for word in ast.walk(decorator)
+        if isinstance(word, ast.keyword) and word.arg == "name"
+    )
+
+
 def _fields(file: Path, name: str) -> tuple[str, ...]:
     """The annotated names of a class; empty where it is not found."""
     return tuple(_annotations(file, name))
@@ -202,3 +249,11 @@ def _words(annotation: ast.expr) -> tuple[str, ...]:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Constant(value=item)):
             return (str(item),)
     return ()
+
+
+def _plain_type(annotation: ast.expr) -> Any:
+    """The type that an annotation stands for, if it is one of numbers and switches; else None."""
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+    if not names <= set(_PLAIN):
+        return None
+    return eval(compile(ast.Expression(annotation), "annotation", "eval"), {"__builtins__": {}}, _PLAIN)

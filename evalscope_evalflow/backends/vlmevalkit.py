@@ -9,7 +9,8 @@ from typing import Any
 
 from evalscope_evalflow import catalog, failures, ledger
 from evalscope_evalflow.backends.base import Backend, Saved
-from evalscope_evalflow.backends.native import _generation_problems, _move
+from evalscope_evalflow.backends.checks import stock_problems
+from evalscope_evalflow.backends.native import _move
 from evalscope_evalflow.backends.vlmevalkit_results import VLMEvalKitSaved
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
@@ -52,16 +53,12 @@ class VLMEvalKit(Backend):
                 "pip install 'evalscope-evalflow[vlmeval]', there or in an environment of its own: `worker_env`.",
             )
             return
-        fields = catalog.task_fields(folder)
-        for name in task.stock:
-            if fields and name not in fields:
-                yield Problem(name, "unknown key", f"{nearest(name, fields)} Known: {', '.join(fields)}".strip())
-        yield from _generation_problems(task.stock.get("generation_config"), catalog.generation_fields(folder))
+        yield from stock_problems(task, folder)
         yield from _limit_problems(task.stock.get("limit"))
         for name, why in _CANNOT.items():
             if task.stock.get(name):
                 yield Problem(name, why, "Leave it out, or set `backend: Native`.")
-        if int(task.stock.get("repeats") or 1) > 1:
+        if str(task.stock.get("repeats") or 1) != "1":
             yield Problem("repeats", "VLMEvalKit asks every question once", "Leave it out.")
         yield from _judge_problems(task)
         yield from _dataset_problems(task)
@@ -139,7 +136,7 @@ def _judge_problems(task: Task) -> Iterator[Problem]:
     models = judge.get("models") or []
     if isinstance(models, list) and len(models) > 1:
         yield Problem("judge.models", "VLMEvalKit asks one judge", f"Keep one of the {len(models)}.")
-    if int(judge.get("repeats") or 1) > 1:
+    if str(judge.get("repeats") or 1) != "1":
         yield Problem("judge.repeats", "VLMEvalKit asks its judge once", "Leave it out.")
     for name in _JUDGE_CANNOT:
         if judge.get(name):

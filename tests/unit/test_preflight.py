@@ -90,6 +90,54 @@ def test_words_that_evalscope_does_not_know_are_told_with_those_it_does(task, st
     assert message in refused(task(**stock))
 
 
+@pytest.mark.parametrize(
+    ("stock", "where"),
+    [
+        ({"generation_config": {"max_tokens": "many"}}, "generation_config.max_tokens"),
+        ({"generation_config": {"temperature": "hot"}}, "generation_config.temperature"),
+        ({"eval_batch_size": "x"}, "eval_batch_size"),
+        ({"judge": {"repeats": "often"}}, "judge.repeats"),
+        ({"dataset_args": {"general_qa": {"few_shot_num": "2"}}}, "dataset_args.general_qa.few_shot_num"),
+    ],
+)
+def test_what_is_no_number_is_told_with_its_place(task, stock, where):
+    assert f"{where}: EvalScope does not take it: Input should be a valid" in refused(task(**stock))
+
+
+def test_numbers_are_taken_as_evalscope_takes_them(task):
+    preflight(task(generation_config={"max_tokens": "16", "temperature": 0}, eval_batch_size="3", seed=None))
+
+
+NEEDS_ONE = "judge.models: simple_qa needs a judge (it is scored by a judge), and there is none"
+
+
+@pytest.mark.parametrize(
+    ("stock", "message"),
+    [
+        ({"datasets": ["simple_qa"]}, NEEDS_ONE),
+        (
+            {"datasets": ["general_qa"], "judge": {"strategy": "llm"}},
+            "general_qa needs a judge (judge.strategy is llm)",
+        ),
+        (
+            {"datasets": ["simple_qa"], "judge": {"strategy": "rule"}},
+            "judge.strategy: simple_qa cannot be scored by rules",
+        ),
+    ],
+)
+def test_a_benchmark_that_needs_a_judge_is_told_before_an_engine_starts(task, stock, message):
+    assert message in refused(task(**stock))
+
+
+def test_answers_can_be_had_without_the_judge_that_they_need(task):
+    later = task(datasets=["simple_qa"])
+    preflight(Task.parse({**later.stock, "work_dir": str(later.work_dir), "evalflow": section_of(later, mode="infer")}))
+
+
+def section_of(task, **more):
+    return {**task.flow.to_section(), **more}
+
+
 def test_settings_of_a_benchmark_that_are_no_mapping_are_told(task):
     assert "dataset_args.general_qa: is no mapping" in refused(task(dataset_args={"general_qa": 5}))
 
