@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from evalscope_evalflow import ledger, record
+from evalscope_evalflow import failures, ledger, record
 from evalscope_evalflow.backends import DatasetResult, Saved, Stamps, load_backend
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.needs import needs
@@ -37,6 +37,8 @@ def collect(
     )
     for result in results:
         notes = "".join(f"; {note}" for note in result.notes)
+        if result.failures:
+            notes += f" (each of them: {failures.path_in(saved.folder)})"
         if result.report is None and not result.predicted_only:
             reporter.warn(f"{model.name}: no report for {result.dataset}{notes}")
         elif not result.complete:
@@ -64,6 +66,9 @@ def finished(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResult 
     if known.get("state") != state or known.get("results") != json.loads(json.dumps(result.as_record())):
         return None
     reporter.say(f"{model.name}: nothing is left to do; nothing was started")
-    collect(task, model, {}, reporter, saved)
+    if any(item.failures for item in collect(task, model, {}, reporter, saved)):
+        reporter.warn(
+            f"{model.name}: what failed for good is asked again when its cause is another, or by `reuse: false`"
+        )
     record.append_event(saved.folder / record.FOLDER, "nothing is left to do")
     return result

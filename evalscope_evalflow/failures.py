@@ -18,6 +18,7 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.task import Task
 
 FILE = "failures.jsonl"
+SHOWN = 160  # characters of a server's words, where a line shows them; the file has more
 SCORING = "scoring"  # the kind of a sample that was answered, but could not be scored
 
 # What of `deploy` and of `generation_config` decides whether a request is refused.
@@ -113,8 +114,16 @@ def by_kind(failures: Iterable[Failure]) -> dict[str, int]:
 
 
 def notes(failures: Iterable[Failure]) -> list[str]:
-    """The same in words, such as "2 × context too long (permanent)"."""
-    return [f"{number} × {words}" for words, number in Counter(item.words for item in failures).most_common()]
+    """The same in words, with what was said most often: "2 × context too long (permanent): maximum context length…"."""
+    said: dict[str, Counter[str]] = {}
+    for item in failures:
+        said.setdefault(item.words, Counter())[" ".join(item.message.split())] += 1
+    found = []
+    for words, messages in sorted(said.items(), key=lambda pair: -pair[1].total()):
+        message = messages.most_common(1)[0][0]
+        shown = message if len(message) <= SHOWN else f"{message[:SHOWN]}…"
+        found.append(f"{messages.total()} × {words}" + (f": {shown}" if shown else ""))
+    return found
 
 
 def _read(path: Path) -> Iterator[Failure]:

@@ -21,12 +21,14 @@ class Needs:
         judge: datasets without a report on all their answers, judged as the task says.
         rejudge: those of them whose verdicts are another judge's.
         answers: how many are saved, by dataset; not counted where all is asked anew.
+        for_good: samples without an answer that are not asked again, by dataset.
     """
 
     infer: list[str] = field(default_factory=list)
     judge: list[str] = field(default_factory=list)
     rejudge: list[str] = field(default_factory=list)
     answers: dict[str, int] = field(default_factory=dict)
+    for_good: dict[str, int] = field(default_factory=dict)
 
     @property
     def phases(self) -> list[str]:
@@ -56,6 +58,8 @@ def needs(task: Task, model: ModelConfig, saved: Saved | None = None) -> Needs:
         asks = mode != "judge" and not all_answered(task, model, saved, dataset)
         if asks:
             found.infer.append(dataset)
+        elif mode != "judge":
+            found.for_good[dataset] = max(0, (cell.requested or 0) - found.answers[dataset])
         if mode == "infer":
             continue
         if cell.verdicts is not None and cell.verdicts != judge:

@@ -34,14 +34,19 @@ class Cell:
         dataset: its name.
         state: done: nothing is left of it; answered: it is to be judged; started: some answers are saved; to do: none.
         answers: how many answers are saved.
+        for_good: samples that have none, and are not asked again.
     """
 
     dataset: str
     state: Literal["done", "answered", "started", "to do"]
     answers: int = 0
+    for_good: int = 0
 
     def __str__(self) -> str:
-        return f"{self.dataset}: {self.state}" + (f", {self.answers} answers are saved" if self.answers else "")
+        answers = f", {self.answers} answers are saved" if self.answers else ""
+        return f"{self.dataset}: {self.state}{answers}" + (
+            f", {self.for_good} failed for good" if self.for_good else ""
+        )
 
 
 def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cell]:
@@ -61,7 +66,8 @@ def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cel
         if dataset in left.infer:
             found.append(Cell(dataset, "started" if answers else "to do", answers))
         else:
-            found.append(Cell(dataset, "answered" if dataset in left.judge else "done", answers))
+            state: Literal["answered", "done"] = "answered" if dataset in left.judge else "done"
+            found.append(Cell(dataset, state, answers, left.for_good.get(dataset, 0)))
     return found
 
 

@@ -46,10 +46,10 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
             return {}
         with signals:
             outcome = sweep.run(task, reporter)
-    except KeyboardInterrupt:
-        if not in_cli():
-            raise
+    except KeyboardInterrupt as error:
         sys.stderr.write("evalflow: interrupted; what was saved is kept, and the same command goes on from it\n")
+        if not in_cli():
+            raise error.with_traceback(None) from None
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     except EvalFlowError as error:
         if not in_cli():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
 from rich.console import Console
@@ -36,7 +36,8 @@ class Reporter:
     def say(self, text: str, *, style: str = "") -> None:
         """One line."""
         seconds = time.monotonic() - self._start
-        self._console.print(f"[dim]evalflow {seconds:6.1f} s[/dim]  {escape(text)}", style=style or None)
+        with suppress(OSError):  # the terminal may be gone, and must not take the run's end along
+            self._console.print(f"[dim]evalflow {seconds:6.1f} s[/dim]  {escape(text)}", style=style or None)
 
     def warn(self, text: str) -> None:
         """One line that must not be missed."""
@@ -49,11 +50,15 @@ class Reporter:
             yield
             return
         self._busy_since = time.monotonic()
-        with self._console.status(escape(f"{model}: {text}")) as self._status:
-            try:
-                yield
-            finally:
-                self._status = None
+        self._status = status = self._console.status(escape(f"{model}: {text}"))
+        with suppress(OSError):
+            status.start()
+        try:
+            yield
+        finally:
+            self._status = None
+            with suppress(OSError):
+                status.stop()
 
     @property
     def is_live(self) -> bool:

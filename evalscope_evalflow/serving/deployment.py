@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Address, Engine
 from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.errors import ConfigError, EngineError, Problem
+from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Problem, Stopped
 from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
 from evalscope_evalflow.serving import cleanup, http, ports
 from evalscope_evalflow.serving.devices import VARIABLE, split
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 START_ATTEMPTS = 3
+DEATH_SEEN_S = 0.5  # an engine's death is known here within a tenth of a second
 
 
 class MayGoWell(EngineError):
@@ -335,8 +336,10 @@ class Deployment:
             for note in self.notes:
                 warnings.warn(note, RuntimeWarning, stacklevel=2)
             return endpoint
-        except BaseException:
+        except BaseException as error:
             self.release()
+            if isinstance(error, EvalFlowError):  # what is to be done stands in the message, not in our frames
+                raise error.with_traceback(None) from None
             raise
 
     def __exit__(
@@ -344,11 +347,28 @@ class Deployment:
     ) -> None:
         if error is None and self.keep() is not None:
             return
+        ended = self._ended_meanwhile(DEATH_SEEN_S if isinstance(error, Exception) else 0)
         released = self.release()
         for line in released.warnings():
             warnings.warn(f"{self.engine.name} was ended, but {line}", RuntimeWarning, stacklevel=2)
+        if ended is not None and error is not None:  # which is most likely what came of it
+            warnings.warn(str(ended).splitlines()[0], RuntimeWarning, stacklevel=2)
+        elif ended is not None:
+            raise ended
         if not released and error is None:
             raise EngineError(f"{self.engine.name} was ended, but " + "; ".join(released.problems()))
+
+    def _ended_meanwhile(self, wait_s: float) -> EvalFlowError | None:
+        """Why the engine has ended while somebody used it; None if it has not.
+
+        Args:
+            wait_s: how long to wait for that, where somebody may have seen it first, by an answer that did not come.
+        """
+        if self._running is None or not self._running.process.exited.wait(wait_s):
+            return None
+        if self._entry is not None and self._entry.stopped:
+            return Stopped(f"{self.engine.name} was stopped by `evalflow stop` while it was in use")
+        return self.failure("while it was in use")
 
 
 def _devices(deploy: DeployConfig) -> dict[str, str]:

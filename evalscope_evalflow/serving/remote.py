@@ -50,6 +50,12 @@ def check_api(
             note(f"{where}: {shown} is busy (429{asks}): {reply.message}")
         return None
     listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+    if reply.ok and not _is_completion(reply.json):  # a login page, or a proxy's
+        begins = " ".join(reply.text.split())[:60]
+        what = (
+            f"{shown} is no OpenAI-compatible API: it answers {reply.status}, but with no chat completion ({begins}…)"
+        )
+        return Problem(where, what, "The URL usually ends in /v1. Is a proxy or a login in between?")
     if reply.ok:
         if names and model not in names and note:  # some answer whatever the name is
             note(f"{where}: {shown} answers to the name {model!r}, but does not list it; it lists: {listed}")
@@ -63,6 +69,10 @@ def check_api(
     if reply.status == 404 and not listing.ok:
         return Problem(where, f"{shown} is no OpenAI-compatible API (404)", "The URL usually ends in /v1.")
     return Problem(where, f"{shown} refuses a one-token request ({reply.status}): {reply.message}")
+
+
+def _is_completion(body: object) -> bool:
+    return isinstance(body, dict) and isinstance(body.get("choices"), list)
 
 
 def _patiently(base: str, api_key: str | None, model: str) -> http.Reply:

@@ -1,5 +1,6 @@
 """Deployments, with an engine of another package: from start to proven release, and every way it can go wrong."""
 
+import io
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import openai
 import psutil
 import pytest
+from rich.console import Console
 from serving_fixtures import (
     NASTY_SIZE,
     SCRIPTED,
@@ -27,9 +29,10 @@ from serving_fixtures import (
     wait_until,
 )
 
-from evalscope_evalflow import ConfigError, EngineError, deploy
+from evalscope_evalflow import ConfigError, EngineError, deploy, runs
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import Engine, known_engines, load_engine
+from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.keys import NO_KEY
 from evalscope_evalflow.serving import Deployment, http, new_run_id, ports
 from evalscope_evalflow.serving import deployment as deployment_module
@@ -381,12 +384,39 @@ class TestFailures:
         told = threading.Event()
         deployment = scripted("--daemon-children", "--die-after-requests", "1")
         deployment._on_exit = told.set
-        with watched(deployment) as (endpoint, tree):
-            assert ask(endpoint).status == 0
-            assert told.wait(20)
-            assert not any(map(alive, tree))
-            error = str(deployment.failure("while it was needed"))
-            assert "stopped while it was needed (exit code 137" in error
+        tree = []
+
+        def use():
+            with deployment as endpoint:
+                tree.extend(below(deployment.process.guard_pid))
+                assert ask(endpoint).status == 0
+                assert told.wait(20)
+                assert not any(map(alive, tree))
+
+        with pytest.raises(EngineError, match=r"stopped while it was in use \(exit code 137"):
+            use()
+        assert_released(deployment, tree)
+
+    def test_an_error_that_may_come_of_its_death_is_not_hidden_by_it(self, scripted):
+        def use():
+            with scripted("--die-after-requests", "1") as endpoint:
+                client = endpoint.client().with_options(max_retries=0)
+                client.chat.completions.create(model=endpoint.model, messages=QUESTION)
+
+        with (
+            pytest.warns(RuntimeWarning, match="stopped while it was in use"),
+            pytest.raises(openai.APIConnectionError),
+        ):
+            use()
+
+    def test_a_stop_is_told_to_whoever_uses_it(self, scripted):
+        def use():
+            with scripted() as endpoint:
+                assert runs.stop(None, Console(file=io.StringIO()))
+                assert ask(endpoint).status == 0
+
+        with pytest.raises(Stopped, match="was stopped by `evalflow stop` while it was in use"):
+            use()
 
     def test_requests_that_hang_do_not_delay_the_release(self, scripted):
         deployment = scripted("--hang-after", "1")

@@ -120,7 +120,7 @@ class TestFile:
         noted().add("d", "other", 1, "c", "timeout", True, "no")
         found = failures.standing(folder, "m", "d")
         assert failures.by_kind(found) == {"context_too_long": 1, "timeout": 1}
-        assert failures.notes(found) == ["1 × context too long (permanent)", "1 × timeout (transient)"]
+        assert failures.notes(found) == ["1 × context too long (permanent): no", "1 × timeout (transient): no"]
 
     def test_half_a_line_is_none(self, folder, noted):
         noted().add("d", "s", 1, "c", "timeout", True, "no")
