@@ -25,7 +25,7 @@ from evalscope_evalflow.serving import Deployment, Endpoint, Release, Watch
 from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.serving.warm import clock
 from evalscope_evalflow.task import Task
-from evalscope_evalflow.workers import Worker
+from evalscope_evalflow.workers import Worker, data_hint
 
 PROGRESS_EVERY_S = 1.0
 IN_MID_RUN = "in the middle of the evaluation"
@@ -323,8 +323,10 @@ class Attempt:
             times = self._began, self._worker_began, self._worker_ready, self._engine_ready
             self.record.set(overlap=overlap(*times))
         elif event["event"] == "dataset failed":
-            ledger.update(self.folder, event["dataset"], error=event["message"])
-            self.reporter.warn(f"{name}: {event['dataset']} failed: {event['message']}; the other datasets go on")
+            dataset = event["dataset"]
+            message = f"{event['message']}{data_hint(event['message'], dataset)}"
+            ledger.update(self.folder, dataset, error=message)
+            self.reporter.warn(f"{name}: {dataset} failed: {message}; the other datasets go on")
         elif event["event"] == "not split":
             self.reporter.say(f"{name}: {event['dataset']} has an evaluator of its own: judged while the engine runs")
 

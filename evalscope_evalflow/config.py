@@ -204,14 +204,26 @@ class FlowConfig(Section):
 
 
 def _problems(error: ValidationError, schema: type[Section], where: str) -> Iterator[Problem]:
+    either: dict[str, list[str]] = {}
     for item in error.errors(include_input=False, include_url=False, include_context=False):
         place = ".".join([where, *(str(part) for part in item["loc"])])
+        if len(item["loc"]) > 1 and _is_choice(item["loc"][-1]):  # one of the kinds that a setting may be of
+            either.setdefault(place.rpartition(f".{item['loc'][-1]}")[0], []).append(item["msg"])
+            continue
         if item["type"] == "extra_forbidden":
             known = _fields_at(schema, item["loc"][:-1])
             name = str(item["loc"][-1])
             yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
         else:
             yield Problem(place, item["msg"].removeprefix("Value error, "))
+    for place, messages in either.items():
+        others = [said.removeprefix("Input should be ") for said in messages[1:]]
+        yield Problem(place, ", or ".join([messages[0], *others]))
+
+
+def _is_choice(part: int | str) -> bool:
+    """Whether a part of an error's place is not of the data, but pydantic's name for one of several types."""
+    return isinstance(part, str) and part.startswith(("constrained-", "literal["))
 
 
 def _fields_at(schema: type[Section], location: tuple[Any, ...]) -> list[str]:

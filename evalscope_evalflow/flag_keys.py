@@ -33,7 +33,8 @@ def expand(section: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     plain = {str(key).replace("-", "_"): value for key, value in section.items()}
     if isinstance(plain.get("models"), (list, tuple)):
-        plain["models"] = globs.expand(plain["models"], f"{SECTION}.models")
+        models = [{"path": item} if isinstance(item, str) else item for item in plain["models"]]
+        plain["models"] = globs.expand(models, f"{SECTION}.models")
     given = {name: _value(name, plain.pop(name)) for name in list(plain) if name in _FLAGS}
     if not given:
         return plain, {}

@@ -87,7 +87,7 @@ def show(console: Console | None = None) -> None:
         return
     table = Table(header_style="bold")
     for column in ("run", "model", "engine", "URL", "devices", "phase", "since", "owner", "work folder"):
-        table.add_column(column, overflow="fold")  # nothing is cut off
+        table.add_column(column, overflow="fold", no_wrap=column == "run")  # nothing is cut off; `stop` takes the first
     for entry in running:
         phase = entry.phase if entry.state == "running" else "ending: its owner died"
         table.add_row(

@@ -142,12 +142,16 @@ class Task:
             problems += error.problems
             models = ()
         if isinstance(data.get("datasets"), str):
-            data = {**data, "datasets": [data["datasets"]]}
+            data = {**data, "datasets": [name.strip() for name in data["datasets"].split(",") if name.strip()]}
         names = data.get("datasets")
         if not names:
-            problems.append(Problem("datasets", "none is given", "Name at least one benchmark (--datasets)."))
+            near = [f"Did you mean it by {name!r}?" for name in get_close_matches("datasets", map(str, data), 1, 0.75)]
+            todo = " ".join(["Name at least one benchmark (--datasets).", *near])
+            problems.append(Problem("datasets", "none is given", todo))
         elif not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             problems.append(Problem("datasets", "is no list of names", "Write it as datasets: [gsm8k, arc]."))
+        else:
+            data = {**data, "datasets": list(dict.fromkeys(names))}
         for name, form in _MAPPINGS.items():
             if not isinstance(data.get(name) or {}, Mapping):
                 problems.append(Problem(name, "is no mapping", f"Write it as {name}: {form}."))

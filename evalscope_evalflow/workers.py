@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable
@@ -19,6 +20,26 @@ from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.worker import secrets
 
 _FOLDER = Path(secrets.__file__).parent  # run by its path
+# How ModelScope (in Chinese, too), Hugging Face and their HTTP clients say that something cannot be downloaded.
+_DOWNLOAD = re.compile(
+    r"Download\w*Error|\u4e0b\u8f7d|Couldn't (?:reach|find a dataset)|couldn't connect|offline mode|Max retries",
+    re.IGNORECASE,
+)
+
+
+def data_hint(message: str, dataset: str = "NAME") -> str:
+    """What to do about a benchmark whose data cannot be had; empty if that is not what is wrong.
+
+    Args:
+        message: EvalScope's own.
+        dataset: the benchmark, where it is known.
+    """
+    if not _DOWNLOAD.search(message):
+        return ""
+    return (
+        f" (its data cannot be downloaded: give its folder, as dataset_args.{dataset}.local_path, or another "
+        "dataset_hub: huggingface or modelscope)"
+    )
 
 
 class Worker:
@@ -103,7 +124,7 @@ class Worker:
         """The error for a worker that failed, or died without a word."""
         if event["event"] == "failed":
             what = f"EvalScope failed: {event['kind']}: " if event["kind"] else ""  # none: it is about the API
-            return WorkerError(f"{what}{event['message']}\n  log: {self.log}")
+            return WorkerError(f"{what}{event['message']}{data_hint(event['message'])}\n  log: {self.log}")
         found = self.process.diagnose(less="lower eval_batch_size or judge_max_num_seqs")
         tail = "\n".join(f"    {line}" for line in found.tail)
         hint = f"\n    {found.hint}" if found.hint else ""

@@ -19,7 +19,11 @@ def native_problems(task: Task) -> Iterable[Problem]:
     """What EvalScope would refuse, ignore, or not find, as far as its files tell."""
     folder = catalog.evalscope_folder(task.flow.worker_env)
     known = sorted(catalog.native_datasets(folder))
-    for dataset in task.datasets:
+    defaults = set(task.datasets) == set(catalog.DEFAULT_VLM_DATASETS)
+    if defaults:
+        what = "none is given, and the command's defaults are VLMEvalKit's"
+        yield Problem("datasets", what, "Name benchmarks of EvalScope's own backend, such as --datasets gsm8k.")
+    for dataset in () if defaults else task.datasets:
         if dataset not in known:
             yield Problem(
                 "datasets",

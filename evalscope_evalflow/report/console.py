@@ -127,8 +127,9 @@ def show_table(
 
 def where_to_look(task: Task) -> str:
     """The lines after the table: the results' folder, and how `evalscope service` shows what is scored."""
-    lines = [f"Reports, answers and logs: {task.work_dir}"]
-    if task.flow.mode != "infer":  # there are no reports yet
-        extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
-        lines.append(f"In a browser: {extra}evalscope service --outputs {task.outputs}")
-    return "\n".join(lines)
+    if task.flow.mode == "infer":
+        return f"Answers and logs: {task.work_dir}\nNothing is judged yet: `mode: judge` does that, with this work_dir."
+    extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
+    return (
+        f"Reports, answers and logs: {task.work_dir}\nIn a browser: {extra}evalscope service --outputs {task.outputs}"
+    )

@@ -364,7 +364,8 @@ class Deployment:
         Args:
             wait_s: how long to wait for that, where somebody may have seen it first, by an answer that did not come.
         """
-        if self._running is None or not self._running.process.exited.wait(wait_s):
+        process = None if self._running is None else self._running.process
+        if process is None or process.was_asked or not process.exited.wait(wait_s):
             return None
         if self._entry is not None and self._entry.stopped:
             return Stopped(f"{self.engine.name} was stopped by `evalflow stop` while it was in use")

@@ -228,6 +228,11 @@ class Guarded:
         """Whether its owner has told it to end."""
         return self._asked
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether its end was wanted by its owner."""
+        return self._asked
+
     def ask_to_stop(self) -> None:
         """Begin to end the tree, without waiting."""
         self._asked = True

@@ -102,7 +102,9 @@ def test_the_last_lines_say_where_to_look():
 
 
 def test_what_is_only_answered_has_nothing_to_show_in_a_browser():
-    assert where_to_look(task_of("infer")) == "Reports, answers and logs: /w/out/m"
+    assert where_to_look(task_of("infer")).startswith(
+        "Answers and logs: /w/out/m\nNothing is judged yet: `mode: judge`"
+    )
 
 
 def test_a_models_name_is_shown_as_it_is(capsys):
