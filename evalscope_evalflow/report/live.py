@@ -70,7 +70,8 @@ class LiveReporter(Reporter):
 
     def __enter__(self) -> LiveReporter:
         if self._live is not None:
-            self._live.start()
+            with suppress(OSError):
+                self._live.start()
         return self
 
     def __exit__(

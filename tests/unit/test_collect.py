@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from test_needs import checkpoint, make, write  # noqa: F401 - fixtures
 
-from evalscope_evalflow import ledger
+from evalscope_evalflow import failures, ledger
 from evalscope_evalflow.backends import load_backend, native_results
 from evalscope_evalflow.collect import collect, finished
 from evalscope_evalflow.outcome import ModelResult
 from evalscope_evalflow.record import Record
 from evalscope_evalflow.report.console import Reporter
+from evalscope_evalflow.worker.failures import Failures
 
 QUIET = Reporter(quiet=True)
 
@@ -63,6 +64,22 @@ def test_a_record_that_does_not_say_so_is_made_anew(task, change):
     change(data)
     (folder / "evalflow" / "run.json").write_text(json.dumps(data))
     assert finished(task, task.models[0], QUIET) is None
+
+
+def test_what_failed_for_good_is_told_with_why_where_and_what_to_do(task, capsys):
+    model, folder = task.models[0], task.folder(task.models[0])
+    for dataset in task.datasets:
+        write(task, dataset, answers=3)
+        noted = Failures(str(failures.path_in(folder)), failures.cause(task, model))
+        noted.add(dataset, "s", 3, "c", "request_refused", False, "max_tokens must be positive")
+    record = Record(folder, "run-1", task=task.part(model), model="m")
+    results = collect(task, model, {}, QUIET)
+    record.finish("incomplete", results=ModelResult(model, folder, results).as_record())
+    assert finished(task, model, Reporter()) is not None
+    said = capsys.readouterr().err
+    why = "1 × request refused (permanent): max_tokens must be positive"
+    assert f"general_qa is incomplete: 3 of 4 answered; {why} (each of them: {failures.path_in(folder)})" in said
+    assert "what failed for good is asked again when its cause is another, or by `reuse: false`" in said
 
 
 def test_without_a_record_or_with_something_left_it_is_not_finished(task):

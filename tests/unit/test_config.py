@@ -180,6 +180,12 @@ def test_devices_in_all_their_forms(given, found):
     assert FlowConfig.parse({"deploy": {"devices": given}}).deploy.devices == found
 
 
+@pytest.mark.parametrize("name", ["tensor_parallel", "data_parallel"])
+def test_a_setting_of_two_kinds_is_told_once_where_it_stands(name):
+    error = problems({"deploy": {name: 0}})
+    assert str(error) == f"evalflow.deploy.{name}: Input should be greater than 0, or 'auto'"
+
+
 @pytest.mark.parametrize("given", ["0,x", ["cuda:0"], True, "-1", "0;1"])
 def test_what_is_no_device_is_told(given):
     error = problems({"deploy": {"devices": given}})

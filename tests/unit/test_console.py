@@ -1,3 +1,4 @@
+import errno
 import io
 from pathlib import Path
 
@@ -6,6 +7,7 @@ from rich.console import Console
 
 from evalscope_evalflow.backends import DatasetResult, Metric
 from evalscope_evalflow.report.console import Reporter, score_text, show_table, where_to_look
+from evalscope_evalflow.report.live import LiveReporter
 from evalscope_evalflow.task import Task
 
 
@@ -88,6 +90,25 @@ def test_without_a_terminal_there_is_no_spinner(capsys):
 def test_what_evalscope_prints_is_passed_on_whatever_its_bytes(capsys):
     Reporter(forward=True).output_of("m")(b"50 %\xff done\n")
     assert capsys.readouterr().err == "50 %\ufffd done\n"
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text):
+        raise OSError(errno.EIO, "Input/output error")
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_that_is_gone_takes_no_run_along(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Gone())
+    reporter = Reporter()
+    with reporter.busy("m", "loading"):
+        reporter.warn("still there")
+    with LiveReporter(reporter, ["m"]) as live:
+        live.say("still there")
 
 
 def task_of(mode):

@@ -7,6 +7,7 @@ import pytest
 
 from evalscope_evalflow import failures, fingerprint, ledger
 from evalscope_evalflow.needs import check_saved, check_there_is_something_to_judge, needs
+from evalscope_evalflow.plan import cells
 from evalscope_evalflow.task import Task
 from evalscope_evalflow.worker.failures import Failures
 
@@ -112,6 +113,8 @@ def test_what_failed_for_good_is_not_asked_again_while_its_cause_is_the_same(mak
     for dataset in task.datasets:
         noted.add(dataset, "s", 3, "c", "context_too_long", False, "too long")
     assert left(task) == ([], [])
+    assert needs(task, task.models[0]).for_good == dict.fromkeys(task.datasets, 1)
+    assert str(cells(task, task.models[0])[0]) == "general_qa: done, 3 answers are saved, 1 failed for good"
     longer = make(deploy={"max_model_len": 128})
     assert left(longer) == (task.datasets, task.datasets)
     noted.add("general_qa", "s", 3, "c", "timeout", True, "slow")

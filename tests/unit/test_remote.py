@@ -1,8 +1,10 @@
 """An API that is not ours, behind TLS of the tests' own: what preflight and a run tell apart."""
 
 import socket
+import threading
 import time
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 
 import openai
@@ -143,6 +145,33 @@ def test_what_a_server_may_write_into_retry_after(header, low, high):
 
 
 # In the middle of a run: the worker's side, with the openai package as EvalScope uses it.
+
+
+class Page(BaseHTTPRequestHandler):
+    """A login page, for whatever is asked."""
+
+    def do_GET(self):
+        body = b"<html><title>Sign in</title></html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *words):
+        pass
+
+
+def test_a_login_page_is_no_api():
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        message, _ = check(f"http://127.0.0.1:{server.server_port}/v1")
+        server.shutdown()
+    assert "is no OpenAI-compatible API: it answers 200, but with no chat completion (<html><title>Sign in" in message
+    assert "Is a proxy or a login in between?" in message
 
 
 def error_of(url, key=KEY, model="m"):

@@ -45,6 +45,23 @@ def test_one_dataset_may_be_written_without_a_list():
     assert Task.parse({**ONE, "datasets": "general_qa"}).datasets == ["general_qa"]
 
 
+@pytest.mark.parametrize("written", ["a, b,a", ["a", "b", "a"]])
+def test_datasets_with_commas_or_named_twice_are_each_one(written):
+    assert Task.parse({**ONE, "datasets": written}).datasets == ["a", "b"]
+
+
+def test_a_misspelt_list_of_datasets_is_told():
+    data = {"dataset": ["general_qa"], "evalflow": ONE["evalflow"]}
+    assert "datasets: none is given\n    Name at least one benchmark (--datasets). Did you mean it by 'dataset'?" in (
+        refused(data)
+    )
+
+
+def test_a_model_may_be_its_path_alone():
+    (model,) = Task.parse({**ONE, "evalflow": {"models": ["/models/tuned"]}}).models
+    assert (model.name, model.path) == ("tuned", "/models/tuned")
+
+
 def test_model_and_models_at_once_are_refused():
     assert "both `model` and `evalflow.models` are given" in refused({**ONE, "model": "/m"})
 
