@@ -62,6 +62,11 @@ class LlamaCpp(Engine):
         ),
         PORT_TAKEN,
         Rule(
+            r"common_chat_templates_init: error: (.+)",
+            "the chat template cannot be used: {0}",
+            "Mend the Jinja file of deploy.chat_template; without it, the model's own template is used.",
+        ),
+        Rule(
             r"(?:unknown model architecture: )('.+?')",
             "this llama.cpp does not know the architecture {0}",
             "Upgrade xllamacpp.",

@@ -202,6 +202,15 @@ def test_the_names_of_lmdeploys_templates_are_those_that_it_has(
     assert sorted(names) == sorted(name.strip("' ") for name in listed[1].split(","))
 
 
+def test_a_torn_template_is_llamacpps_failure_in_words(gguf: Path, tmp_path: Path) -> None:
+    template = tmp_path / "torn.jinja"
+    template.write_text("{% for message in messages %}{{ message.content ")
+    settings = {"chat_template": str(template), "max_model_len": 256, "log_dir": tmp_path}
+    said, _ = failure(deploy(str(gguf), **settings))
+    assert "the chat template cannot be used: parser: Parser Error: Expected }}" in said
+    assert "Mend the Jinja file of deploy.chat_template" in said
+
+
 def failure(deployment: Deployment) -> tuple[str, float]:
     """The message of a start that fails, and how many seconds after the engine's exit it came."""
     exits: list[float] = []

@@ -176,6 +176,14 @@ LLAMACPP = [
         "tensor 'blk.3.ffn_up.weight' data is not within the file bounds",
         "file is complete",
     ),
+    (
+        "0.00.836.298 E common_chat_templates_init: error: parser: Parser Error: Expected }} (Got )\n"
+        "0.00.836.333 E common_chat_templates_init: failed to initialize chat template\n"
+        "0.00.836.412 E srv          init: init: chat template parsing error: std::exception\n"
+        "RuntimeError: Failed to init server, please check the input params.\n",
+        "the chat template cannot be used: parser: Parser Error: Expected }} (Got )",
+        "Mend the Jinja file of deploy.chat_template",
+    ),
 ]
 
 
