@@ -48,7 +48,7 @@ def write_template(path: str | Path) -> None:
 
 def template() -> str:
     """The file's text."""
-    flow = _options(FlowConfig, "  ", skip=("backend", "models", "deploy", "dry_run", "mode"))
+    flow = _options(FlowConfig, "  ", skip=("backend", "models", "deploy"))
     return f"{_HEAD}{flow}  deploy:\n    engine: auto\n{_options(DeployConfig, '    ', skip=('engine',))}"
 
 
