@@ -170,7 +170,9 @@ class FlowConfig(Section):
     """The `evalflow` section of a task."""
 
     backend: Literal["VLMEvalKit", "Native"] = Field("VLMEvalKit", description="the stock backend to wrap")
-    mode: Literal["all", "infer", "judge"] = Field("all", description="all; infer: save answers, and stop; judge: judge those that are saved")
+    mode: Literal["all", "infer", "judge"] = Field(
+        "all", description="all; infer: save answers, and stop; judge: judge those that are saved"
+    )
     worker_env: str | None = Field(
         None, description="environment with EvalScope that runs the task; default: this interpreter's"
     )
