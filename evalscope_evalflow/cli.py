@@ -92,8 +92,10 @@ def _flags(argv: list[str]) -> int:
     commands = "\n".join(f"  evalflow {name:6} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         prog="evalflow",
-        description="Deploy models, evaluate them with EvalScope, leave nothing behind.",
-        epilog=f"commands:\n{commands}\n\nDashes and underscores mean the same. Exit codes: 0 complete, 1 failed, "
+        usage="evalflow COMMAND …, or evalflow --work_dir DIR --eval_model_name NAME … for a run without a file",
+        description="Deploy models, evaluate them with EvalScope, leave nothing behind.\n\n"
+        f"commands (evalflow COMMAND --help tells more):\n{commands}",
+        epilog="Dashes and underscores mean the same. Exit codes: 0 complete, 1 failed, "
         "2 bad configuration,\n3 finished but incomplete, 130 interrupted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

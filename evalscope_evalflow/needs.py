@@ -120,14 +120,17 @@ def check_saved(task: Task, model: ModelConfig, saved: Saved | None = None) -> I
     known = {dataset: saved.cell(dataset).predictions for dataset in task.datasets}
     known = {dataset: facts for dataset, facts in known.items() if facts is not None and saved.answers(dataset)}
     now = fingerprint.predictions_on(task, model, known) if known else {}
+    changes: dict[str, list[str]] = {}  # mostly the same on all of them
     for dataset, facts in known.items():
         changed = fingerprint.differences(facts or {}, now[dataset])
         if changed:
-            yield Problem(
-                "work_dir",
-                f"{saved.folder} holds {model.name}'s answers on {dataset} to another task: {'; '.join(changed)}",
-                "Choose another work_dir, or set `reuse: false`: it puts them aside, and starts afresh.",
-            )
+            changes.setdefault("; ".join(changed), []).append(dataset)
+    for change, datasets in changes.items():
+        yield Problem(
+            "work_dir",
+            f"{saved.folder} holds {model.name}'s answers on {', '.join(datasets)} to another task: {change}",
+            "Choose another work_dir, or set `reuse: false`: it puts them aside, and starts afresh.",
+        )
 
 
 def check_there_is_something_to_judge(task: Task, model: ModelConfig, saved: Saved | None = None) -> Iterator[Problem]:

@@ -87,6 +87,8 @@ def score_text(result: DatasetResult) -> str:
         return "not judged" + ("" if result.complete else " (incomplete)")
     if metric is None or metric.score is None:
         return "none"
+    if result.judged == 0 and 0 < result.answered <= result.fallbacks:
+        return "none"  # the judge has said nothing of it: what there is is a rule's, or made of zeros
     return f"{metric.score:.4f}" + ("" if result.complete else " (incomplete)")
 
 

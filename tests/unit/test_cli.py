@@ -59,7 +59,7 @@ def test_every_command_has_help(command, capsys):
 
 def test_nothing_at_all_shows_the_help_and_is_no_success(capsys):
     assert cli.main([]) == 2
-    assert "commands:" in capsys.readouterr().out
+    assert "commands (evalflow COMMAND --help" in capsys.readouterr().out
 
 
 def test_version(capsys):

@@ -11,9 +11,9 @@ from evalscope_evalflow.report.live import LiveReporter
 from evalscope_evalflow.task import Task
 
 
-def result(dataset="general_qa", score=0.8333, requested=6, succeeded=6, failed=0, notes=(), metric="accuracy"):
+def result(dataset="general_qa", score=0.8333, requested=6, succeeded=6, failed=0, notes=(), metric="accuracy", **more):
     metrics = [Metric(metric, score, succeeded, True)]
-    return DatasetResult(dataset, metrics, requested, succeeded, failed, Path("r.json"), list(notes))
+    return DatasetResult(dataset, metrics, requested, succeeded, failed, Path("r.json"), list(notes), **more)
 
 
 def table(*rows, width=160):
@@ -38,6 +38,14 @@ def test_a_score_over_fewer_samples_is_marked():
 def test_no_score_is_not_zero(found):
     assert score_text(found) == "none"
     assert "0.0000" not in table(("m", [found], None))
+
+
+def test_without_any_verdict_of_the_judge_there_is_no_score():
+    """EvalScope's report then holds a rule's score, or zeros."""
+    assert score_text(result(judged=0, fallbacks=6, answered=6)) == "none"
+    assert "0/6" in table(("m", [result(judged=0, fallbacks=6, answered=6)], None))
+    assert score_text(result(judged=1, fallbacks=5, answered=6, notes=["judge degraded"])).endswith("(incomplete)")
+    assert score_text(result(judged=0, fallbacks=0, answered=6)) == "0.8333", "no sample needed the judge"
 
 
 def test_notes_are_shown_under_the_table():
