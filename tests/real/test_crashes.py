@@ -120,12 +120,12 @@ def test_a_task_that_evalscope_refuses_does_not_wait_for_the_engine(
 ) -> None:
     """What only EvalScope itself can tell is told as soon as it does, long before the engine would be ready."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1] / "scripted"))
-    long_task["generation_config"] = {"max_tokens": "many"}
+    long_task["judge"] = {"min_valid_judges": 0}  # it is a number, and so is taken for one before a start
     long_task["evalflow"]["deploy"] = {"engine": "scripted", "extra_args": ["--load-seconds", "600"]}
     file = tmp_path / "task.yaml"
     file.write_text(yaml.safe_dump(long_task))
     done = subprocess.run([BIN / "evalflow", "run", file], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "EvalScope failed" in done.stderr
-    assert "max_tokens" in done.stderr
+    assert "min_valid_judges" in done.stderr
     assert "is ready at" not in done.stderr
