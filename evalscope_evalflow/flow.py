@@ -84,7 +84,7 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter, control: Cont
         except BaseException as error:
             state = "interrupted" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed"
             with suppress(OSError):  # a full disk may be what ends the run
-                record.finish(state, error=str(error) or "interrupted")
+                record.finish(state, error=str(error) or (state if state == "interrupted" else type(error).__name__))
             raise
         result = ModelResult(model, folder, datasets, left=record.left)
         record.finish(

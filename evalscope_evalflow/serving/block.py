@@ -45,7 +45,8 @@ def deploy(
 
     Raises:
         ConfigError: it cannot work; nothing was started.
-        EngineError: on entering: the engine did not become ready.
+        EngineError: on entering: the engine did not become ready; on leaving: it has ended meanwhile, or is not gone.
+        Stopped: on leaving: `evalflow stop` has ended it. An error of the block's own goes before either.
 
     Example:
         >>> with deploy("model.gguf") as endpoint:
