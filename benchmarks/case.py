@@ -27,10 +27,10 @@ from zlib import compress, crc32
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from usage import Usage, UsageOf
 
-from evalscope_evalflow import demo
+from evalscope_evalflow.cli import demo
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import Address, load_engine
-from evalscope_evalflow.engines.environment import Environment
 
 BIN = Path(sys.executable).parent
 SCRIPTED = Path(__file__).resolve().parents[1] / "tests" / "scripted" / "scripted_server.py"

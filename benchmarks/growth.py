@@ -31,11 +31,13 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from evalscope_evalflow import failures, fingerprint, ledger
-from evalscope_evalflow.report.console import Reporter
-from evalscope_evalflow.report.live import LiveReporter
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.display.live import LiveReporter
+from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.run import fingerprints as fingerprint
+from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.state import failures
 from evalscope_evalflow.sweep import run
-from evalscope_evalflow.task import Task
 
 DATASETS = ["arc", "bbh", "ceval", "gsm8k", "hellaswag", "humaneval", "ifeval", "math_500", "mmlu", "winogrande"]
 SIZES = (10, 100, 1_000, 10_000)

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow import demo, release_kept
+from evalscope_evalflow import release_kept
+from evalscope_evalflow.cli import demo
 
 KEEP_S = 300
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from evalscope_evalflow.cli import main
+from evalscope_evalflow.cli.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,3 +1,3 @@
-from evalscope_evalflow.cli import main
+from evalscope_evalflow.cli.command_line import main
 
 raise SystemExit(main())

@@ -19,8 +19,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "real")]
 
 from test_conformance import SUITES  # noqa: E402
 
-from evalscope_evalflow.conformance import AREAS, PROPERTY, ServerConformance, count_tests  # noqa: E402
-from evalscope_evalflow.conformance_api import APIConformance  # noqa: E402
+from evalscope_evalflow.testing.engine_suite import AREAS, PROPERTY, ServerConformance, count_tests  # noqa: E402
+from evalscope_evalflow.testing.remote_suite import APIConformance  # noqa: E402
 
 Passed = Mapping[tuple[str, str], int]  # (engine, area): tests that passed
 

@@ -15,7 +15,7 @@ import pytest
 from leftovers import servers_of
 
 from evalscope_evalflow import Endpoint, deploy
-from evalscope_evalflow.conformance import Running
+from evalscope_evalflow.testing.engine_suite import Running
 
 sys.path.insert(0, str(Path(__file__).parent / "scripted"))  # its dist-info makes `engine: scripted` known
 

@@ -111,7 +111,7 @@ def cache() -> Path:
 
 def gguf() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file."""
-    from evalscope_evalflow import demo
+    from evalscope_evalflow.cli import demo
 
     return demo.model()
 

@@ -19,9 +19,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from evalscope_evalflow import sweep
 from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ExitCode
-from evalscope_evalflow.outcome import FlowResult
-from evalscope_evalflow.task import Task
+from evalscope_evalflow.results.outcome import FlowResult
 
 SERVER = Path(__file__).parent / "scripted" / "scripted_server.py"
 MODEL_KEY, JUDGE_KEY = "sk-model-7e1", "sk-judge-9a4"

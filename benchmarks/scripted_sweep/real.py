@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow import demo
+from evalscope_evalflow.cli import demo
 
 EVALFLOW = Path(sys.executable).with_name("evalflow")
 NAMES = ("first", "second", "third")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow import catalog
+from evalscope_evalflow.config import catalog
 
 from .journal import SCRIPT
 from .scenario import DATASETS, JUDGE_AT_ONCE, Scenario

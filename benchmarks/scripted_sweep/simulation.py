@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from evalscope_evalflow.sweep.schedule import Order, Part, best_order, startable
+from evalscope_evalflow.sweep.order import Order, Part, best_order, startable
 from evalscope_evalflow.sweep.size import UNKNOWN_SAMPLES, Size
 
 from .best import best

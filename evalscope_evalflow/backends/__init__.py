@@ -1,8 +1,8 @@
 """The stock backends that EvalFlow wraps."""
 
 from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Saved, Stamps
-from evalscope_evalflow.backends.native import Native
-from evalscope_evalflow.backends.vlmevalkit import VLMEvalKit
+from evalscope_evalflow.backends.native.native_backend import Native
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_backend import VLMEvalKit
 from evalscope_evalflow.errors import ConfigError, Problem
 
 __all__ = ["Backend", "DatasetResult", "Metric", "Saved", "Stamps", "load_backend"]

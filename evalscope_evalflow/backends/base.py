@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evalscope_evalflow import failures, ledger
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
-from evalscope_evalflow.failures import Failure
-from evalscope_evalflow.task import Task
+from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.failures import Failure
 
 Stamps = Mapping[Path, int]  # report files, and when they were written (ns since the epoch)
 
@@ -147,9 +148,15 @@ class Saved(ABC):
 
 
 class Backend(ABC):
-    """A stock backend."""
+    """A stock backend.
+
+    Attributes:
+        name: as in the section's `backend`.
+        worker: the half of it that runs in the worker, as `module:class`.
+    """
 
     name: ClassVar[str]
+    worker: ClassVar[str]
 
     @abstractmethod
     def look(self, task: Task, model: ModelConfig) -> Saved:

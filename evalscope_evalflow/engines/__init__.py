@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint
 
-from evalscope_evalflow import entries
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
+from evalscope_evalflow.config import plugins as entries
 from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, ParserSource, Rule
-from evalscope_evalflow.engines.options import check_extra_args, check_variables
+from evalscope_evalflow.engines.options.extra_args import check_extra_args, check_variables
 from evalscope_evalflow.errors import Problem
 
 __all__ = [

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.engines.memory import Demand, Memory, demand
+from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.keys import is_secret_name, reveal
+from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.keys import is_secret_name, reveal
 
 
 @dataclass(frozen=True)

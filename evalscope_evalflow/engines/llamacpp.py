@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.engines import gguf
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
     Address,
     Command,
@@ -19,12 +19,12 @@ from evalscope_evalflow.engines.base import (
     absolute,
     check_template,
 )
-from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.engines.failures import PORT_TAKEN
-from evalscope_evalflow.engines.memory import GIB, Demand, Memory, demand
+from evalscope_evalflow.engines.checkpoints import gguf
+from evalscope_evalflow.engines.checkpoints.memory import GIB, Demand, Memory, demand
+from evalscope_evalflow.engines.log_patterns import PORT_TAKEN
 from evalscope_evalflow.errors import Problem
 
-SERVER = Path(__file__).with_name("llamacpp_server.py")
+SERVER = Path(__file__).with_name("llamacpp_launcher.py")
 KEY_VARIABLE = "EVALFLOW_LLAMACPP_API_KEY"  # the server reads it under this name
 DEFAULT_CONTEXT = 8192  # tokens a sequence where nothing is said: every one of them costs memory at once
 

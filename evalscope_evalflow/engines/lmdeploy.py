@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.engines import checkpoint
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
     Address,
     Command,
@@ -21,12 +21,12 @@ from evalscope_evalflow.engines.base import (
     parallel,
     shown_template,
 )
-from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.engines.failures import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
-from evalscope_evalflow.engines.memory import Memory, Options, float_bytes
+from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
+from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes
+from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem, nearest
 
-SERVER = Path(__file__).with_name("lmdeploy_server.py")
+SERVER = Path(__file__).with_name("lmdeploy_launcher.py")
 KEY_VARIABLE = "EVALFLOW_LMDEPLOY_API_KEY"  # the launcher reads it under this name
 
 

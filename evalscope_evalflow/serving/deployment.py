@@ -17,21 +17,23 @@ from typing import TYPE_CHECKING, Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.keys import NO_KEY, is_secret_name, reveal
+from evalscope_evalflow.devices.nvml import VARIABLE, split
+from evalscope_evalflow.devices.placement import Placement, choosing, place
 from evalscope_evalflow.engines import Address, Engine
-from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Problem, Stopped
-from evalscope_evalflow.keys import NO_KEY, is_secret_name, reveal
-from evalscope_evalflow.serving import cleanup, http, ports
-from evalscope_evalflow.serving.devices import VARIABLE, split
+from evalscope_evalflow.processes import cleanup, ports
+from evalscope_evalflow.processes.registry import Registration
+from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.serving import http
+from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.serving.endpoint import Endpoint
-from evalscope_evalflow.serving.identity import Identity, identity
-from evalscope_evalflow.serving.placement import Placement, choosing, place
-from evalscope_evalflow.serving.process import Guarded
+from evalscope_evalflow.serving.engine_identity import Identity, identity
 from evalscope_evalflow.serving.readiness import Readiness
-from evalscope_evalflow.serving.registry import Registration
 from evalscope_evalflow.serving.release import DeviceWatch, Release
 from evalscope_evalflow.serving.running import Running, copy_log
-from evalscope_evalflow.serving.warm import STORE
+from evalscope_evalflow.serving.warm_pool import STORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -266,7 +268,7 @@ class Deployment:
             seen: what the engine did, where it had to be ended.
         """
         assert self.process is not None
-        found = self.process.diagnose(self.engine.rules)
+        found = diagnose_process(self.process, self.engine.rules)
         hangs = seen is not None and seen.startswith("hangs")
         seconds = f"after {time.monotonic() - self._started:.0f} s"
         lines = [

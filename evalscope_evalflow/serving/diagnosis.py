@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalscope_evalflow.engines import Rule
-from evalscope_evalflow.serving.ending import Ending
+from evalscope_evalflow.processes.exit_reason import LESS, Ending
+from evalscope_evalflow.processes.supervised import Guarded
 
 READ_BYTES = 256 * 1024
 TAIL_LINES = 12
@@ -64,6 +65,17 @@ def read_tail(log: Path, start: int = 0) -> str:
             return _PREFIX.sub("", _COLOUR.sub("", _OVERWRITTEN.sub("", text)))
     except OSError:
         return ""
+
+
+def diagnose_process(process: Guarded, patterns: Sequence[Rule] = (), less: str = LESS) -> Diagnosis:
+    """Why a process ended, by what it has printed since its start and by how it ended.
+
+    Args:
+        process: it.
+        patterns: what its lines mean.
+        less: what to do for it to need less memory.
+    """
+    return diagnose(process.log, patterns, process.log_start, process.exit_reason(less))
 
 
 def diagnose(log: Path, rules: Sequence[Rule], start: int = 0, ending: Ending | None = None) -> Diagnosis:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evalscope_evalflow.keys import NO_KEY
+from evalscope_evalflow.config.keys import NO_KEY
 from evalscope_evalflow.serving import http
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalscope_evalflow.keys import MASK
+from evalscope_evalflow.config.keys import MASK
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from tenacity import RetryCallState, Retrying, retry_if_result, sleep_using_even
 
 from evalscope_evalflow.engines import Address
 from evalscope_evalflow.errors import EngineError
+from evalscope_evalflow.processes.supervised import Guarded
 from evalscope_evalflow.serving import http
-from evalscope_evalflow.serving.process import Guarded
 
 POLL_S = 0.1
 LONGEST_POLL_S = 0.5

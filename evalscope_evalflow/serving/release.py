@@ -15,9 +15,10 @@ from typing import Literal, TypeVar
 import psutil
 from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from evalscope_evalflow.serving import devices, guard, ports
-from evalscope_evalflow.serving.devices import GIB, Device, DriverError
-from evalscope_evalflow.serving.process import Guarded
+from evalscope_evalflow.devices import nvml as devices
+from evalscope_evalflow.devices.nvml import GIB, Device, DriverError
+from evalscope_evalflow.processes import guard, ports
+from evalscope_evalflow.processes.supervised import Guarded
 
 HELD_WAIT_S = 20.0  # the driver tears down the memory of a process that was killed; 80 GiB take seconds
 UNSURE_WAIT_S = 5.0

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.devices.placement import Placement
 from evalscope_evalflow.engines import Address, Engine
-from evalscope_evalflow.serving import http, ports
-from evalscope_evalflow.serving.identity import Identity
-from evalscope_evalflow.serving.placement import Placement
-from evalscope_evalflow.serving.process import Guarded
+from evalscope_evalflow.processes import ports
+from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.serving import http
+from evalscope_evalflow.serving.engine_identity import Identity
 from evalscope_evalflow.serving.readiness import one_token
 from evalscope_evalflow.serving.release import DeviceWatch, Release, prove
 

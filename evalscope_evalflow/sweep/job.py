@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalscope_evalflow import flow
 from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.control import Control
-from evalscope_evalflow.outcome import ModelResult
-from evalscope_evalflow.report.console import Reporter
-from evalscope_evalflow.serving.claims import Claim
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.devices.claims import Claim
+from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.results.outcome import ModelResult
+from evalscope_evalflow.run import model_run as flow
+from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.sweep.size import Size
-from evalscope_evalflow.task import Task
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalscope_evalflow import catalog, ledger
-from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.engines import weights
-from evalscope_evalflow.needs import Needs
-from evalscope_evalflow.task import Task
+from evalscope_evalflow.config import ModelConfig, catalog
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
+from evalscope_evalflow.run.resume import Needs
+from evalscope_evalflow.state import cells as ledger
 
 UNKNOWN_SAMPLES = 500  # of a dataset that nobody has counted yet
 # Of one device of a data centre, in round figures: reading weights from a disk, starting an engine, and answers of some

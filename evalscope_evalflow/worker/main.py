@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
 from typing import Any, Protocol
 
-from .parent import Parent
-from .priority import give_way
-from .secrets import mask_keys
+from evalscope_evalflow.worker.channel import Parent
+from evalscope_evalflow.worker.credentials import mask_keys
+from evalscope_evalflow.worker.priority import give_way
 
 
 class Phases(Protocol):
@@ -26,16 +27,10 @@ class Phases(Protocol):
 
 
 def phases_of(told: dict[str, Any], parent: Parent) -> Phases:
-    """The backend that the parent names."""
-    if told["backend"] == "Native":
-        from .native import Native
-
-        return Native(told, parent)
-    if told["backend"] == "VLMEvalKit":
-        from .vlmevalkit import VLMEvalKit
-
-        return VLMEvalKit(told, parent)
-    raise ValueError(f"no such backend: {told['backend']}")
+    """The worker half of the backend that the parent names, as `module:class`."""
+    module, _, name = told["backend"].partition(":")
+    phases: Phases = getattr(importlib.import_module(module), name)(told, parent)
+    return phases
 
 
 def run(told: dict[str, Any], parent: Parent) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import Address, Command, Counters, Engine, Rule
-from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).with_name("scripted_server.py")

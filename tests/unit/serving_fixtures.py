@@ -11,7 +11,9 @@ from pathlib import Path
 import psutil
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from evalscope_evalflow.serving import Guarded, guard, new_run_id
+from evalscope_evalflow.processes import guard
+from evalscope_evalflow.processes.registry import new_run_id
+from evalscope_evalflow.processes.supervised import Guarded
 
 SCRIPTED = Path(__file__).resolve().parents[1] / "scripted"
 SERVER = SCRIPTED / "scripted_server.py"

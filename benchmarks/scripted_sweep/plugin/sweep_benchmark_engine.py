@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import Address, Command, Engine
-from evalscope_evalflow.engines.environment import Environment
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).parents[1] / "server.py"

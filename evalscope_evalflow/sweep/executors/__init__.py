@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evalscope_evalflow import entries
+from evalscope_evalflow.config import plugins as entries
 from evalscope_evalflow.sweep.executors.base import Executor
 
 __all__ = ["GROUP", "Executor", "load_executor"]

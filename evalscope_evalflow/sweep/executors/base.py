@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import ClassVar
 
-from evalscope_evalflow.outcome import ModelResult
-from evalscope_evalflow.report.live import LiveReporter
+from evalscope_evalflow.display.live import LiveReporter
+from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.sweep.job import Job
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from evalscope_evalflow.errors import EvalFlowError, Stopped
-from evalscope_evalflow.outcome import ModelResult
+from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
 

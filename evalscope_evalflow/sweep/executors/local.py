@@ -9,17 +9,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalscope_evalflow.control import Control
+from evalscope_evalflow.devices.claims import busy, settle
+from evalscope_evalflow.devices.nvml import split
+from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EvalFlowError, Stopped
-from evalscope_evalflow.outcome import ModelResult
-from evalscope_evalflow.report.live import LiveReporter
-from evalscope_evalflow.serving.claims import busy, settle
-from evalscope_evalflow.serving.devices import split
-from evalscope_evalflow.sweep.budget import JudgeBudget
+from evalscope_evalflow.results.outcome import ModelResult
+from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
-from evalscope_evalflow.sweep.plan import order_of
+from evalscope_evalflow.sweep.jobs import order_of
+from evalscope_evalflow.sweep.judge_limit import JudgeBudget
 
 
 @dataclass(eq=False)

@@ -1,0 +1,169 @@
+"""What EvalScope's own backend has saved: predictions, reviews and reports of a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
+from evalscope_evalflow.backends.native.native_verdicts import is_fallback
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.failures import Failure
+
+
+class NativeSaved(Saved):
+    """KIND/MODEL/DATASET_SUBSET.jsonl for predictions and reviews, reports/MODEL/DATASET.json."""
+
+    def __init__(self, task: Task, model: ModelConfig) -> None:
+        super().__init__(task, model)
+        self._listed: dict[str, dict[str, list[Path]]] = {}
+        self._rows: dict[Path, tuple[int, int, int]] = {}
+
+    def stamps(self) -> Stamps:
+        return dict(self._report_files)
+
+    def results(self, before: Stamps) -> list[DatasetResult]:
+        found = {
+            str(report.get("dataset_name")): (path, report)
+            for path, written, report in self._reports
+            if before.get(path) != written
+        }
+        return [self._result(dataset, found.get(dataset)) for dataset in self.task.datasets]
+
+    def answers(self, dataset: str) -> int:
+        return sum(self._count(path, dataset) for path in self.files("predictions", dataset))
+
+    def verdicts(self, dataset: str) -> int:
+        return sum(self._count(path, dataset) for path in self.files("reviews", dataset))
+
+    def failures(self, dataset: str) -> list[Failure]:
+        return failures.standing(self.folder, self.model.name, dataset, self._noted.get(dataset, ()))
+
+    def counted(self, dataset: str) -> dict[str, list[int]] | None:
+        paths = [path for kind in ("predictions", "reviews") for path in self.files(kind, dataset)]
+        for path in paths:
+            self._count(path, dataset)
+        return {str(path.relative_to(self.folder)): list(self._rows[path]) for path in paths} or None
+
+    def files(self, kind: str, dataset: str) -> list[Path]:
+        """The files of a dataset; a name that starts with a longer dataset's is that one's."""
+        if kind not in self._listed:
+            self._listed[kind] = self._list(kind)
+        return self._listed[kind].get(dataset, [])
+
+    def _list(self, kind: str) -> dict[str, list[Path]]:
+        folder, datasets = self.folder / kind / self.model.name, set(self.task.datasets)
+        found: dict[str, list[Path]] = {}
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            if not name.endswith(".jsonl"):
+                continue
+            ends = [place for place, letter in enumerate(name) if letter == "_" and name[:place] in datasets]
+            if ends:
+                found.setdefault(name[: ends[-1]], []).append(folder / name)
+        return found
+
+    def _count(self, path: Path, dataset: str) -> int:
+        """Rows of a file: as they were counted before, while it is as it was then."""
+        if path not in self._rows:
+            state = path.stat()  # before it is read: what is added meanwhile makes the count one of an older state
+            known = (self.cell(dataset).counted or {}).get(str(path.relative_to(self.folder)))
+            same = known is not None and known[:2] == [state.st_size, state.st_mtime_ns]
+            self._rows[path] = (state.st_size, state.st_mtime_ns, known[2] if known and same else _rows(path))
+        return self._rows[path][2]
+
+    @cached_property
+    def _report_files(self) -> list[tuple[Path, int]]:
+        """Reports, and when they were written. A model's name may hold slashes, and so make folders."""
+        return [(path, path.stat().st_mtime_ns) for path in sorted((self.folder / "reports").rglob("*.json"))]
+
+    @cached_property
+    def _reports(self) -> list[tuple[Path, int, dict[str, Any]]]:
+        """The same, with what is in those of this model."""
+        read = [(path, written, read_json(path)) for path, written in self._report_files]
+        return [
+            (path, written, report)
+            for path, written, report in read
+            if report and report.get("model_name") == self.model.name
+        ]
+
+    @cached_property
+    def _noted(self) -> dict[str, list[Failure]]:
+        return failures.noted(self.folder)
+
+    def _result(self, dataset: str, found: tuple[Path, dict[str, Any]] | None) -> DatasetResult:
+        result = _result(dataset, *found, self.files("reviews", dataset)) if found else DatasetResult(dataset)
+        result = replace(result, answered=min(result.requested, self.answers(dataset)))
+        if result.report is not None and not result.failed and result.succeeded >= result.requested:
+            return result  # all is there; what the file has is of another time
+        why = self.failures(dataset)
+        notes = [*result.notes, *failures.notes(why), *self.ended_by(dataset)]
+        return replace(result, notes=notes, failures=failures.by_kind(why))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none that can be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path]) -> DatasetResult:
+    metrics = [metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
+    metrics.sort(key=lambda item: not item.primary)
+    execution = report.get("execution_summary") or {}
+    largest = max((item.samples for item in metrics), default=0)
+    judge = report.get("judge_summary") or {}
+    judged = int(judge.get("total") or 0) if judge else None
+    fallbacks = 0
+    if judge and judge.get("status") != "success":
+        seen = int(judge.get("total_observations") or 0) - int(judge.get("valid_observations") or 0)
+        fallbacks = sum(map(_fallbacks, reviews)) or max(1, seen)
+    notes = []
+    if judged is not None and judge.get("status") != "success":
+        notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
+    return DatasetResult(
+        dataset,
+        metrics,
+        requested=int(execution.get("requested") or largest),
+        succeeded=int(execution.get("succeeded", largest)),
+        failed=int(execution.get("errored") or 0),
+        report=path,
+        notes=notes,
+        judged=None if judged is None else judged - fallbacks,
+        fallbacks=fallbacks,
+    )
+
+
+def _rows(path: Path) -> int:
+    """Rows of a JSON-lines file; one that is not ended is none."""
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") and line.strip() != b"" for line in file)
+
+
+def _fallbacks(reviews: Path) -> int:
+    """Samples in a review file whose score is not the judge's."""
+    rows = {row.get("index"): row for row in failures.lines(reviews)}
+    return sum(map(is_fallback, rows.values()))
+
+
+def metric(item: dict[str, Any], primary: Any) -> Metric:
+    """One of a report's figures; `primary` is the identity of its headline."""
+    identity = item.get("identity") or {}
+    dimensions = [str(value) for value in (identity.get("dimensions") or {}).values()]
+    name = str(item.get("legacy_name") or identity.get("name") or item.get("name"))
+    if identity.get("aggregation") not in (None, "mean"):
+        dimensions.insert(0, str(identity["aggregation"]))
+    return Metric(
+        f"{name} ({', '.join(dimensions)})" if dimensions else name,
+        item.get("score"),
+        int(item.get("num") or 0),
+        primary=primary is not None and identity == primary,
+    )

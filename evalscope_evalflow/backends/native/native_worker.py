@@ -1,0 +1,243 @@
+"""EvalScope's own backend in two passes: one that predicts, and one that scores what is saved.
+
+A request that fails makes no answer. EvalScope takes the text of some errors for the model's answer and scores it;
+here such a sample fails, is not saved, and is written to the file of failures with its kind. Those that will fail
+again for the same reason are not asked again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
+from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
+from evalscope_evalflow.worker.channel import Parent
+from evalscope_evalflow.worker.credentials import resolve
+from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
+from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, run_error, said_by
+
+_BASE_URL = "EVALSCOPE_BASE_URL"
+
+
+class _AllPredicted(BaseException):
+    """Leaves EvalScope's run when the last answer is saved: the reports are the second pass's."""
+
+
+class Native:
+    """The phases of `eval_backend: Native`.
+
+    A benchmark with an evaluator of its own cannot be split: it is done as a whole in the first pass.
+    """
+
+    def __init__(self, told: dict[str, Any], parent: Parent) -> None:
+        """
+        Args:
+            told: the parent's first word; beside what all backends get, `judge_batch_size`: how many answers are
+                scored at once, or None for `eval_batch_size`.
+            parent: who said it.
+        """
+        self.told, self.parent = told, parent
+        self.failures = Failures(**told["failures"])
+        self.datasets: list[str] = list(told["task"]["datasets"])
+        self.judging = False
+        self.ahead: Thread | None = None  # imports what is needed later
+        self.done: set[str] = set()  # as a whole, in the first pass
+        self.lost: dict[str, Exception] = {}  # what ended datasets
+        self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
+
+    def prepare(self) -> None:
+        """Import EvalScope, and put our hands on it."""
+        with uncollected():
+            import evalscope.run  # noqa: F401
+            from evalscope.evaluator import DefaultEvaluator
+
+        self.default = DefaultEvaluator
+        self._hold_until_go()
+        self._look_at_evaluators()
+        retry_only_what_is_transient()
+        check_benchmarks(Path(self.told["task"]["work_dir"]) / "evalflow" / "benchmarks.json")
+
+    def infer(self) -> None:
+        """Predict; EvalScope asks for the model when it first needs it."""
+        from evalscope.api.mixin.llm_judge_mixin import LLMJudgeMixin
+
+        if "judge" not in self.told["phases"]:  # nobody needs a judge today
+            LLMJudgeMixin.validate_judge_strategy = lambda _: None
+        with contextlib.suppress(_AllPredicted):
+            self._run(self._predictor(), self.datasets)
+
+    def judge(self) -> None:
+        """Score what is saved; the model is gone."""
+        self.judging = True
+        self._wait_for_imports()
+        os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
+        folder = Path(self.told["task"]["work_dir"])
+        for dataset in self.datasets:
+            dropped = drop_fallbacks(folder / "reviews" / self.told["task"]["model_id"], dataset)
+            if dropped:
+                self.parent.say("verdicts dropped", dataset=dataset, number=dropped)
+        left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
+        if left:
+            self.told["task"]["use_cache"] = str(folder)
+            self._run(self._judge(), left)
+
+    def _hold_until_go(self) -> None:
+        """Have EvalScope wait for the model's endpoint at the point where it makes its client."""
+        from evalscope.api.model import model as model_module
+        from evalscope.utils.argument_utils import get_secret_value
+
+        make = model_module.get_model_with_task_config
+
+        def make_when_ready(task_config: Any) -> Any:
+            if self.judging:
+                raise ValueError("the model is asked for while its answers are judged: set `mode: all`, and run again")
+            # Not in the task: EvalScope takes a new port for a new task, and would not resume.
+            os.environ[_BASE_URL] = self.parent.wait_for_model(self._import_ahead)
+            # EvalScope unwraps keys for its judges, and not for the model's client.
+            model = make(task_config.model_copy(update={"model_args": get_secret_value(task_config.model_args)}))
+            refuse_error_texts(model)
+            return model
+
+        model_module.get_model_with_task_config = make_when_ready
+
+    def _import_ahead(self) -> None:
+        """What is needed later; a report may be made in the first pass where one dataset is done as a whole."""
+        later = "judge" in self.told["phases"] and not self.done
+        self.ahead = import_ahead(openai_client, *([html_report] if later else []))
+
+    def _wait_for_imports(self) -> None:
+        if self.ahead is not None:
+            self.ahead.join()
+
+    def _run(self, evaluator: Any, datasets: list[str]) -> None:
+        """Run the stock task with an evaluator of ours in place of EvalScope's default one."""
+        from evalscope.api.registry import EVALUATOR_REGISTRY
+        from evalscope.config import TaskConfig
+        from evalscope.run import run_task
+
+        EVALUATOR_REGISTRY["default"] = evaluator
+        # With no key of its own, EvalScope reads the variable EVALSCOPE_API_KEY.
+        task = {**resolve(self.told["task"]), "api_key": None, "datasets": datasets}
+        run_task(TaskConfig.from_dict(task))
+
+    def _predictor(self) -> Any:
+        """An evaluator that predicts, saves, and scores nothing."""
+        phases, default = self, self.default
+
+        class Predictor(default):  # type: ignore[misc, valid-type]
+            def eval(self) -> Any:
+                try:
+                    whole = {name: data for name, data in self.benchmark.load_dataset().items() if len(data)}
+                    items = []
+                    if whole:
+                        context = self._collect_work_items(whole)
+                        items = [item for item in context.work_items if item.needs_predict]
+                        # What is answered already is scored in the second pass.
+                        context.work_items[:] = items
+                        self._run_pool(context)
+                    self.cache_manager.discard_review_reruns()
+                finally:
+                    self.finalize()
+                requested = sum(map(len, whole.values()))
+                failed = sum(not item.prediction_persisted for item in items)
+                dataset = str(self.benchmark_name)
+                counts = self._perf_request_count, self._perf_metric_count
+                phases.performance[dataset] = (self.perf_collector, *counts)
+                phases.parent.say(
+                    "dataset predicted", dataset=dataset, requested=requested, answered=requested - failed
+                )
+                if dataset == phases.datasets[-1]:
+                    raise _AllPredicted
+                return {}
+
+            def _process_work_item(self, item: Any, model_prediction_dir: str) -> Any:
+                return phases._predict(self, item, model_prediction_dir), None
+
+        return Predictor
+
+    def _look_at_evaluators(self) -> None:
+        """Take note of benchmarks that bring an evaluator of their own."""
+        from evalscope.api import registry
+
+        create = registry.create_evaluator
+
+        def create_and_look(benchmark: Any, **others: Any) -> Any:
+            evaluator = create(benchmark=benchmark, **others)
+            if type(evaluator) is not registry.EVALUATOR_REGISTRY["default"]:
+                name = str(benchmark.name)
+                if self.told["phases"] != ["infer", "judge"] and not self.judging:
+                    raise ValueError(f"{name} has an evaluator of its own, which cannot be split: set `mode: all`")
+                self.parent.say("not split", dataset=name)
+                self.done.add(name)
+                self._wait_for_imports()
+            evaluator.eval = partial(self._alone, str(benchmark.name), evaluator.eval)
+            return evaluator
+
+        registry.create_evaluator = create_and_look
+
+    def _alone(self, dataset: str, evaluate: Callable[[], Any]) -> Any:
+        """A dataset, which ends no other if it fails; if all do, the run ends as the first did."""
+        try:
+            return evaluate()
+        except Exception as error:  # noqa: BLE001 - whatever a benchmark raises
+            traceback.print_exc()
+            self.lost[dataset] = error
+            if len(self.lost) == len(self.datasets):
+                raise next(iter(self.lost.values())) from None
+            self.parent.say("dataset failed", dataset=dataset, message=f"{type(error).__name__}: {said_by(error)}")
+        if not self.judging and dataset == self.datasets[-1]:
+            raise _AllPredicted
+        return {}
+
+    def _predict(self, evaluator: Any, item: Any, folder: str) -> Any:
+        """Ask for one answer, and save it; or write down why there is none."""
+        dataset, subset, sample = str(evaluator.benchmark_name), str(item.subset), item.sample.id
+        cause = self.failures.cause(item.sample.input)
+        self.failures.expect(dataset, subset, sample, cause)
+        try:
+            state = evaluator._predict_sample(item.sample, folder)
+        except Exception as error:
+            kind, transient = classify(error)
+            if kind == "run":
+                self.parent.end(run_error(error))
+            self.failures.add(dataset, subset, sample, cause, kind, transient, said_by(error))
+            raise
+        with evaluator._prediction_cache_lock:
+            evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        item.prediction_persisted = True
+        return state
+
+    def _judge(self) -> Any:
+        """An evaluator that scores, and asks the model for nothing."""
+        phases, default = self, self.default
+        at_once = self.told.get("judge_batch_size")
+
+        class Judge(default):  # type: ignore[misc, valid-type]
+            def __init__(self, **parts: Any) -> None:
+                if at_once:  # not in the task itself, which is the user's
+                    parts["task_config"] = parts["task_config"].model_copy(update={"eval_batch_size": at_once})
+                super().__init__(**parts)
+                measured = phases.performance.get(str(self.benchmark_name))
+                if measured:
+                    self.perf_collector, self._perf_request_count, self._perf_metric_count = measured
+
+            def _process_work_item(self, item: Any, model_prediction_dir: str) -> Any:
+                if item.needs_predict:
+                    raise Unanswered("unanswered", True, "it has no answer: see evalflow/failures.jsonl")
+                try:
+                    return super()._process_work_item(item, model_prediction_dir)
+                except Exception as error:
+                    dataset, subset = str(self.benchmark_name), str(item.subset)
+                    sample = item.task_state.sample_id
+                    phases.failures.add(dataset, subset, sample, "", "scoring", True, said_by(error))
+                    raise
+
+        return Judge

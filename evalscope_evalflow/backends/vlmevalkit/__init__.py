@@ -1,0 +1,1 @@
+"""VLMEvalKit: the parent half, and the half that runs in the worker."""

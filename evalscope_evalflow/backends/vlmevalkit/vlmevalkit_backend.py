@@ -1,0 +1,179 @@
+"""VLMEvalKit, as EvalScope runs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.backends.base import Backend, Saved
+from evalscope_evalflow.backends.native.native_backend import _move
+from evalscope_evalflow.backends.stock_checks import stock_problems
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
+from evalscope_evalflow.config import ModelConfig, catalog
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.state import failures
+
+# What a stock task can say, and VLMEvalKit cannot do.
+_CANNOT = {
+    "dataset_args": "VLMEvalKit's datasets have no settings",
+    "agent_config": "VLMEvalKit runs no agents",
+    "sandbox": "VLMEvalKit has no sandbox",
+}
+# Splits whose right answers are not published: VLMEvalKit (vlmeval/run.py) passes over their evaluation without a word.
+_UNSCORED = {
+    "DocVQA_TEST", "InfoVQA_TEST", "Q-Bench1_TEST", "A-Bench_TEST", "AesBench_TEST", "MMMU_TEST", "MLLMGuard_DS",
+    *(f"MMBench{kind}{version}" for kind in ("", "_CN", "_TEST_CN", "_TEST_EN") for version in ("", "_V11")),
+}  # fmt: skip
+_JUDGE_CANNOT = ("contract", "position_swap", "aggregation", "min_valid_judges")
+
+
+class VLMEvalKit(Backend):
+    """`eval_backend: VLMEvalKit`."""
+
+    name = "VLMEvalKit"
+    worker = "evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker:VLMEvalKit"
+
+    def check(self, task: Task) -> Iterable[Problem]:
+        folder = catalog.evalscope_folder(task.flow.worker_env)
+        natives = sorted(set(task.datasets) & set(catalog.native_datasets(folder)))
+        if len(natives) == len(set(task.datasets)) and "backend" not in task.flow.model_fields_set:
+            yield Problem(
+                "evalflow.backend",
+                f"is VLMEvalKit by default, and EvalScope's own backend has {', '.join(natives)}",
+                "Set backend: Native (--eval_backend Native); for VLMEvalKit's, say backend: VLMEvalKit.",
+            )
+            return
+        if catalog.vlmevalkit_folder(task.flow.worker_env) is None:
+            yield Problem(
+                "worker_env",
+                f"VLMEvalKit is not installed beside EvalScope in {folder.parent}",
+                "pip install 'evalscope-evalflow[vlmeval]', there or in an environment of its own: `worker_env`.",
+            )
+            return
+        yield from stock_problems(task, folder)
+        yield from _limit_problems(task.stock.get("limit"))
+        for name, why in _CANNOT.items():
+            if task.stock.get(name):
+                yield Problem(name, why, "Leave it out, or set `backend: Native`.")
+        if str(task.stock.get("repeats") or 1) != "1":
+            yield Problem("repeats", "VLMEvalKit asks every question once", "Leave it out.")
+        yield from _judge_problems(task)
+        yield from _dataset_problems(task)
+        for name in task.datasets if task.flow.mode != "infer" else ():
+            if name in _UNSCORED or "MMT-Bench_ALL" in name:
+                yield Problem(
+                    "datasets",
+                    f"VLMEvalKit does not score {name}: its right answers are not published",
+                    "Set `mode: infer`, which saves the model's answers, or leave it out.",
+                )
+
+    def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        return {
+            "eval_backend": "VLMEvalKit",
+            "eval_config": {
+                "model": [{"name": "CustomAPIModel", "type": model.name}],
+                "data": list(task.datasets),
+                "limit": task.stock.get("limit"),
+                "nproc": task.stock.get("eval_batch_size") or max_num_seqs,
+                "reuse": True,
+            },
+            "work_dir": str(task.folder(model)),
+            "no_timestamp": True,
+            **({"seed": task.stock["seed"]} if "seed" in task.stock else {}),
+        }
+
+    def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        judge = (task.stock.get("judge") or {}).get("models")
+        return {
+            **super().worker_task(task, model, max_num_seqs),
+            "model": model.name,
+            "datasets": list(task.datasets),
+            "limit": task.stock.get("limit"),
+            "generation_config": _generation(task),
+            "model_args": task.stock.get("model_args"),
+            "judge": (judge[0] if isinstance(judge, list) else judge) or None,
+            "judge_batch_size": task.flow.judge_max_num_seqs,
+            "verify_md5": task.flow.verify_md5,
+        }
+
+    def look(self, task: Task, model: ModelConfig) -> Saved:
+        return VLMEvalKitSaved(task, model)
+
+    def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
+        folder = task.folder(model)
+        paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports")]
+        ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "vlmevalkit"]
+        return _move([*paths, *ours], folder, kept)
+
+    def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
+        files = VLMEvalKitSaved(task, model).files(dataset)
+        moved = _move([*files.made(), files.report], task.folder(model), kept)
+        files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
+        return moved
+
+
+def _generation(task: Task) -> dict[str, Any]:
+    settings = task.stock.get("generation_config") or {}
+    return dict(settings) if isinstance(settings, Mapping) else {}
+
+
+def _limit_problems(limit: Any) -> Iterator[Problem]:
+    if limit is None:
+        return
+    if isinstance(limit, float):
+        yield Problem("limit", f"{limit}: VLMEvalKit takes no fraction", "Give a whole number of samples.")
+    elif isinstance(limit, bool) or not isinstance(limit, int):
+        yield Problem("limit", f"{limit!r} is no number", "Give a whole number of samples; leave it out for all.")
+    elif limit < 1:
+        yield Problem("limit", f"{limit} leaves nothing to evaluate", "Give a whole number of samples.")
+
+
+def _judge_problems(task: Task) -> Iterator[Problem]:
+    judge = task.stock.get("judge") or {}
+    models = judge.get("models") or []
+    if isinstance(models, list) and len(models) > 1:
+        yield Problem("judge.models", "VLMEvalKit asks one judge", f"Keep one of the {len(models)}.")
+    if str(judge.get("repeats") or 1) != "1":
+        yield Problem("judge.repeats", "VLMEvalKit asks its judge once", "Leave it out.")
+    for name in _JUDGE_CANNOT:
+        if judge.get(name):
+            yield Problem(f"judge.{name}", "VLMEvalKit's datasets bring their own", "Leave it out.")
+    if judge.get("strategy") not in (None, "auto", "llm"):
+        yield Problem("judge.strategy", f"VLMEvalKit has no {judge['strategy']!r}", "Leave it out.")
+    if not models and task.flow.mode != "infer":
+        yield Problem(
+            "judge",
+            "none is given, and VLMEvalKit's datasets are scored with one",
+            "Give judge: {models: [{model_id: …, api_url: …, api_key: …}]}, or set `mode: infer`.",
+        )
+
+
+def _dataset_problems(task: Task) -> Iterator[Problem]:
+    folder = os.environ.get("LMUData")  # noqa: SIM112 - VLMEvalKit's own name
+    if folder and not Path(folder).is_dir():
+        yield Problem(
+            "LMUData", f"{folder} does not exist", "It is the folder of VLMEvalKit's data: make it, or unset it."
+        )
+        return
+    data = Path(folder) if folder else Path.home() / "LMUData"
+    unknown = [name for name in task.datasets if name not in catalog.DEFAULT_VLM_DATASETS]
+    unknown = [name for name in unknown if not (data / f"{name}.tsv").is_file()]
+    if not unknown:
+        return
+    try:
+        known = catalog.vlmevalkit_datasets(task.flow.worker_env)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    for name in unknown:
+        if name not in known:
+            yield Problem(
+                "datasets",
+                f"VLMEvalKit has no dataset {name!r}",
+                f"{nearest(name, sorted(known))} A dataset of your own goes into {data / name}.tsv.".strip(),
+            )

@@ -1,0 +1,238 @@
+"""VLMEvalKit's two clients, of the model and of the judge, speaking through EvalScope's.
+
+VLMEvalKit's own take the text of an error for an answer, ask for up to an hour, choose a host by parts of a model's
+name, and print the key. These raise what went wrong, and mean by `generation_config` what EvalScope means by it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
+from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, said_by
+
+DOWN_AFTER = 8  # requests in a row that could not reach the server: the rest is not tried
+
+_SAMPLING = ("temperature", "max_tokens", "top_p")
+
+
+class NoVerdict(Exception):
+    """The judge gave no reply.
+
+    Attributes:
+        kind: why, in a word.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Api:
+    """An OpenAI-compatible API, asked in EvalScope's way; it is given up when it is down."""
+
+    def __init__(self, model: str, url: str, key: str, settings: dict[str, Any], model_args: dict[str, Any]) -> None:
+        """
+        Args:
+            model: the name that the API knows.
+            url: its base URL, or that of its chat completions.
+            key: its key.
+            settings: `generation_config`.
+            model_args: arguments of the OpenAI client.
+        """
+        from evalscope.api.model import GenerateConfig, get_model
+
+        config = GenerateConfig(**settings)
+        self.model = get_model(
+            model=model, eval_type="openai_api", base_url=base_url(url), api_key=key, config=config,
+            model_args=model_args, memoize=False,
+        )  # fmt: skip
+        refuse_error_texts(self.model)
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._unreached = 0
+        self.down: Exception | None = None
+
+    def ask(self, messages: list[dict[str, Any]], **more: Any) -> str:
+        """One answer.
+
+        Args:
+            messages: as OpenAI's API has them.
+            more: settings of this request, which those of the task go before.
+
+        Raises:
+            Exception: as `classify` knows it.
+        """
+        from evalscope.api.model import GenerateConfig
+
+        if self.down is not None:
+            raise self.down
+        try:
+            output = self.model.generate(_messages(messages), config=GenerateConfig(**{**more, **self.settings}))
+        except Exception as error:
+            self._note(error)
+            raise
+        with self._lock:
+            self._unreached = 0
+        text = str(output.completion or "").strip()
+        if not text:
+            reasons = {str(getattr(choice, "stop_reason", "")) for choice in output.choices}
+            for_good = "max_tokens" in reasons  # it only thought
+            raise Unanswered("empty", not for_good, f"the answer is empty (finish reason {', '.join(reasons) or '-'})")
+        return text
+
+    def _note(self, error: Exception) -> None:
+        kind, _ = classify(error)
+        with self._lock:
+            self._unreached = self._unreached + 1 if kind in ("connection", "timeout") else 0
+            if kind == "run" or self._unreached >= DOWN_AFTER:
+                self.down = error
+
+
+def base_url(url: str) -> str:
+    """A URL as OpenAI's client wants it."""
+    return url.rstrip("/").removesuffix("/chat/completions")
+
+
+def _messages(messages: list[dict[str, Any]]) -> list[Any]:
+    from evalscope.api.messages import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
+
+    kinds = {"system": ChatMessageSystem, "user": ChatMessageUser, "assistant": ChatMessageAssistant}
+    return [kinds[item["role"]](content=_content(item["content"])) for item in messages]
+
+
+def _content(content: Any) -> Any:
+    from evalscope.api.messages import ContentImage, ContentText
+
+    if isinstance(content, str):
+        return content
+    parts: list[Any] = []
+    for part in content:
+        if part["type"] == "text":
+            parts.append(ContentText(text=part["text"]))
+        elif part["type"] == "image_url":
+            image = part["image_url"]
+            parts.append(ContentImage(image=image["url"], detail=image.get("detail", "auto")))
+        else:
+            raise Unanswered("unsupported", False, f"a {part['type']} cannot be sent to this API")
+    return parts
+
+
+def make_model_class(api_of: Any, defaults: dict[str, Any]) -> Any:
+    """VLMEvalKit's model, whose answers are the server's own.
+
+    Args:
+        api_of: gives the Api, waiting for it if need be.
+        defaults: VLMEvalKit's own settings, where the task has none.
+    """
+    from vlmeval.api.base import BaseAPI
+    from vlmeval.api.gpt import OpenAIWrapper
+
+    class Model(OpenAIWrapper):  # type: ignore[misc]
+        """Builds requests as VLMEvalKit does; `generate` raises where that returns the text of an error."""
+
+        is_api = True
+
+        def __init__(self, **_: Any) -> None:
+            BaseAPI.__init__(self, verbose=False)
+            self.model, self.img_size, self.img_detail = "", -1, "high"
+            self.fail_msg = "Failed to obtain answer via API. "
+            self.VIDEO_LLM = False
+
+        def generate(self, message: Any, dataset: str | None = None, **_: Any) -> str:
+            return str(api_of().ask(self.request(message), **defaults))
+
+        def chat(self, messages: Any, dataset: str | None = None, **_: Any) -> str:
+            for item in messages:
+                item["content"] = self.preproc_content(item["content"])
+            return str(api_of().ask(self.prepare_inputs(messages), **defaults))
+
+        def request(self, message: Any) -> list[dict[str, Any]]:
+            """The messages of a sample, as OpenAI's API has them."""
+            system: list[str] = []
+            if self.check_content(message) == "listdict":
+                rest = []
+                for item in message:
+                    part = {key: value for key, value in item.items() if key != "role"}
+                    if item.get("role") == "system":
+                        system.append(str(item["value"]))
+                    else:
+                        rest.append(part)
+                message = rest
+            start = [{"role": "system", "content": "\n".join(system)}] if system else []
+            return [*start, *self.prepare_inputs(self.preproc_content(message))]
+
+    return Model
+
+
+def converse(model: Any, messages: list[dict[str, Any]], dataset_name: str) -> list[str]:
+    """VLMEvalKit's `chat_mt`, the answers of a conversation, turn by turn: here a turn that fails ends it.
+
+    Args:
+        model: VLMEvalKit's object.
+        messages: questions of the user's, each with an answer after it, which is not shown to the model.
+        dataset_name: of what dataset.
+
+    Raises:
+        Exception: as `classify` knows it.
+    """
+    said: list[dict[str, Any]] = []
+    answers = []
+    for question in messages[::2]:
+        said.append(question)
+        answers.append(model.chat([dict(item) for item in said], dataset=dataset_name))
+        said.append({"role": "assistant", "content": answers[-1]})
+    return answers
+
+
+def make_judge_class(api: Api | None, heard: threading.local) -> Any:
+    """VLMEvalKit's judge, whatever name a dataset gives it.
+
+    Args:
+        api: the judge's; None where none is configured.
+        heard: is told, in `failed`, why the judge gave no reply, as some datasets catch every exception.
+    """
+    from vlmeval.api.base import BaseAPI
+    from vlmeval.api.gpt import OpenAIWrapper
+
+    class Judge(OpenAIWrapper):  # type: ignore[misc]
+        """Says nothing where VLMEvalKit's says that it failed: it raises."""
+
+        def __init__(self, *_: Any, **settings: Any) -> None:
+            BaseAPI.__init__(self, verbose=False, system_prompt=settings.get("system_prompt"))
+            self.model, self.img_size, self.img_detail = "", -1, "high"
+            self.fail_msg = "Failed to obtain answer via API. "
+            self.settings = {
+                name: settings[name]
+                for name in ("temperature", "max_tokens", "top_p")
+                if settings.get(name) is not None
+            }
+
+        def working(self) -> bool:
+            """It was asked before the run; what it cannot do now is told verdict by verdict."""
+            return True
+
+        def generate(self, message: Any, **settings: Any) -> str:
+            request = self.prepare_inputs(self.preproc_content(message))
+            given = {name: value for name, value in settings.items() if name in _SAMPLING}
+            try:
+                if api is None:
+                    raise NoVerdict("no_judge", "it takes a judge, and none is configured")
+                return api.ask(request, **{"temperature": 0, "max_tokens": 2048, **self.settings, **given})
+            except Exception as error:
+                failure = error if isinstance(error, NoVerdict) else _no_verdict(error)
+                heard.failed = failure.kind, str(failure)
+                raise failure from error
+
+        chat = generate
+
+    return Judge
+
+
+def _no_verdict(error: Exception) -> NoVerdict:
+    kind, _ = classify(error)
+    if kind == "run":
+        status = getattr(error, "status_code", None)
+        return NoVerdict("judge_refuses", f"{WHOLE_RUN.get(status or 0, 'refused')}: {said_by(error)}")
+    return NoVerdict(kind, said_by(error))

@@ -1,0 +1,160 @@
+"""VLMEvalKit's datasets: their files, and what is put right in how they are scored."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
+
+
+class DataError(ValueError):
+    """A dataset's file is not as it should be; the message says what to do."""
+
+
+def check_data_folder() -> None:
+    """Whether LMUData, if it is set, is a folder: VLMEvalKit would take another one without a word."""
+    folder = os.environ.get("LMUData")  # noqa: SIM112 - VLMEvalKit's own name
+    if folder and not os.path.isdir(folder):
+        raise ValueError(f"LMUData names {folder}, which does not exist: it is the folder of VLMEvalKit's data")
+
+
+def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify_md5: bool) -> Any:
+    """A dataset of VLMEvalKit's, or of the user's.
+
+    Args:
+        dataset: its name.
+        build: VLMEvalKit's `build_dataset`.
+        files: its files in the run folder.
+        verify_md5: whether it has to be the published one.
+
+    Raises:
+        DataError: it is not there, is another, or cannot be scored.
+    """
+    from vlmeval.dataset import DATASET_CLASSES
+    from vlmeval.smp import LMUDataRoot, md5
+
+    file = Path(LMUDataRoot()) / f"{dataset}.tsv"
+    kind: Any = next((item for item in DATASET_CLASSES if dataset in item.supported_datasets()), None)
+    published = dict(getattr(kind, "DATASET_MD5", None) or {}) if kind else {}
+    url = (getattr(kind, "DATASET_URL", None) or {}).get(dataset) if kind else None
+    if kind is None and not file.exists():
+        raise DataError(f"VLMEvalKit has no dataset {dataset!r}, and {file} does not exist: put your own there")
+    own = file.exists() and published.get(dataset) and md5(str(file)) != published[dataset]
+    if own and verify_md5:  # VLMEvalKit would overwrite it
+        raise DataError(
+            f"{file} is not the published {dataset} (its MD5 differs): set `verify_md5: false` to evaluate it all the "
+            "same, or remove it to have the published one downloaded"
+        )
+    if own:
+        kind.DATASET_MD5 = {name: value for name, value in published.items() if name != dataset}
+    try:
+        found = build(dataset)
+    except Exception as error:
+        where = f" from {url}" if url else ""
+        if not file.exists():
+            raise DataError(f"{dataset} cannot be downloaded{where} ({error}): put its file at {file}") from error
+        raise DataError(f"{dataset} cannot be read from {file}: {type(error).__name__}: {error}") from error
+    if found is None:
+        raise DataError(f"VLMEvalKit does not take {file}: it needs a column `question`")
+    if type(found).__name__ == "CustomVQADataset":
+        raise DataError(
+            f"{dataset}: VLMEvalKit does not score open questions of your own: give options in columns A, B, …"
+        )
+    _check_same(dataset, file, files)
+    files.write(own=bool(own or kind is None))
+    return found
+
+
+def _check_same(dataset: str, file: Path, files: Files) -> None:
+    """Whether what is answered is of this file; its content is looked at only if its size or time has changed."""
+    if not file.exists():
+        return
+    found = file.stat()
+    seen = [found.st_size, found.st_mtime_ns]
+    before = files.read().get("data") or {}
+    if before.get("seen") == seen:
+        return
+    with file.open("rb") as opened:
+        digest = hashlib.sha256()
+        for block in iter(lambda: opened.read(1 << 20), b""):
+            digest.update(block)
+    content = digest.hexdigest()
+    if before.get("content") not in (None, content) and (files.predictions.exists() or files.journal.exists()):
+        raise DataError(
+            f"{file} has changed since it was answered: set `reuse: false` to put the answers aside and start afresh"
+        )
+    files.write(data={"seen": seen, "content": content})
+
+
+def check_same_version(files: Files, version: str) -> None:
+    """Whether what is answered was asked by this version of VLMEvalKit, whose prompts are its own.
+
+    Raises:
+        DataError: it was not.
+    """
+    before = files.read().get("asked_by")
+    if before not in (None, version) and files.predictions.exists():
+        raise DataError(
+            f"{files.dataset} was asked by ms-vlmeval {before}, and this is {version}, whose prompts may be others: "
+            "set `reuse: false` to put the answers aside and start afresh"
+        )
+    files.write(asked_by=version)
+
+
+def correct_wemath(wemath: Any) -> None:
+    """Have WeMath divide by the questions that there are: 525 only of the whole dataset, and 0 of none mastered."""
+    update = wemath.evaluate_update_main_results_df
+
+    def total(counts: dict[str, int]) -> int:
+        """All questions: each of them is of one of these."""
+        return sum(
+            counts[name]
+            for name in (
+                "InadequateGeneralization", "InsufficientKnowledge", "CompleteMastery_loose", "RoteMemorization_loose",
+            )
+        )  # fmt: skip
+
+    def compute(metrics: dict[str, Any], total_count: int) -> Any:
+        rows = {name: len(metrics[f"steps2_{key}"]) + len(metrics[f"steps3_{key}"]) for name, key in _WEMATH.items()}
+        everything = total(rows) or 1
+        rates = {f"{name}_rate": f"{number / everything:.2%}" for name, number in rows.items() if "Rote" not in name}
+        for kind in ("loose", "strict"):
+            rote = rows[f"RoteMemorization_{kind}"]
+            rates[f"RoteMemorization_{kind}_rate"] = f"{rote / ((rows[f'CompleteMastery_{kind}'] + rote) or 1):.2%}"
+        return rows, rates
+
+    def update_all(frame: Any, counts: dict[str, int], rates: dict[str, str]) -> Any:
+        frame = update(frame, counts, rates)
+        for kind in ("strict", "loose"):
+            lost = 0.5 * counts["InadequateGeneralization"] + counts["InsufficientKnowledge"]
+            everything = total(counts)
+            score = (everything - lost - counts[f"RoteMemorization_{kind}"]) / (everything or 1)
+            frame.loc[len(frame) - 1, f"Score ({kind.capitalize()})"] = f"{score:.2%}"
+        return frame
+
+    wemath.evaluate_compute_final_scores, wemath.evaluate_update_main_results_df = compute, update_all
+
+
+_WEMATH = {
+    "InadequateGeneralization": "filtered_rows_2",
+    "InsufficientKnowledge": "filtered_rows_3",
+    "CompleteMastery_loose": "filtered_rows_4_loose",
+    "CompleteMastery_strict": "filtered_rows_4_strict",
+    "RoteMemorization_loose": "filtered_rows_1_loose",
+    "RoteMemorization_strict": "filtered_rows_1_strict",
+}
+
+
+def give_latex_comparison() -> None:
+    """Give VLMEvalKit a module that it misses, and without which MathVision takes equal formulas for different."""
+    try:
+        import latex2sympy2  # noqa: F401
+    except ImportError:
+        import latex2sympy2_extended
+
+        sys.modules["latex2sympy2"] = latex2sympy2_extended

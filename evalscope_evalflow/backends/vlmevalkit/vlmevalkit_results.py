@@ -1,0 +1,98 @@
+"""What VLMEvalKit has saved, by its files and by what the worker wrote down beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+from typing import Any
+
+from evalscope_evalflow.backends.base import DatasetResult, Saved, Stamps
+from evalscope_evalflow.backends.native.native_results import metric, read_json
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.failures import Failure
+
+
+class VLMEvalKitSaved(Saved):
+    """Files of VLMEvalKit's (see worker/vlmevalkit_files.py), and reports/MODEL/DATASET.json."""
+
+    def __init__(self, task: Task, model: ModelConfig) -> None:
+        super().__init__(task, model)
+        self._found: dict[str, Files] = {}
+        self._states: dict[str, dict[str, Any]] = {}
+        self._answers: dict[str, int] = {}
+
+    def stamps(self) -> Stamps:
+        found = (self.files(dataset).report for dataset in self.task.datasets)
+        return {path: path.stat().st_mtime_ns for path in found if path.exists()}
+
+    def results(self, before: Stamps) -> list[DatasetResult]:
+        return [self._result(dataset, before) for dataset in self.task.datasets]
+
+    def answers(self, dataset: str) -> int:
+        if dataset not in self._answers:
+            files, state = self.files(dataset), self._state(dataset)
+            stamp = files.stamp()
+            # A file that is not as we left it, or gone, is counted by the worker alone.
+            saved = int(state.get("answered") or 0) if stamp and state.get("stamp") == stamp else 0
+            self._answers[dataset] = saved + len(files.read_journal())
+        return self._answers[dataset]
+
+    def verdicts(self, dataset: str) -> int:
+        state = self._state(dataset)
+        return int(state.get("scored") or 0) + int(state.get("left_out") or 0) if self.files(dataset).made() else 0
+
+    def failures(self, dataset: str) -> list[Failure]:
+        return [
+            Failure(
+                dataset, "default", row, str(item.get("kind")), bool(item.get("transient")),
+                str(item.get("message")), str(item.get("time")),
+            )
+            for row, item in (self._state(dataset).get("failed") or {}).items()
+        ]  # fmt: skip
+
+    def files(self, dataset: str) -> Files:
+        """Those of one dataset."""
+        if dataset not in self._found:
+            self._found[dataset] = Files(self.folder, self.model.name, dataset, self._datasets)
+        return self._found[dataset]
+
+    @cached_property
+    def _datasets(self) -> set[str]:
+        """Of the task, and of others in this folder."""
+        others = (path.stem for path in (self.folder / "evalflow" / "vlmevalkit").glob("*.json"))
+        return {*self.task.datasets, *others}
+
+    def _state(self, dataset: str) -> dict[str, Any]:
+        if dataset not in self._states:
+            self._states[dataset] = self.files(dataset).read()
+        return self._states[dataset]
+
+    def _result(self, dataset: str, before: Stamps) -> DatasetResult:
+        files, state, report = self.files(dataset), self._state(dataset), None
+        if files.report.exists() and before.get(files.report) != files.report.stat().st_mtime_ns:
+            report = read_json(files.report)
+        metrics = []
+        if report is not None:
+            metrics = [metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
+            metrics.sort(key=lambda item: not item.primary)
+        requested = int(state.get("requested") or 0)
+        answered = min(requested, self.answers(dataset))
+        found = self.failures(dataset)
+        fallbacks = state.get("fallbacks") or {}
+        kinds = Counter(fallbacks.values())
+        left_out = int(state.get("left_out") or 0)
+        notes = failures.notes(found)
+        notes += [f"{number} × no verdict: {kind.replace('_', ' ')}" for kind, number in kinds.most_common()]
+        if left_out:
+            notes.append(f"{left_out} more are left out of the score: variants of the same question have none")
+        if state.get("error"):
+            notes.append(str(state["error"]))
+        return DatasetResult(
+            dataset, metrics, requested=requested, answered=answered,
+            succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
+            failed=requested - answered, report=files.report if report is not None else None, notes=notes,
+            failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
+        )  # fmt: skip

@@ -1,0 +1,404 @@
+"""VLMEvalKit in two passes, each a stock task of EvalScope: `mode: infer`, and `mode: eval` over what that has saved.
+
+VLMEvalKit hides nearly every failure. So its functions are replaced at a few places, each of which is looked for
+first: the two clients, what saves answers and verdicts as they come, what reads and writes files, and what runs a
+dataset, whose exceptions it would swallow. Prompts, scoring rules and files are VLMEvalKit's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import os
+import ssl
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import (
+    Api,
+    base_url,
+    converse,
+    make_judge_class,
+    make_model_class,
+)
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
+    DataError,
+    check_data_folder,
+    check_same_version,
+    correct_wemath,
+    give_latex_comparison,
+    load_dataset,
+)
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
+from evalscope_evalflow.worker.channel import Parent
+from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
+from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
+from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, run_error, said_by
+
+MODEL = "CustomAPIModel"  # the name under which EvalScope makes VLMEvalKit ask an API
+MODEL_DEFAULTS = {"temperature": 0, "max_tokens": 2048}  # VLMEvalKit's own, where the task says nothing
+MODEL_PATIENCE = {"timeout": 600, "retries": 3}
+# Variables by which VLMEvalKit would write files of another kind, or to another place, or ask another class of client.
+ELSEWHERE = ("MMEVAL_ROOT", "PRED_FORMAT", "EVAL_FORMAT", "FWD_API")
+JUDGE_PATIENCE = {"timeout": 300, "retries": 3, "retry_interval": 5}
+
+
+class VLMEvalKit:
+    """The phases of `eval_backend: VLMEvalKit`."""
+
+    def __init__(self, told: dict[str, Any], parent: Parent) -> None:
+        """
+        Args:
+            told: the parent's first word; beside what all backends get: `model`, `datasets`, `limit`,
+                `generation_config`, `model_args`, `judge` (None where there is none), `judge_batch_size`, `verify_md5`.
+            parent: who said it.
+        """
+        self.told, self.parent = told, parent
+        self.work_dir = Path(told["task"]["work_dir"])
+        self.failures = Failures(**told["failures"])
+        self.judge_config: dict[str, Any] | None = resolve(told.get("judge"))
+        self.files: dict[str, Files] = {}
+        self.data: dict[str, Any] = {}  # VLMEvalKit's datasets
+        self.errors: dict[str, str] = {}
+        self.reached: set[str] = set()  # datasets that VLMEvalKit has come to in this pass
+        self.api: Api | None = None
+        self.answers: dict[str, Answers] = {}
+        self.now: Answers | None = None  # on the dataset that is asked
+        self.open: set[tuple[str, str]] = set()  # samples that the model has still to be asked
+        self._closing = threading.Lock()
+
+    def prepare(self) -> None:
+        """Import VLMEvalKit, put our hands on it, and load the data.
+
+        Raises:
+            ValueError: a dataset is not there, or is not the published one.
+        """
+        check_data_folder()
+        for name in ELSEWHERE:
+            os.environ.pop(name, None)
+        verified = ssl._create_default_https_context
+        with uncollected():
+            import evalscope.run  # noqa: F401
+
+            give_latex_comparison()
+            import vlmeval.run  # noqa: F401
+            from vlmeval.dataset import SUPPORTED_DATASETS
+
+        ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
+        retry_only_what_is_transient()
+        self._take_hold()
+        for dataset in self.told["datasets"]:
+            self.files[dataset] = Files(self.work_dir, self.told["model"], dataset, SUPPORTED_DATASETS)
+        problems = []
+        for dataset in self.told["datasets"]:
+            try:
+                files, limit = self.files[dataset], self.told.get("limit")
+                self.data[dataset] = load_dataset(dataset, self._build, files, self.told["verify_md5"])
+                self.answers[dataset] = Answers(files, self.data[dataset], limit, self.failures, self.load, self.dump)
+            except Exception as error:  # noqa: BLE001 - a download, a parser, a dataset's own code
+                traceback.print_exc()
+                problems.append(str(error) if isinstance(error, DataError) else f"{dataset}: {error}")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def infer(self) -> None:
+        """Save every answer that can be had."""
+        left = []
+        for dataset in self.told["datasets"]:
+            self.answers[dataset].clean()
+            rows = self.answers[dataset].to_ask()
+            if rows:
+                check_same_version(self.files[dataset], importlib.metadata.version("ms-vlmeval"))
+                left.append(dataset)
+                self.open.update((dataset, row) for row in rows)
+            else:
+                self._note_answers(dataset)
+        if left:
+            self._run("infer", left, self.told["task"]["eval_config"]["nproc"])
+        self._raise_if_nothing_worked(left, "answered")
+
+    def judge(self) -> None:
+        """Score what is saved; the model is gone."""
+        self.errors.clear()
+        judge = self.judge_config
+        api = None
+        if judge is not None:
+            settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
+            key = _plain(judge.get("api_key")) or "EMPTY"
+            api = Api(judge["model_id"], judge["api_url"], key, settings, _client(judge.get("model_args")))
+            # For datasets that make a client of their own; this process does nothing else from here on.
+            os.environ["OPENAI_API_BASE"] = f"{base_url(judge['api_url'])}/chat/completions"
+            os.environ["LOCAL_LLM"], os.environ["OPENAI_API_KEY"] = judge["model_id"], key
+        else:
+            # With neither, VLMEvalKit asks a public host.
+            os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = (
+                "http://127.0.0.1:9/v1/chat/completions",
+                "EMPTY",
+            )
+            os.environ.pop("LOCAL_LLM", None)
+        import vlmeval.api
+
+        judge_class = make_judge_class(api, self.judging.heard)
+        for name in ("OpenAIWrapper", "SiliconFlowAPI", "HFChatModel"):  # all that VLMEvalKit makes judges of
+            setattr(vlmeval.api, name, judge_class)
+        left = []
+        for dataset in self.told["datasets"]:
+            self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
+            self.answers[dataset].clean()
+            if not self.files[dataset].predictions.exists():
+                self.files[dataset].write(error="no score: there is no answer", judged=None, fallbacks={}, scored=0)
+                continue
+            self._drop_stale(dataset)
+            left.append(dataset)
+        if left:
+            self._run("eval", left, self.told["judge_batch_size"])
+        self._raise_if_nothing_worked(left, "judged")
+
+    def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
+        """A stock task."""
+        from evalscope.config import TaskConfig
+        from evalscope.run import run_task
+
+        self.mode = mode
+        self.reached.clear()
+        config = {**self.told["task"]["eval_config"], "mode": mode, "data": datasets, "nproc": at_once}
+        config["model"] = [dict(item) for item in config["model"]]
+        run_task(TaskConfig.from_dict({**self.told["task"], "eval_config": config}))
+        for dataset in datasets:
+            if dataset not in self.reached:  # some splits are passed over without a word
+                self.errors.setdefault(dataset, f"VLMEvalKit does not {'score' if mode == 'eval' else 'ask'} it")
+            if dataset in self.errors:
+                self.files[dataset].write(error=self.errors[dataset])
+
+    def _raise_if_nothing_worked(self, datasets: list[str], what: str) -> None:
+        if datasets and all(dataset in self.errors for dataset in datasets):
+            raise ValueError(
+                f"no dataset could be {what}: " + "; ".join(f"{name}: {self.errors[name]}" for name in datasets)
+            )
+
+    def _take_hold(self) -> None:
+        """Replace what hides failures."""
+        import vlmeval.config
+        import vlmeval.dataset.utils.wemath as wemath
+        import vlmeval.inference_mt
+        import vlmeval.run
+        import vlmeval.smp.file
+        import vlmeval.utils.mp_util
+
+        load, dump = _seam(vlmeval.smp.file, "load"), _seam(vlmeval.smp.file, "dump")
+        self.load, self.dump = load, whole_writes(dump)
+        self.judging = Judging(load, self.dump)
+        _everywhere(load, self.judging.load_chosen)
+        _everywhere(dump, self.judging.dump_made)
+        _everywhere(_seam(vlmeval.utils.mp_util, "track_progress_rich"), self._track)
+        _everywhere(_seam(vlmeval.inference_mt, "chat_mt"), converse)
+        for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):
+            setattr(vlmeval.run, name, self._infer_with(_seam(vlmeval.run, name)))
+        self._build = _seam(vlmeval.run, "build_dataset")
+        vlmeval.run.build_dataset = self._dataset
+        _seam(vlmeval.run, "prepare_reuse_files")
+        vlmeval.run.prepare_reuse_files = lambda **_: (
+            None
+        )  # it brings back files of folders that EvalScope does not make
+        if MODEL not in vlmeval.config.supported_VLM:
+            raise _missing(f"the model {MODEL}")
+        vlmeval.config.supported_VLM[MODEL] = make_model_class(self._model_api, MODEL_DEFAULTS)
+        _seam(wemath, "evaluate_compute_final_scores")
+        _seam(wemath, "evaluate_update_main_results_df")
+        correct_wemath(wemath)
+
+    def _import_ahead(self) -> None:
+        import_ahead(openai_client)
+
+    def _model_api(self) -> Api:
+        if self.api is None:
+            url = self.parent.wait_for_model(self._import_ahead)
+            settings = {**MODEL_PATIENCE, **(self.told.get("generation_config") or {})}
+            settings.pop("batch_size", None)
+            model_args = _client(resolve(self.told.get("model_args")))
+            self.api = Api(self.told["model"], url, os.environ[MODEL_KEY], settings, model_args)
+        return self.api
+
+    # data
+
+    def _dataset(self, name: str, **_: Any) -> Any:
+        """A dataset for VLMEvalKit's run, which changes what it is given."""
+        found = copy.copy(self.data[name])
+        found.data = found.data.copy()
+        stock = found.evaluate
+        found.evaluate = lambda eval_file, **options: self._evaluate(name, stock, **options)
+        return found
+
+    def _infer_with(self, stock: Callable[..., Any]) -> Callable[..., Any]:
+        """VLMEvalKit's inference of one dataset, whose files hold nothing but answers."""
+
+        def infer(*args: Any, **options: Any) -> Any:
+            self.now = self.answers[options["dataset"].dataset_name]
+            dataset = self.now.files.dataset
+            self.reached.add(dataset)
+            try:
+                result = self.now.ask(lambda: stock(*args, **options))
+            except Exception as error:
+                self.errors[dataset] = f"{type(error).__name__}: {error}"
+                raise
+            self._note_answers(dataset)
+            return result
+
+        return infer
+
+    def _note_answers(self, dataset: str) -> None:
+        requested, answered = self.answers[dataset].finish()
+        self.parent.say("dataset predicted", dataset=dataset, requested=requested, answered=answered)
+
+    def _track(self, func: Any, tasks: Any = (), nproc: int = 1, save: Any = None, keys: Any = None, **_: Any) -> Any:
+        """VLMEvalKit's `track_progress_rich`, in either phase."""
+        if self.mode == "eval":
+            return self.judging.track(func, tasks, nproc, save, keys)
+        tasks = list(tasks)
+        if keys is None or save is None:  # not what is saved: such as frames of videos
+            with ThreadPoolExecutor(max(1, nproc)) as pool:
+                return list(pool.map(lambda task: _call(func, task), tasks))
+        saved = self.load(save) if Path(save).exists() else {}
+        results: list[Any] = [None] * len(tasks)
+        with ThreadPoolExecutor(max(1, min(nproc, len(tasks)))) as pool:
+            futures = {pool.submit(self._answer, func, task, keys[number]): number for number, task in enumerate(tasks)}
+            for future in as_completed(futures):
+                number = futures[future]
+                results[number] = saved[keys[number]] = future.result()
+        self.dump(saved, save)
+        return results
+
+    def _answer(self, func: Any, task: Any, key: Any) -> str:
+        """One answer, saved; or the text that VLMEvalKit knows for a failure, with why it failed written down."""
+        answer = self._ask(func, task, key)
+        assert self.now is not None
+        self._close(self.now.files.dataset, str(key))
+        return answer
+
+    def _close(self, dataset: str, row: str) -> None:
+        """When the last sample is done the model is needed no more: VLMEvalKit's files can be made without it."""
+        with self._closing:
+            was_open = bool(self.open)
+            self.open.discard((dataset, row))
+            if was_open and not self.open:
+                self.parent.say("answered")
+
+    def _ask(self, func: Any, task: Any, key: Any) -> str:
+        now = self.now
+        assert now is not None
+        assert now.journal is not None
+        dataset, row = now.files.dataset, str(key)
+        asked = task if isinstance(task, dict) else {}
+        cause = now.cause(asked.get("message") or asked.get("messages"))  # the second is a conversation
+        try:
+            self.failures.expect(dataset, "default", row, cause)
+            answer = str(_call(func, task))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
+            kind, transient = classify(error)
+            if kind == "run":
+                self.parent.end(run_error(error))
+            said = masked(said_by(error))
+            if not (isinstance(error, Unanswered) and said.startswith("not asked again: ")):
+                self.failures.add(dataset, "default", row, cause, kind, transient, said)
+            now.failed[row] = {
+                "kind": kind, "transient": transient, "message": " ".join(said.split())[:500],
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }  # fmt: skip
+            return f"{FAILED} via API."
+        now.journal.add(key, answer)
+        return answer
+
+    # verdicts
+
+    def _drop_stale(self, dataset: str) -> None:
+        files, data = self.files[dataset], self.data[dataset].data
+        answers = self.answers[dataset].texts()
+        fallbacks = len(files.read().get("fallbacks") or {})
+        dropped = drop_stale(files, self.load, self.dump, answers, group_of(dataset, data))
+        if dropped or fallbacks:
+            self.parent.say("verdicts dropped", dataset=dataset, number=dropped + fallbacks)
+
+    def _evaluate(self, dataset: str, stock: Callable[..., Any], **options: Any) -> Any:
+        """VLMEvalKit's evaluation of one dataset, and the report on it."""
+        self.reached.add(dataset)
+        files = self.files[dataset]
+        data = self.data[dataset].data
+        rows = self.answers[dataset].rows
+        data = data[data["index"].astype(str).isin(set(rows))]
+        answered = self.answers[dataset].answered()
+        try:
+            outcome = self.judging.evaluate(stock, files, data, answered, **options)
+            self._report(dataset, outcome, data, len(rows), answered)
+        except Exception as error:
+            self.errors[dataset] = f"it could not be scored: {type(error).__name__}: {error}"
+            files.write(error=self.errors[dataset], scored=0)
+            raise
+        return outcome.result
+
+    def _report(self, dataset: str, outcome: Outcome, data: Any, requested: int, answered: set[str]) -> None:
+        files = self.files[dataset]
+        judge = self.judge_config["model_id"] if self.judge_config else None
+        kinds = dict(Counter(outcome.fallbacks.values()))
+        files.write(
+            requested=requested, answered=len(answered), scored=len(outcome.scored), left_out=len(outcome.left_out),
+            judged=None if judge is None else len(outcome.scored) + len(outcome.left_out), fallbacks=outcome.fallbacks,
+            judge=judge, error=None, stamp=files.stamp(),
+        )  # fmt: skip
+        if outcome.result is None:
+            files.write(error="no score: no sample has a verdict")
+            return
+        rows = data[data["index"].astype(str).isin(set(outcome.scored))]
+        found = figures(dataset, outcome.result, rows)
+        write(
+            files.report, dataset=dataset, model=self.told["model"], found=found, scored=len(outcome.scored),
+            requested=requested, judge=judge, fallbacks=kinds, own=bool(files.read().get("own")),
+        )  # fmt: skip
+
+
+def _call(func: Any, task: Any) -> Any:
+    if isinstance(task, dict):
+        return func(**task)
+    return func(*task) if isinstance(task, (tuple, list)) else func(task)
+
+
+def _client(model_args: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of the OpenAI client: it is EvalScope that asks again."""
+    return {"max_retries": 0, **{name: _plain(value) for name, value in (model_args or {}).items()}}
+
+
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
+
+def _seam(module: Any, name: str) -> Any:
+    """What is to be replaced."""
+    if not hasattr(module, name):
+        raise _missing(f"{module.__name__}.{name}")
+    return getattr(module, name)
+
+
+def _missing(what: str) -> RuntimeError:
+    version = importlib.metadata.version("ms-vlmeval")
+    return RuntimeError(
+        f"ms-vlmeval {version} has no {what}: pip install 'evalscope-evalflow[vlmeval]' has a version that fits"
+    )
+
+
+def _everywhere(function: Any, ours: Any) -> None:
+    """Replace a function under every name that VLMEvalKit's modules have imported it by."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "vlmeval" and module is not None:
+            for attribute, value in list(vars(module).items()):
+                if value is function:
+                    setattr(module, attribute, ours)

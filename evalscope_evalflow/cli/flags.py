@@ -1,0 +1,354 @@
+"""The flags of `evalflow`, and the task that they spell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalscope_evalflow.config import patterns as globs
+from evalscope_evalflow.config.keys import NO_KEY, is_secret_name
+from evalscope_evalflow.errors import ConfigError, Problem
+
+DEFAULT_DATASETS = ["LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath"]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+        name: with underscores; dashes are understood as well.
+        help: what it is, with unit.
+        default: what holds where it is not given, as the help shows it; None: nothing.
+        kind: type of its value; "flag" takes none.
+        several: whether it takes several values.
+        target: where it goes in a task file; several steps by dots.
+    """
+
+    name: str
+    help: str
+    default: Any = None
+    kind: Any = str
+    several: bool = False
+    target: str = ""
+
+
+def number(text: str) -> int | float:
+    """A whole number, or one with a point: EvalScope takes 2 for two samples, and 0.5 for a half of them."""
+    return float(text) if "." in text or "e" in text.lower() else int(text)
+
+
+def boolean(text: str) -> bool:
+    """True or False, as people write them."""
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def json_object(text: str) -> Any:
+    """A JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text} is no JSON object, such as {{}}")
+    return value
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag("work_dir", "folder for results; one below it for each model (required)", target="work_dir"),
+    Flag(
+        "eval_model_name",
+        "name of each model, in results and towards the engine (required, but for a pattern)",
+        several=True,
+    ),
+    Flag(
+        "eval_model_path",
+        "checkpoint folder or .gguf file of each model, or a pattern like '/ckpts/step-*' (required, but for remote)",
+        several=True,
+    ),
+    Flag("remote_api_url", "URL of each model's API, in either form (required for remote)", several=True),
+    Flag(
+        "conda_env",
+        "environment that has the engine: conda prefix or name, venv, uv environment, or an interpreter",
+        "this one",
+        target="evalflow.deploy.env",
+    ),
+    Flag("worker_env", "environment that has EvalScope", "this one", target="evalflow.worker_env"),
+    Flag(
+        "deploy_backend",
+        "engine: vllm, lmdeploy, sglang, llamacpp, remote, or a plugin's",
+        "vllm; llamacpp for a .gguf file; remote with --remote_api_url",
+    ),
+    Flag("eval_backend", "stock backend: VLMEvalKit or Native", "VLMEvalKit", target="evalflow.backend"),
+    Flag(
+        "vlmevalkit_mode",
+        "phases: all, infer (answers only), judge (judges the answers that are saved; `eval` means the same)",
+        "all",
+        target="evalflow.mode",
+    ),
+    Flag("datasets", "benchmarks", DEFAULT_DATASETS, several=True, target="datasets"),
+    Flag("dataset_args", "settings of benchmarks, as JSON", "{}", kind=json_object, target="dataset_args"),
+    Flag(
+        "verify_md5",
+        "whether VLMEvalKit's data files have to be the published ones",
+        True,
+        kind=boolean,
+        target="evalflow.verify_md5",
+    ),
+    Flag("limit", "samples of each subset: a number, or a fraction below 1", "all", kind=number, target="limit"),
+    Flag("reuse", "go on from what work_dir holds; False puts that aside", True, kind=boolean, target="evalflow.reuse"),
+    Flag("judge_model_name", "model that judges answers (required where a benchmark needs a judge)"),
+    Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions (required with its name)"),
+    Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself", "EMPTY: none"),
+    Flag(
+        "judge_max_num_seqs",
+        "answers that are judged at once",
+        200,
+        kind=int,
+        target="evalflow.judge_max_num_seqs",
+    ),
+    Flag(
+        "eval_max_model_length",
+        "context length, in tokens",
+        "32768, or the model's own if that is less",
+        kind=int,
+        target="evalflow.deploy.max_model_len",
+    ),
+    Flag("eval_max_new_tokens", "most tokens of an answer", 2048, kind=int, target="generation_config.max_tokens"),
+    Flag(
+        "eval_max_num_seqs",
+        "sequences served at once, and requests at once",
+        "200; llamacpp 4; remote 8",
+        kind=int,
+        target="evalflow.deploy.max_num_seqs",
+    ),
+    Flag(
+        "eval_temperature",
+        "sampling temperature; 0: always the likeliest token",
+        0.0,
+        kind=float,
+        target="generation_config.temperature",
+    ),
+    Flag(
+        "eval_template",
+        "chat template: for vllm, llamacpp a Jinja file, for lmdeploy a JSON file or a name, for sglang any of these",
+        "the model's own",
+        target="evalflow.deploy.chat_template",
+    ),
+    Flag("eval_devices", "devices that the engine may use, such as 0,1", "0", target="evalflow.deploy.devices"),
+    Flag("eval_host", "address that the engine binds", "127.0.0.1", target="evalflow.deploy.host"),
+    Flag("eval_port", "port of the engine, or the next free one", 8000, kind=int, target="evalflow.deploy.port"),
+    Flag(
+        "eval_api_key",
+        "key of the engine or the remote API; EMPTY: none given, a local engine gets a random one",
+        "EMPTY",
+    ),
+    Flag(
+        "extra_args",
+        'more arguments for the engine, in one string: --extra_args="--enforce-eager --dtype bfloat16"',
+        "none",
+        kind=shlex.split,
+        target="evalflow.deploy.extra_args",
+    ),
+    Flag(
+        "env_vars",
+        "environment variables for the engine, as JSON",
+        "{}",
+        kind=json_object,
+        target="evalflow.deploy.env_vars",
+    ),
+    Flag("dry_run", "check and print the plan; start nothing", kind="flag"),
+    Flag("verbose", "show what EvalScope prints", kind="flag"),
+)
+DEFAULT_MAX_MODEL_LEN = 32768
+_JSON_FLAGS = {flag.name for flag in FLAGS if flag.kind is json_object}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add every flag to a parser. Defaults are applied by `mapping_from_flags`, as some depend on others."""
+    for flag in FLAGS:
+        option = f"--{flag.name}"
+        if flag.kind == "flag":
+            parser.add_argument(option, action="store_true", help=flag.help)
+            continue
+        shown = " ".join(flag.default) if isinstance(flag.default, list) else flag.default
+        text = (flag.help + ("" if flag.default is None else f" (default: {shown})")).replace("%", "%%")
+        options: dict[str, Any] = {"nargs": "+"} if flag.several else {}
+        parser.add_argument(option, type=flag.kind, metavar=flag.name.split("_")[-1].upper(), help=text, **options)
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Arguments with underscores in the names of our flags; values stay as they are."""
+    names = {flag.name for flag in FLAGS}
+    result = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        plain = name[2:].replace("-", "_")
+        result.append(f"--{plain}{equals}{value}" if name.startswith("--") and plain in names else word)
+    return result
+
+
+def is_key_flag(word: str) -> bool:
+    """Whether a word of the command line is a flag whose value is a key."""
+    return word.startswith("--") and is_secret_name(word[2:])
+
+
+def holds_keys(word: str) -> bool:
+    """Whether a word of the command line is a flag whose value is JSON that may hold keys."""
+    return word.startswith("--") and word[2:].replace("-", "_") in _JSON_FLAGS
+
+
+def hide_key(flag: str, value: str, found: dict[str, str]) -> str:
+    """The value of a flag with references in place of keys.
+
+    Args:
+        flag: with its dashes.
+        value: a key, or JSON with keys in it.
+        found: is filled with the variables that the references name, and the keys.
+    """
+    variable = f"EVALFLOW_ARGUMENT_{flag.strip('-').replace('-', '_').upper()}"
+    if is_key_flag(flag):
+        if not value or value == NO_KEY or value.startswith(("${", "--")):
+            return value
+        found[variable] = value
+        return f"${{{variable}}}"
+    try:
+        tree = json.loads(value)
+    except ValueError:
+        return value  # the parser says what is wrong with it
+
+    def convert(node: Any, name: str = "") -> Any:
+        if isinstance(node, dict):
+            return {key: convert(item, str(key)) for key, item in node.items()}
+        if isinstance(node, list):
+            return [convert(item, name) for item in node]
+        if not (isinstance(node, str) and is_secret_name(name)) or node.startswith("${") or node in ("", NO_KEY):
+            return node
+        here = f"{variable}_{len(found)}"
+        found[here] = node
+        return f"${{{here}}}"
+
+    hidden = convert(tree)
+    return value if hidden == tree else json.dumps(hidden)
+
+
+def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The task file that says the same.
+
+    Raises:
+        ConfigError: flags are missing, or do not go together.
+    """
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    problems = [
+        Problem(f"--{name}", "is required", "")
+        for name in ("work_dir", "eval_model_name")
+        if not given.get(name) and not (name == "eval_model_name" and has_patterns(given))
+    ]  # fmt: skip
+    task: dict[str, Any] = {"evalflow": {"models": [], "deploy": {}}, "generation_config": {}}
+    for flag in FLAGS:
+        if flag.target and (flag.name in given or isinstance(flag.default, (bool, int, float, list))):
+            put(task, flag.target, given.get(flag.name, flag.default))
+    problems += add_models(task, given)
+    deploy = task["evalflow"]["deploy"]
+    if deploy["engine"] == "remote":
+        if "eval_port" not in given:
+            del deploy["port"]
+    elif deploy["engine"] != "llamacpp":
+        deploy.setdefault("devices", "0")
+        for model in task["evalflow"]["models"]:
+            if "eval_max_model_length" not in given:
+                model["deploy"] = {"max_model_len": _default_max_model_len(model["path"])}
+    problems += add_judge(task, given)
+    if problems:
+        raise ConfigError(*problems)
+    return task
+
+
+def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
+    """Put the models and their engine into a task; what is wrong with them."""
+    names = given.get("eval_model_name", [])
+    section = task["evalflow"]
+    models, deploy = section.setdefault("models", []), section.setdefault("deploy", {})
+    key = given.get("eval_api_key")
+    if given.get("deploy_backend") == "remote" or ("deploy_backend" not in given and "remote_api_url" in given):
+        deploy["engine"] = "remote"
+        problems = _count("remote_api_url", given, names)
+        if "eval_model_path" in given:
+            problems.append(Problem("--eval_model_path", "has no place beside an API", "Give one or the other."))
+        for name, url in zip(names, given.get("remote_api_url", []), strict=False):
+            models.append({"name": name, "api_url": url, **({"api_key": key} if key else {})})
+        return problems
+    paths = given.get("eval_model_path", [])
+    gguf = bool(paths) and all(path.endswith(".gguf") for path in paths)
+    deploy["engine"] = given.get("deploy_backend") or ("llamacpp" if gguf else "vllm")
+    if key is not None:
+        deploy["api_key"] = key
+    problems = []
+    if has_patterns(given):
+        try:
+            models += [{"name": name, "path": path} for name, path in globs.pair(paths, names, "--eval_model_path")]
+        except ConfigError as error:
+            problems += error.problems
+    else:
+        problems += _count("eval_model_path", given, names)
+        models += [{"name": name, "path": path} for name, path in zip(names, paths, strict=False)]
+    if "remote_api_url" in given:
+        problems.append(
+            Problem("--remote_api_url", f"has no place beside {deploy['engine']}", "Give --deploy_backend remote.")
+        )
+    return problems
+
+
+def has_patterns(given: Mapping[str, Any]) -> bool:
+    """Whether there is a pattern among the models' paths."""
+    return any(map(globs.is_pattern, given.get("eval_model_path", [])))
+
+
+def add_judge(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
+    """Put the judge into a task, if one is given; what is wrong with it."""
+    judge = {name: given.get(f"judge_{name}") for name in ("model_name", "api_url", "api_key")}
+    if not any(judge.values()):
+        return []
+    task["judge"] = {
+        "models": [{"model_id": judge["model_name"], "api_url": judge["api_url"], "api_key": judge["api_key"]}]
+    }
+    return [
+        Problem(f"--judge_{name}", "is required with the judge's other flags")
+        for name in ("model_name", "api_url")
+        if not judge[name]
+    ]
+
+
+def _count(flag: str, given: Mapping[str, Any], names: list[str]) -> list[Problem]:
+    values = given.get(flag, [])
+    if len(values) == len(names):
+        return []
+    return [
+        Problem(
+            f"--{flag}",
+            f"{len(values)} given for {len(names)} names",
+            "As many are needed as --eval_model_name.",
+        )
+    ]
+
+
+def _default_max_model_len(path: str) -> int:
+    from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
+
+    return min(DEFAULT_MAX_MODEL_LEN, checkpoint.context_length(path) or DEFAULT_MAX_MODEL_LEN)
+
+
+def put(task: dict[str, Any], target: str, value: Any) -> None:
+    """Set a value at a place of a task, such as `evalflow.deploy.port`."""
+    *path, last = target.split(".")
+    for step in path:
+        task = task.setdefault(step, {})
+    task[last] = value

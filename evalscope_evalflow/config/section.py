@@ -1,0 +1,269 @@
+"""FlowConfig: the `evalflow` section of a task, whichever door it came through.
+
+Stock fields of a TaskConfig keep their stock meaning and are not repeated here; this section adds what
+EvalScope lacks: which models to deploy, how, and what to do with results that are there already.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
+
+from evalscope_evalflow.config.keys import Key
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
+
+AUTO: Literal["auto"] = "auto"
+_DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
+Count = Annotated[int, Field(gt=0)]
+
+
+# The flags of `evalflow` that are no keys of the section, and what to write in their place.
+FLAG_KEYS = {
+    "conda_env": "Write `deploy: {env: …}`.",
+    "deploy_backend": "Write `deploy: {engine: …}`.",
+    "env_vars": "Write `deploy: {env_vars: …}`.",
+    "eval_api_key": "Write `deploy: {api_key: …}`, or, for an API, `models: [{api_key: …}]`.",
+    "eval_backend": "Write `backend: …`.",
+    "eval_devices": "Write `deploy: {devices: …}`.",
+    "eval_host": "Write `deploy: {host: …}`.",
+    "eval_max_model_length": "Write `deploy: {max_model_len: …}`.",
+    "eval_max_new_tokens": "Write `generation_config: {max_tokens: …}` outside of the section.",
+    "eval_max_num_seqs": "Write `deploy: {max_num_seqs: …}`.",
+    "eval_model_name": "Write `models: [{name: …}]`.",
+    "eval_model_path": "Write `models: [{path: …}]`.",
+    "eval_port": "Write `deploy: {port: …}`.",
+    "eval_temperature": "Write `generation_config: {temperature: …}` outside of the section.",
+    "eval_template": "Write `deploy: {chat_template: …}`.",
+    "extra_args": "Write `deploy: {extra_args: […]}`.",
+    "judge_api_key": "Write `judge: {models: [{api_key: …}]}` outside of the section.",
+    "judge_api_url": "Write `judge: {models: [{api_url: …}]}` outside of the section.",
+    "judge_model_name": "Write `judge: {models: [{model_id: …}]}` outside of the section.",
+    "remote_api_url": "Write `models: [{api_url: …}]`.",
+    "vlmevalkit_mode": "Write `mode: …`.",
+    "datasets": "Write it outside of the section.",
+    "dataset_args": "Write it outside of the section.",
+    "limit": "Write it outside of the section.",
+    "work_dir": "Write it outside of the section.",
+}
+
+
+class Section(BaseModel):
+    """A part of the section. Unknown keys are refused; dashes are understood as underscores."""
+
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, validate_default=False, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dashes(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str = "evalflow") -> Self:
+        """Validate a mapping.
+
+        Args:
+            data: the settings.
+            where: how messages name them.
+
+        Raises:
+            ConfigError: with every problem found; none of them shows a value.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(*_problems(error, cls, where)) from None
+
+
+class DeployConfig(Section):
+    """How a model is served."""
+
+    engine: str = Field(
+        AUTO,
+        description="vllm, lmdeploy, sglang, llamacpp, remote, or the name of an `evalflow.engines` entry point; "
+        "auto: llamacpp for a .gguf file, remote where there is an api_url, else vllm",
+    )
+    env: str | None = Field(
+        None,
+        description="conda prefix, venv or uv environment that has the engine; default: this interpreter's",
+    )
+    env_vars: dict[str, str] = Field(default_factory=dict, description="environment variables for the engine")
+    devices: str | None = Field(
+        AUTO,
+        description='devices that the engine may use, such as "0,1" or [0, 1]; auto: those of the idle ones that it '
+        "needs; all: every one of this machine; empty: none, for an engine on CPUs",
+    )
+    tensor_parallel: Count | Literal["auto"] = Field(
+        AUTO, description="devices that share a replica; auto: as few as hold the weights and a sequence's KV cache"
+    )
+    data_parallel: Count | Literal["auto"] = Field(
+        AUTO, description="replicas of the model; auto: on all of `devices`, but 1 while other models wait for them"
+    )
+    max_model_len: int | None = Field(None, gt=0, description="context length in tokens; default: the model's own")
+    max_num_seqs: int | None = Field(None, gt=0, description="sequences served at once, and inference concurrency")
+    chat_template: str | None = Field(None, description="chat template, in the form that the engine takes")
+    host: str = Field("127.0.0.1", description="address that the engine binds")
+    port: int | None = Field(None, ge=1, le=65535, description="port, or the next free one; default: any free one")
+    api_key: Key | None = Field(None, description="key that the engine shall ask for; default: a random one")
+    extra_args: list[str] = Field(default_factory=list, description="more arguments for the engine, as they are")
+    max_restarts: int = Field(2, ge=0, description="times that an engine that dies in mid-run is started again")
+    stall_timeout_s: float = Field(
+        300,
+        gt=0,
+        description="seconds without any progress after which a start is given up (log, CPU time), "
+        "or a working engine is started again (its counters)",
+    )
+    keep_alive_s: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds that an engine is kept after its last use, for the next task in this process that wants "
+        "the same one (a list of tasks, a notebook); `evalflow` itself does one task, and keeps none",
+    )
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _join_devices(cls, value: Any) -> Any:
+        if value is None:
+            return AUTO
+        if isinstance(value, int):
+            value = str(value)
+        if isinstance(value, str) and value.strip().lower() in ("auto", "all"):
+            return value.strip().lower()
+        if not isinstance(value, (str, list, tuple)):
+            return value
+        names = [str(item).strip() for item in (value.split(",") if isinstance(value, str) else value)]
+        for name in filter(None, names):
+            if not _DEVICE.fullmatch(name):
+                raise ValueError(f'{name!r} is no device: give numbers or UUIDs (GPU-…, MIG-…), such as "0,1"')
+        return ",".join(filter(None, names))
+
+    @field_validator("extra_args", mode="before")
+    @classmethod
+    def _strings(cls, value: Any) -> Any:
+        return [str(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    @field_validator("env_vars", mode="before")
+    @classmethod
+    def _string_values(cls, value: Any) -> Any:
+        return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @field_validator("env", "chat_template", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return None if value is None else str(value)
+
+
+class ModelConfig(Section):
+    """One model to evaluate: a checkpoint to deploy (`path`), or an API to use (`api_url`)."""
+
+    name: str = Field(
+        min_length=1,
+        description="name in results, and the one that is requested from the engine; default: the path's last part",
+    )
+    path: str | None = Field(
+        None, description="checkpoint folder, or .gguf file; a pattern (*, ?, […]): one model a match"
+    )
+    api_url: str | None = Field(None, description="base URL of an OpenAI-compatible API (remote)")
+    api_key: Key | None = Field(None, description="key of that API")
+    deploy: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the common `deploy`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_path(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
+            return {**data, "name": os.path.basename(str(data["path"]).rstrip(os.sep)).removesuffix(".gguf")}
+        return data
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return None if value is None else str(value)
+
+    @field_validator("deploy", mode="before")
+    @classmethod
+    def _check_deploy(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return DeployConfig.model_validate(value).model_dump(exclude_unset=True)
+
+
+class FlowConfig(Section):
+    """The `evalflow` section of a task."""
+
+    backend: Literal["VLMEvalKit", "Native"] = Field("VLMEvalKit", description="the stock backend to wrap")
+    mode: Literal["all", "infer", "judge"] = Field(
+        "all", description="all; infer: save answers, and stop; judge: judge those that are saved"
+    )
+    worker_env: str | None = Field(
+        None, description="environment with EvalScope that runs the task; default: this interpreter's"
+    )
+    reuse: bool = Field(True, description="go on from what work_dir holds; false: put that aside and start afresh")
+    models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
+    deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
+    judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
+    executor: str = Field(
+        "local", description="what runs the models: local: this machine; inline: one after the other; or a plugin's"
+    )
+    verify_md5: bool = Field(True, description="take only the published files under the names of VLMEvalKit's datasets")
+    dry_run: bool = Field(False, description="check and print the plan, start nothing")
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _eval_means_judge(cls, value: Any) -> Any:
+        return "judge" if value == "eval" else value  # VLMEvalKit's word
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return {"vlmevalkit": "VLMEvalKit", "native": "Native"}.get(str(value).lower(), value)
+
+    def deploy_for(self, model: ModelConfig) -> DeployConfig:
+        """The common `deploy`, with what this model sets for itself on top."""
+        return self.deploy.model_copy(update=DeployConfig.model_validate(model.deploy).model_dump(exclude_unset=True))
+
+    def to_section(self) -> dict[str, Any]:
+        """Only what was set, with keys as SecretStr: parses to the same FlowConfig again."""
+        return self.model_dump(exclude_unset=True)
+
+
+def _problems(error: ValidationError, schema: type[Section], where: str) -> Iterator[Problem]:
+    either: dict[str, list[str]] = {}
+    for item in error.errors(include_input=False, include_url=False, include_context=False):
+        place = ".".join([where, *(str(part) for part in item["loc"])])
+        if len(item["loc"]) > 1 and _is_choice(item["loc"][-1]):  # one of the kinds that a setting may be of
+            either.setdefault(place.rpartition(f".{item['loc'][-1]}")[0], []).append(item["msg"])
+            continue
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(schema, item["loc"][:-1])
+            name = str(item["loc"][-1])
+            if name in FLAG_KEYS:
+                yield Problem(place, "is a flag of the command, and no key of the section", FLAG_KEYS[name])
+                continue
+            yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
+        else:
+            yield Problem(place, item["msg"].removeprefix("Value error, "))
+    for place, messages in either.items():
+        others = [said.removeprefix("Input should be ") for said in messages[1:]]
+        yield Problem(place, ", or ".join([messages[0], *others]))
+
+
+def _is_choice(part: int | str) -> bool:
+    """Whether a part of an error's place is not of the data, but pydantic's name for one of several types."""
+    return isinstance(part, str) and part.startswith(("constrained-", "literal["))
+
+
+def _fields_at(schema: type[Section], location: tuple[Any, ...]) -> list[str]:
+    """The keys known at a place of the section, such as ("models", 0, "deploy")."""
+    homes: dict[str, type[Section]] = {"models": ModelConfig, "deploy": DeployConfig}
+    for part in location:
+        schema = homes.get(str(part), schema)
+    return list(schema.model_fields)

@@ -1,0 +1,1 @@
+"""GPUs: what the driver says, what is idle, and which of them an engine gets."""

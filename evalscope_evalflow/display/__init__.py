@@ -1,0 +1,1 @@
+"""What a person sees while a run goes on: lines, and a live view of several models."""

@@ -1,0 +1,158 @@
+"""What a run of several models says while it runs: on a terminal one view of them all, elsewhere lines."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.errors import Stopped
+
+REFRESHES_PER_S = 2
+LEAST_ROWS = 3
+_AROUND = 6  # lines of a screen that are not for rows: the table's head and foot, the sum below, the prompt
+WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
+OVER = (DONE, FAILED, STOPPED)
+
+
+@dataclass
+class Row:
+    """One model.
+
+    Attributes:
+        state: waiting, loading, evaluating, judging, done, failed, …
+        text: the state, with what there is to say of it.
+        devices: that it was given.
+        since: when the state began (s, monotonic).
+    """
+
+    state: str = WAITING
+    text: str = ""
+    devices: str = ""
+    since: float = 0.0
+
+
+class LiveReporter(Reporter):
+    """Speaks for several models at once, in the voice of another reporter."""
+
+    def __init__(self, reporter: Reporter, models: Sequence[str]) -> None:
+        """
+        Args:
+            reporter: whose terminal it is.
+            models: their names, in the order of the task.
+        """
+        self.forward, self._console, self._start = reporter.forward, reporter._console, reporter._start
+        self._status = None
+        self._lock = threading.Lock()
+        self._active: dict[str, Row] = {}  # those that wait or have ended are only counted
+        self._counts = Counter({WAITING: len(models)})
+        self._errors: list[str] = []
+        self._models = len(models)
+        self._live: Live | None = None
+        if self._console.is_terminal and not self.forward:
+            self._live = Live(
+                get_renderable=self.view, console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True
+            )
+
+    def __enter__(self) -> LiveReporter:
+        if self._live is not None:
+            with suppress(OSError):
+                self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            with suppress(OSError):  # the terminal may be gone
+                self._live.stop()
+
+    @property
+    def is_live(self) -> bool:
+        return self._live is not None
+
+    @contextmanager
+    def busy(self, model: str, text: str) -> Iterator[None]:
+        self._set(model, text, text)
+        yield
+
+    def update(self, model: str, text: str) -> None:
+        with self._lock:
+            if model in self._active:
+                self._active[model].text = text
+
+    def output_of(self, model: str) -> Callable[[bytes], None]:
+        return _Lines(model).write
+
+    def given(self, model: str, devices: str) -> None:
+        """A model has got these devices, and is begun."""
+        with self._lock:
+            self._row(model).devices = devices
+
+    def ended(self, model: str, future: Future[Any]) -> None:
+        """A model's result is there."""
+        error = future.exception()
+        how = DONE if error is None else STOPPED if isinstance(error, Stopped) else FAILED
+        with self._lock:
+            row = self._active.pop(model, Row())
+            self._counts[row.state] -= 1
+            self._counts[how] += 1
+            over = sum(self._counts[state] for state in OVER)
+        if error:
+            self.warn(f"{model}: {error}")
+        self.say(f"{model}: {how}; {over} of {self._models} models are over")
+
+    def view(self) -> RenderableType:
+        """The view: what is at work, as far as it fits, and how many wait or are over."""
+        now = time.monotonic()
+        with self._lock:
+            rows = [(model, row.devices, row.text, now - row.since) for model, row in self._active.items()]
+            counts = {state: number for state, number in self._counts.items() if number}
+        table = Table(header_style="bold", box=None, pad_edge=False)
+        for column in ("model", "devices", "state"):
+            table.add_column(column, overflow="ellipsis", no_wrap=True)
+        table.add_column("since", justify="right")
+        room = max(LEAST_ROWS, self._console.height - _AROUND)
+        for model, devices, text, seconds in rows[:room]:
+            table.add_row(escape(model), escape(devices), escape(text), f"{seconds:.0f} s")
+        order = (*OVER, *sorted(counts.keys() - {*OVER, WAITING}), WAITING)
+        sums = " · ".join(f"{counts[state]} {state}" for state in order if state in counts)
+        more = f" · {len(rows) - room} of them not shown" if len(rows) > room else ""
+        foot = Text(f"{self._models} models, {now - self._start:.0f} s: {sums}{more}", style="dim")
+        return Group(table, foot) if rows else foot
+
+    def _set(self, model: str, state: str, text: str) -> None:
+        with self._lock:
+            row = self._row(model)
+            self._counts[row.state] -= 1
+            self._counts[state] += 1
+            row.state, row.text, row.since = state, text, time.monotonic()
+
+    def _row(self, model: str) -> Row:
+        return self._active.setdefault(model, Row(since=time.monotonic()))
+
+
+class _Lines:
+    """Passes on what is printed for a model, whole lines at a time, each with its name."""
+
+    def __init__(self, model: str) -> None:
+        self._model, self._rest = model, ""
+
+    def write(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data.decode("utf-8", "replace")).split("\n")
+        sys.stderr.write("".join(f"{self._model} | {line}\n" for line in lines))
+        sys.stderr.flush()

@@ -1,0 +1,75 @@
+"""What a run says while it runs, on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+
+
+class Reporter:
+    """Lines on what happens, with the seconds since the start."""
+
+    def __init__(self, *, forward: bool = False, quiet: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            forward: show what EvalScope prints, as it comes.
+            quiet: say nothing at all.
+        """
+        self.forward = forward
+        self._console = Console(stderr=True, emoji=False, highlight=False, quiet=quiet, soft_wrap=True)
+        self._start = time.monotonic()
+        self._status: Status | None = None
+        self._busy_since = self._start
+
+    def say(self, text: str, *, style: str = "") -> None:
+        """One line."""
+        seconds = time.monotonic() - self._start
+        with suppress(OSError):  # the terminal may be gone, and must not take the run's end along
+            self._console.print(f"[dim]evalflow {seconds:6.1f} s[/dim]  {escape(text)}", style=style or None)
+
+    def warn(self, text: str) -> None:
+        """One line that must not be missed."""
+        self.say(text, style="yellow")
+
+    @contextmanager
+    def busy(self, model: str, text: str) -> Iterator[None]:
+        """Show, on a terminal, that something goes on with a model."""
+        if self.forward or not self._console.is_terminal:
+            yield
+            return
+        self._busy_since = time.monotonic()
+        self._status = status = self._console.status(escape(f"{model}: {text}"))
+        with suppress(OSError):
+            status.start()
+        try:
+            yield
+        finally:
+            self._status = None
+            with suppress(OSError):
+                status.stop()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a status line that `update` would change."""
+        return self._status is not None
+
+    def update(self, model: str, text: str) -> None:
+        """Change what `busy` shows."""
+        if self._status is not None:
+            self._status.update(escape(f"{model}: {text}, {time.monotonic() - self._busy_since:.0f} s"))
+
+    def output_of(self, model: str) -> Callable[[bytes], None]:
+        """What passes on what EvalScope prints as it evaluates a model."""
+        return _pass_on
+
+
+def _pass_on(data: bytes) -> None:
+    sys.stderr.write(data.decode("utf-8", "replace"))
+    sys.stderr.flush()

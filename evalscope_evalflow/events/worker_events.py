@@ -1,0 +1,116 @@
+"""What the worker tells its parent, one JSON line each, and what it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evalscope_evalflow.events.base import Event
+
+
+class WorkerEvent(Event):
+    """Comes from the worker."""
+
+
+@dataclass(frozen=True)
+class WorkerImported(WorkerEvent):
+    """EvalScope is imported."""
+
+
+@dataclass(frozen=True)
+class WorkerWaiting(WorkerEvent):
+    """All that can be done without the model is done."""
+
+
+@dataclass(frozen=True)
+class WorkerAsking(WorkerEvent):
+    """The model is asked from now on."""
+
+
+@dataclass(frozen=True)
+class AllAnswered(WorkerEvent):
+    """The last answer is safe, before the backend's own files are written."""
+
+
+@dataclass(frozen=True)
+class AnswersSaved(WorkerEvent):
+    """Every answer that can be had is in the backend's own files: the engine is not needed any more."""
+
+
+@dataclass(frozen=True)
+class DatasetAnswered(WorkerEvent):
+    """A dataset was asked to its end.
+
+    Attributes:
+        dataset: its name.
+        requested: samples that were to be answered.
+        answered: samples that have an answer.
+    """
+
+    dataset: str
+    requested: int
+    answered: int
+
+
+@dataclass(frozen=True)
+class DatasetFailed(WorkerEvent):
+    """A dataset ended with an error; the others go on.
+
+    Attributes:
+        dataset: its name.
+        message: the error, as EvalScope tells it.
+    """
+
+    dataset: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DatasetNotSplit(WorkerEvent):
+    """A benchmark has an evaluator of its own: it is judged while the engine runs.
+
+    Attributes:
+        dataset: its name.
+    """
+
+    dataset: str
+
+
+@dataclass(frozen=True)
+class VerdictsDropped(WorkerEvent):
+    """Saved verdicts that were not the judge's own are removed, and made again.
+
+    Attributes:
+        dataset: whose they are.
+        number: how many.
+    """
+
+    dataset: str
+    number: int
+
+
+@dataclass(frozen=True)
+class WorkerJudging(WorkerEvent):
+    """The saved answers are scored from now on."""
+
+
+@dataclass(frozen=True)
+class WorkerDone(WorkerEvent):
+    """The task is done."""
+
+
+@dataclass(frozen=True)
+class WorkerFailed(WorkerEvent):
+    """The task cannot be done.
+
+    Attributes:
+        kind: the exception's class; empty where the API refuses every request.
+        message: its words.
+    """
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class WorkerExited(WorkerEvent):
+    """The worker's processes are gone. Its parent's side says this, after everything that the worker has said."""

@@ -1,0 +1,62 @@
+"""Between EvalScope's objects and ours. Imported only when EvalFlow runs a task; EvalScope is there by then."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from evalscope.config import TaskConfig
+from evalscope.report import Report
+
+from evalscope_evalflow.results.outcome import FlowResult, ModelResult
+
+_STOCK_BATCH_SIZES = (1, 8)  # what EvalScope puts where the user said nothing
+
+
+def to_stock(outcome: FlowResult) -> dict[str, Any]:
+    """What stock `run_task` returns: `{dataset: Report}`, or that for each model if several can be."""
+    if not outcome.task.many:
+        return _reports(outcome.models[0])
+    return {result.model.name: _reports(result) for result in outcome.models if result.error is None}
+
+
+def _reports(result: ModelResult) -> dict[str, Report]:
+    return {item.dataset: Report.from_json(str(item.report)) for item in result.datasets if item.report is not None}
+
+
+def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
+    """The fields of a TaskConfig that say something, as a user would write them; keys stay SecretStr.
+
+    Args:
+        task_config: a validated task.
+        given: the fields that the user set when it was made.
+    """
+    plain = task_config.to_dict()
+    if task_config.use_cache and os.path.realpath(task_config.use_cache) == os.path.realpath(task_config.work_dir):
+        plain.update(use_cache=None, rerun_review=False)  # how `evalscope service` resumes; so do we, by `reuse`
+    values: dict[str, Any] = {}
+    for name, field in type(task_config).model_fields.items():
+        value = getattr(task_config, name)
+        if value is None or plain.get(name, value) is None or name in ("eval_config", "evalscope_version"):
+            continue
+        if name not in given and value == field.get_default(call_default_factory=True):
+            continue
+        values[name] = plain[name]
+    values["model"] = task_config.model if "model" in given or isinstance(task_config.model, str) else None
+    if "model" not in given and values["model"] == task_config.model_task:
+        values.pop("model")  # EvalScope's stand-in for "no model"
+    if "model_id" not in given:
+        values.pop("model_id", None)
+    if "judge" in values:
+        values["judge"] = task_config.judge.model_dump(exclude_unset=True)
+    if task_config.api_key is not None and task_config.api_key.get_secret_value() != "EMPTY":
+        values["api_key"] = task_config.api_key
+    if "eval_batch_size" not in given and task_config.eval_batch_size in _STOCK_BATCH_SIZES:
+        values.pop("eval_batch_size", None)
+    generation = dict(plain["generation_config"] or {})
+    generation.pop("batch_size", None)  # a copy of eval_batch_size
+    values["generation_config"] = generation
+    for name in ("timeout", "stream", "sandbox", "use_sandbox", "sandbox_type", "sandbox_manager_config"):
+        if name not in given:
+            values.pop(name, None)
+    return values

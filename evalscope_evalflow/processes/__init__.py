@@ -1,0 +1,1 @@
+"""Processes that cannot be left behind: guards, exit reasons, ports, the registry of runs, orphans, signals."""

@@ -1,0 +1,310 @@
+"""Who runs what on this machine: one small file for every run, kept by its owner, without keys.
+
+It tells `evalflow ps` and `stop` what there is, and whoever starts next what a crash has left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import secrets
+import signal
+import stat
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+from typing_extensions import Self
+
+from evalscope_evalflow.errors import EvalFlowError, Stopped
+from evalscope_evalflow.processes import guard
+from evalscope_evalflow.processes import orphans as sweep
+
+FOLDER_VARIABLE = "EVALFLOW_RUNTIME_DIR"
+END_S = 45.0  # a guard's grace, and its time for killing
+# What tells a guard that its run is to end, and that all else of its owner is to end with it.
+STOP, STOP_ALL = signal.SIGTERM, signal.SIGHUP
+State = Literal["running", "ending", "stale", "foreign"]
+
+
+class ProcessId(BaseModel):
+    """A process, and no other one that has its PID later.
+
+    Attributes:
+        pid: its PID.
+        start: its start time in clock ticks since boot.
+    """
+
+    pid: int
+    start: int
+
+    @classmethod
+    def of(cls, pid: int) -> Self | None:
+        """The process that has this PID now."""
+        found = guard.stat(pid)
+        return None if found is None else cls(pid=pid, start=found[2])
+
+    @property
+    def lives(self) -> bool:
+        """Whether it does; a zombie does not."""
+        found = guard.stat(self.pid)
+        return found is not None and found[2] == self.start and found[0] not in "ZX"
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it, if it lives."""
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(self.pid)
+            try:
+                if self.lives:  # looked at after the pidfd was made, which stays that process's
+                    signal.pidfd_send_signal(fd, number)
+            finally:
+                os.close(fd)
+
+
+class Command(BaseModel):
+    """A command under its guard.
+
+    Attributes:
+        run_id: as it stands in its environment.
+        scratch: its private folder.
+        log: its output.
+        guard: None until it is started.
+        left: PIDs that survived SIGKILL.
+    """
+
+    run_id: str
+    scratch: Path
+    log: Path
+    guard: ProcessId | None = None
+    left: list[int] = Field(default_factory=list)
+
+
+class Entry(BaseModel):
+    """One run, as its file tells. Times are seconds since the epoch."""
+
+    run_id: str
+    host: str
+    boot: str
+    namespace: str
+    owner: ProcessId
+    since: float
+    phase: str = "starting"
+    phase_since: float
+    model: str = ""
+    engine: str = ""
+    api_url: str = ""
+    port: int | None = None
+    devices: str = ""
+    work_dir: Path | None = None
+    commands: dict[str, Command] = Field(default_factory=dict)
+
+    @property
+    def state(self) -> State:
+        """What has become of it.
+
+        running: its owner lives. ending: the owner is dead, and a guard cleans up. stale: nobody does. foreign: of
+        another machine or container, whose PIDs mean nothing here.
+        """
+        if self.host != platform.node():
+            return "foreign"
+        if self.boot != boot_id():
+            return "stale"
+        if self.namespace != pid_namespace():
+            return "foreign"
+        if self.owner.lives:
+            return "running"
+        return "ending" if self.guards else "stale"
+
+    @property
+    def guards(self) -> list[ProcessId]:
+        """The guards that live."""
+        return [command.guard for command in self.commands.values() if command.guard and command.guard.lives]
+
+
+@functools.cache
+def boot_id() -> str:
+    """Names the time since the machine was last started: PIDs and start times hold for no longer."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@functools.cache
+def pid_namespace() -> str:
+    """Names what PIDs are counted in: a container has its own."""
+    return os.readlink("/proc/self/ns/pid")
+
+
+def folder() -> Path:
+    """Where the files are: a folder of this user on this machine.
+
+    Not below the home folder, which several machines may share; not in XDG_RUNTIME_DIR, which is removed when the user
+    logs out, while what was started in tmux runs on; and not in TMPDIR, which differs from job to job.
+
+    Raises:
+        OSError: it cannot be made, or is somebody else's.
+    """
+    given = os.environ.get(FOLDER_VARIABLE)
+    base = Path("/tmp") if os.access("/tmp", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    path = Path(given) if given else base / f"evalflow-{os.getuid()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{path} is not a folder that only this user can write; set {FOLDER_VARIABLE} to another")
+    return path
+
+
+def entries() -> list[Entry]:
+    """Every run that is written down, the oldest first.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    found = []
+    for path in folder().glob("*.json"):
+        # Removed meanwhile; or of a version that writes something else.
+        with contextlib.suppress(FileNotFoundError, ValidationError):
+            found.append(Entry.model_validate_json(path.read_bytes()))
+    return sorted(found, key=lambda entry: (entry.since, entry.run_id))
+
+
+def new_run_id() -> str:
+    """A name for a run that no other run has."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+def path_of(run_id: str) -> Path:
+    """The file of a run."""
+    return folder() / f"{run_id}.json"
+
+
+class Registration:
+    """A run's entry, as its owner keeps it. A file that cannot be written, as on a full disk, harms nobody.
+
+    Attributes:
+        stopped: the signal by which `evalflow stop`, or whoever else, has had one of its commands ended; else empty.
+    """
+
+    def __init__(self, run_id: str, *, one_command: bool = False, **about: Any) -> None:
+        """Write it.
+
+        Args:
+            run_id: of the run.
+            one_command: close it when its first command has ended.
+            about: fields of Entry.
+        """
+        self.stopped = ""
+        self._one_command = one_command
+        self._closed = False
+        self._lock = threading.RLock()
+        now = time.time()
+        owner = ProcessId.of(os.getpid())
+        assert owner is not None
+        self._entry = Entry(
+            run_id=run_id, host=platform.node(), boot=boot_id(), namespace=pid_namespace(), owner=owner,
+            since=now, phase_since=now, **about,
+        )  # fmt: skip
+        self._save()
+
+    def set(self, **fields: Any) -> None:
+        """Change fields of Entry."""
+        with self._lock:
+            self._entry = self._entry.model_copy(update=fields)
+            self._save()
+
+    def phase(self, name: str) -> None:
+        """A phase begins: loading, ready, evaluating, …"""
+        self.set(phase=name, phase_since=time.time())
+
+    def starting(self, role: str, command: Command) -> None:
+        """A command is about to be started: what it will leave behind, if we die now, is known."""
+        with self._lock:
+            self.set(commands={**self._entry.commands, role: command})
+
+    def started(self, role: str, guard_pid: int) -> None:
+        """Its guard runs."""
+        with self._lock:
+            command = self._entry.commands[role].model_copy(update={"guard": ProcessId.of(guard_pid)})
+            self.set(commands={**self._entry.commands, role: command})
+
+    def hand_over(self, role: str, other: Registration) -> None:
+        """A command goes on under another entry, which is written first: at no time is it in none."""
+        with self._lock:
+            commands = dict(self._entry.commands)
+            command = commands.pop(role, None)
+            if command is not None:
+                other.starting(role, command)
+                self.set(commands=commands)
+
+    def ended(self, role: str, left: list[int], *, stopped: str = "") -> None:
+        """A command and all below it are gone, but for some PIDs perhaps."""
+        with self._lock:
+            self.stopped = self.stopped or stopped
+            commands = dict(self._entry.commands)
+            command = commands.pop(role, None)
+            if command is not None and left:
+                commands[role] = command.model_copy(update={"left": left})
+            self.set(commands=commands)
+            if self._one_command:
+                self.close()
+
+    def close(self) -> None:
+        """The run is over. Where processes survive, the entry stays for `evalflow clean`.
+
+        A command that still runs is ended: a Ctrl-C came between its start and the owner's taking hold of it.
+        """
+        with self._lock:
+            forgotten = {role: command for role, command in self._entry.commands.items() if not command.left}
+        for role, command in forgotten.items():
+            self.ended(role, _end(command))
+        with self._lock:
+            if not self._closed and not self._entry.commands:
+                with contextlib.suppress(OSError):
+                    path_of(self._entry.run_id).unlink(missing_ok=True)
+            self._closed = True
+
+    def as_stopped(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Exit of a `with` block in which what was stopped on purpose looks like a failure.
+
+        Raises:
+            Stopped: in its place.
+        """
+        if self.stopped and isinstance(error, EvalFlowError):
+            kept = "; what was saved is kept, and the same command goes on from it" if self._entry.work_dir else ""
+            kind_of = Stopped.all if self.stopped == STOP_ALL.name else Stopped
+            raise kind_of(f"stopped by `evalflow stop`{kept}") from error
+
+    def _save(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if self._closed:
+                return
+            path = path_of(self._entry.run_id)
+            new = path.with_suffix(".new")
+            try:
+                new.write_text(self._entry.model_dump_json(), encoding="utf-8")
+                new.replace(path)
+            finally:
+                new.unlink(missing_ok=True)
+
+
+def _end(command: Command) -> list[int]:
+    """End a command by its guard, or, where that is dead or unknown, without. Returns what survives SIGKILL."""
+    if command.guard is not None:
+        command.guard.send(signal.SIGTERM)
+        wait = Retrying(
+            retry=retry_if_result(bool),
+            wait=wait_fixed(0.05),
+            stop=stop_after_delay(END_S),
+            retry_error_callback=lambda state: None,
+        )
+        wait(lambda: command.guard is not None and command.guard.lives)
+    left = sweep.end_run(command.run_id, command.scratch)
+    sweep.remove_scratch(command.scratch)
+    return left

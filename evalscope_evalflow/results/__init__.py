@@ -1,0 +1,1 @@
+"""Finished runs: result objects, tables and exports."""

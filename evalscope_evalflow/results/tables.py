@@ -1,0 +1,70 @@
+"""The table of scores at a run's end, on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.config.task import Task
+
+
+def score_text(result: DatasetResult) -> str:
+    """The headline figure, marked where it does not stand on every sample."""
+    metric = result.metrics[0] if result.metrics else None
+    if result.predicted_only:
+        return "not judged" + ("" if result.complete else " (incomplete)")
+    if metric is None or metric.score is None:
+        return "none"
+    if result.judged == 0 and 0 < result.answered <= result.fallbacks:
+        return "none"  # the judge has said nothing of it: what there is is a rule's, or made of zeros
+    return f"{metric.score:.4f}" + ("" if result.complete else " (incomplete)")
+
+
+def show_table(
+    results: Sequence[tuple[str, Sequence[DatasetResult], str | None]], console: Console | None = None
+) -> None:
+    """Print scores with what they stand on.
+
+    Args:
+        results: for each model its name, its results, and the error that ended it, if one did.
+        console: where to print; default: standard output.
+    """
+    table = Table(title=None, header_style="bold")
+    for column in ("model", "dataset", "metric"):
+        table.add_column(column, overflow="fold")  # nothing is cut off
+    judge = any(row.judged is not None for _, rows, _ in results for row in rows)
+    for column in ("score", "samples", "failed", *(["judged"] if judge else [])):
+        table.add_column(column, justify="right")
+    for model, rows, error in results:
+        if error:
+            table.add_row(escape(model), "[red]failed[/red]", escape(error.splitlines()[0]), "", "", "")
+        for row in rows:
+            name = row.metrics[0].name if row.metrics else ""
+            samples = f"{row.answered if row.predicted_only else row.succeeded}/{row.requested}"
+            judged = [] if not judge else [""] if row.judged is None else [f"{row.judged}/{row.judged + row.fallbacks}"]
+            cells = escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), *judged
+            table.add_row(*cells, style=None if row.complete else "yellow")
+    if console is None:
+        console = Console(emoji=False)
+        if not console.is_terminal:
+            console = Console(emoji=False, width=120)  # a file has no width; rich would take 80
+    console.print(table)
+    for model, rows, _ in results:
+        for row in rows:
+            for note in row.notes:
+                console.print(f"{escape(model)} / {escape(row.dataset)}: {escape(note)}", style="yellow")
+
+
+def where_to_look(task: Task) -> str:
+    """The lines after the table: the results' folder, and how `evalscope service` shows what is scored."""
+    if task.flow.mode == "infer":
+        return f"Answers and logs: {task.work_dir}\nNothing is judged yet: `mode: judge` does that, with this work_dir."
+    extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
+    return (
+        f"Reports, answers and logs: {task.work_dir}\nIn a browser: {extra}evalscope service --outputs {task.outputs}"
+    )

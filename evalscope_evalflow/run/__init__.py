@@ -1,0 +1,1 @@
+"""One model: its context, its life cycle, preflight, resuming and fingerprints."""

@@ -1,0 +1,119 @@
+"""What can be known before anything is started: all problems at once, each with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from evalscope_evalflow.backends import load_backend
+from evalscope_evalflow.config import ModelConfig, keys
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.devices.nvml import one_look
+from evalscope_evalflow.devices.placement import check_placement
+from evalscope_evalflow.engines import check_engine, resolve_engine
+from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.run import host_checks as surroundings
+from evalscope_evalflow.run.resume import Survey, check_saved, check_there_is_something_to_judge
+from evalscope_evalflow.serving import check_api
+
+
+def preflight(task: Task, say: Callable[[str], None] | None = None, survey: Survey | None = None) -> list[str]:
+    """Check a task.
+
+    Args:
+        task: it.
+        say: is told of what takes longer than a moment.
+        survey: is filled with what is left to do; default: one that is forgotten.
+
+    Returns:
+        What is no obstacle, but should be known.
+
+    Raises:
+        ConfigError: with every problem found; nothing was started.
+    """
+    notes: list[str] = []
+    survey = survey or Survey(task)
+    with one_look():
+        problems = list(_problems(task, notes.append, say, survey))
+    if not problems:  # asking an API costs seconds, and perhaps money
+        problems = list(_api_problems(task, notes.append, survey))
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return list(dict.fromkeys(notes))
+
+
+def _problems(
+    task: Task, note: Callable[[str], None], say: Callable[[str], None] | None, survey: Survey
+) -> Iterator[Problem]:
+    yield from surroundings.check_folder(task.work_dir, note)
+    known = False
+    try:
+        backend = load_backend(task.flow.backend)
+        yield from backend.check(task)
+        known = True
+    except ConfigError as error:
+        yield from error.problems
+    seen: set[str] = set()
+    for model in task.models:
+        if known:
+            saved = backend.look(task, model)
+            refused = list(check_saved(task, model, saved))
+            yield from refused
+            if task.flow.mode == "judge":
+                yield from check_there_is_something_to_judge(task, model, saved)
+            # With another folder, which is what a refusal asks for, everything would be asked.
+            if "infer" not in survey.needs(model, saved).phases and not (refused and task.flow.mode != "judge"):
+                continue
+        elif task.flow.mode == "judge":
+            yield from check_there_is_something_to_judge(task, model)
+        try:
+            deploy = task.flow.deploy_for(model)
+            engine = resolve_engine(model, deploy)
+            keys.reveal(deploy.api_key if engine.local else model.api_key, f"model {model.name}, api_key")
+        except ConfigError as error:
+            yield from error.problems
+            continue
+        yield from check_engine(engine, model, deploy, say, seen)
+        if engine.local:
+            yield from check_placement(engine, model, deploy, note)
+            yield from surroundings.check_port(deploy, note)
+    for number, judge in enumerate(judges(task)):
+        where = f"judge.models.{number}"
+        if not isinstance(judge, Mapping):
+            yield Problem(where, "is no mapping", "It has model_id, api_url and api_key.")
+            continue
+        if not judge.get("model_id"):
+            yield Problem(f"{where}.model_id", "none is given", "Name the judge's model.")
+        if not judge.get("api_url"):
+            yield Problem(f"{where}.api_url", "none is given", "Set it: EvalScope would ask a public host instead.")
+        try:
+            keys.reveal(keys.protect(judge.get("api_key")), f"{where}.api_key")
+        except ConfigError as error:
+            yield from error.problems
+
+
+def _api_problems(task: Task, note: Callable[[str], None], survey: Survey) -> Iterator[Problem]:
+    for model in task.models:
+        if survey.asks(model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
+            yield from _ask(f"model {model.name}", model, note)
+    if task.flow.mode == "infer" or not any("judge" in survey.needs(model).phases for model in task.models):
+        return  # no judge is asked today
+    for number, judge in enumerate(judges(task)):
+        where = f"judge.models.{number}"
+        api = ModelConfig.parse(
+            {"name": judge["model_id"], "api_url": judge["api_url"], "api_key": judge.get("api_key")}, where
+        )
+        yield from _ask(where, api, note)
+
+
+def _ask(where: str, api: ModelConfig, note: Callable[[str], None]) -> Iterator[Problem]:
+    assert api.api_url is not None
+    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name, note)
+    if found:
+        yield found
+
+
+def judges(task: Task) -> list[dict[str, Any]]:
+    """The judges that the task names."""
+    models = (task.stock.get("judge") or {}).get("models") or []
+    return [models] if isinstance(models, dict) else list(models)

@@ -1,0 +1,154 @@
+"""The parent's side of a worker: start it, let it go, hear how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.config import keys
+from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.errors import WorkerError
+from evalscope_evalflow.processes.registry import Registration
+from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.serving.diagnosis import diagnose_process
+from evalscope_evalflow.worker import credentials as secrets
+
+_FOLDER = Path(secrets.__file__).parent  # run by its path
+# How ModelScope (in Chinese, too), Hugging Face and their HTTP clients say that something cannot be downloaded.
+_DOWNLOAD = re.compile(
+    r"Download\w*Error|\u4e0b\u8f7d|Couldn't (?:reach|find a dataset)|couldn't connect|offline mode|Max retries",
+    re.IGNORECASE,
+)
+
+
+def data_hint(message: str, dataset: str = "NAME") -> str:
+    """What to do about a benchmark whose data cannot be had; empty if that is not what is wrong.
+
+    Args:
+        message: EvalScope's own.
+        dataset: the benchmark, where it is known.
+    """
+    if not _DOWNLOAD.search(message):
+        return ""
+    return (
+        f" (its data cannot be downloaded: give its folder, as dataset_args.{dataset}.local_path, or another "
+        "dataset_hub: huggingface or modelscope)"
+    )
+
+
+class Worker:
+    """A child process that runs one stock task, held until the model can be asked.
+
+    Attributes:
+        process: it, under its guard.
+    """
+
+    def __init__(
+        self,
+        told: dict[str, Any],
+        *,
+        env: Environment,
+        api_key: str,
+        log: Path,
+        run_id: str,
+        on_event: Callable[[dict[str, Any]], None],
+        output: Callable[[bytes], None] | None = None,
+        entry: Registration | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            told: what it is told first (see worker/__init__.py); keys in it may be SecretStr or `${VAR}`.
+            env: environment that has EvalScope.
+            api_key: key of the model's endpoint.
+            log: file for what EvalScope prints.
+            run_id: identifies every process of the run.
+            on_event: is called, in a thread, with every event; the last one is `exited`.
+            output: is called with what EvalScope prints, as it comes.
+            entry: the run's, as `evalflow ps` shows it.
+        """
+        self.log = log
+        self._on_event = on_event
+        found: dict[str, str] = {}
+        public = keys.to_environment(told, found, secrets.KEY_PREFIX)
+        self._keys = [key for key in (api_key, *found.values()) if key != keys.NO_KEY]
+        status, status_end = os.pipe()
+        variables = env.variables(os.environ)
+        variables.update(found)
+        variables.update({secrets.MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
+        variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
+        variables.setdefault("no_proxy", "127.0.0.1,localhost")
+        variables.setdefault("NO_PROXY", variables["no_proxy"])
+        self.process = Guarded(
+            env.wrap([str(env.python), str(_FOLDER)]),
+            env=variables,
+            log=log,
+            run_id=f"{run_id}-worker",
+            secrets=(secrets.MODEL_KEY, *found),
+            grace_s=1.0,  # it has nothing to tidy up: every answer is saved when it comes
+            stdin=subprocess.PIPE,
+            pass_fds=(status_end,),
+            cwd=Path.cwd(),  # a task may name its data by relative paths
+            output=output,
+            entry=entry,
+            role="worker",
+        )
+        os.close(status_end)
+        self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
+        self._listener.start()
+        self._send(public)
+
+    def go(self, api_url: str) -> None:
+        """Let it ask the model."""
+        self._send({"go": {"api_url": api_url}})
+
+    def judge(self, at_once: int | None = None) -> None:
+        """Let it judge what is saved; `at_once`: so many answers at a time, where that is not what it was told."""
+        self._send({"judge": {"at_once": at_once}})
+
+    def stop(self) -> list[int]:
+        """End it. Returns PIDs that survive even SIGKILL."""
+        left = self.process.stop()
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):  # what it never read
+                self.process.stdin.close()
+        return left
+
+    def failure(self, event: dict[str, Any]) -> WorkerError:
+        """The error for a worker that failed, or died without a word."""
+        if event["event"] == "failed":
+            what = f"EvalScope failed: {event['kind']}: " if event["kind"] else ""  # none: it is about the API
+            return WorkerError(f"{what}{event['message']}{data_hint(event['message'])}\n  log: {self.log}")
+        found = diagnose_process(self.process, less="lower eval_batch_size or judge_max_num_seqs")
+        tail = "\n".join(f"    {line}" for line in found.tail)
+        hint = f"\n    {found.hint}" if found.hint else ""
+        return WorkerError(
+            f"the EvalScope process ended without a result (exit code {self.process.exit_code}): {found.cause}{hint}"
+            "\n    The same command goes on from what is saved."
+            f"\n  its last lines:\n{tail}\n  log: {self.log}"
+        )
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write((json.dumps(message, default=str) + "\n").encode())
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it is dead: `exited` follows
+
+    def _listen(self, status: int) -> None:
+        with os.fdopen(status, encoding="utf-8") as lines:
+            for line in lines:
+                for key in self._keys:  # servers repeat keys in their errors
+                    line = line.replace(key, keys.MASK)
+                with contextlib.suppress(ValueError):  # half a line, of a process that was killed
+                    self._on_event(json.loads(line))
+        self.process.exited.wait()
+        self._on_event({"event": "exited"})

@@ -1,0 +1,1 @@
+"""Conformance suites for plug-ins. They need pytest; nothing in EvalFlow imports them."""

@@ -1,0 +1,43 @@
+"""Rows of JSON-lines files that were never finished."""
+
+import pytest
+
+from evalscope_evalflow.state.rows import end_torn_rows
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "predictions" / "m" / "d_s.jsonl"
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('{"a": 1}\n{"b', '{"a": 1}\n'),
+        ('{"a": 1}\n{"b": 2}', '{"a": 1}\n{"b": 2}\n'),
+        ('{"a', ""),
+        ('{"a": 1}\n' + '{"b": "' + "x" * 200_000, '{"a": 1}\n'),
+    ],
+    ids=["half a row", "no newline", "the only one", "longer than a block"],
+)
+def test_an_unfinished_row_is_cut_off(tmp_path, file, before, after):
+    file.write_text(before)
+    assert end_torn_rows(tmp_path) == [file]
+    assert file.read_text() == after
+    assert end_torn_rows(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["", '{"a": 1}\n'])
+def test_whole_files_are_left_alone(tmp_path, file, text):
+    file.write_text(text)
+    assert end_torn_rows(tmp_path) == []
+    assert file.read_text() == text
+
+
+def test_reviews_too(tmp_path):
+    path = tmp_path / "reviews" / "m" / "d.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    assert end_torn_rows(tmp_path) == [path]

@@ -1,0 +1,114 @@
+"""What `evalflow check` says that a task would do."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.sweep.show_plan import Cell, cells, show_plan
+
+
+@pytest.fixture
+def task(tmp_path, gguf_file, make_env):
+    env = str(make_env())
+
+    def make(**section):
+        return Task.parse(
+            {
+                "datasets": ["general_qa", "general_mcq", "gsm8k"],
+                "work_dir": str(tmp_path / "out"),
+                "evalflow": {
+                    "backend": "Native",
+                    "models": [{"name": "m", "path": str(gguf_file)}],
+                    "deploy": {"env": env, "devices": "2,3"},
+                    **section,
+                },
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run folder in which general_qa is done and general_mcq was begun."""
+    run = tmp_path / "out" / "m"
+    for dataset, lines in (("general_qa_a", 4), ("general_qa_b", 2), ("general_mcq_default", 3)):
+        path = run / "predictions" / "m" / f"{dataset}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"index": 0}\n' * lines)
+    identity = {"name": "accuracy", "aggregation": "mean", "dimensions": {}}
+    report = {
+        "dataset_name": "general_qa",
+        "model_name": "m",
+        "metrics": [{"identity": identity, "num": 6, "score": 0.5}],
+        "primary_metric_identity": identity,
+        "execution_summary": {"requested": 6, "succeeded": 6, "errored": 0},
+    }
+    path = run / "reports" / "m" / "general_qa.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(report))
+    reviews = run / "reviews" / "m" / "general_qa_a.jsonl"
+    reviews.parent.mkdir(parents=True)
+    reviews.write_text('{"index": 0}\n' * 6)
+    (run / "evalflow").mkdir()
+    facts = {"requested": 6, "answered": 6, "verdicts": {}, "report": path.stat().st_mtime_ns}
+    ledger.update(run, "general_qa", **facts)
+    return run
+
+
+def test_in_a_new_folder_everything_is_to_do(task):
+    found = task()
+    assert cells(found, found.models[0]) == [Cell(name, "to do") for name in found.datasets]
+
+
+def test_what_is_done_what_was_begun_and_what_is_to_do(task, folder):
+    found = task()
+    assert cells(found, found.models[0]) == [
+        Cell("general_qa", "done", 6),
+        Cell("general_mcq", "started", 3),
+        Cell("gsm8k", "to do"),
+    ]
+
+
+def test_a_report_that_lacks_samples_is_made_again(task, folder):
+    path = folder / "reports" / "m" / "general_qa.json"
+    report = json.loads(path.read_text())
+    report["execution_summary"].update(succeeded=5, errored=1)
+    path.write_text(json.dumps(report))
+    found = task()
+    assert cells(found, found.models[0])[0] == Cell("general_qa", "answered", 6)
+
+
+def test_without_reuse_everything_is_to_do(task, folder):
+    found = task(reuse=False)
+    assert {cell.state for cell in cells(found, found.models[0])} == {"to do"}
+
+
+def test_the_plan_names_engine_devices_command_and_cells(task, folder):
+    out = io.StringIO()
+    show_plan(task(), Console(file=out, soft_wrap=True))
+    lines = out.getvalue().splitlines()
+    assert any("llamacpp on devices 2,3: " in line and "--alias m" in line for line in lines)
+    assert "  general_qa: done, 6 answers are saved" in lines
+    assert "  general_mcq: started, 3 answers are saved" in lines
+    assert "  gsm8k: to do" in lines
+    assert lines[-1] == "Nothing was started."
+    assert set(folder.iterdir()) == {folder / name for name in ("predictions", "reviews", "reports", "evalflow")}
+
+
+def test_several_models_are_shown_with_their_turn_and_what_they_are_given(task, gguf_file, make_gguf):
+    larger = make_gguf("larger.gguf")
+    larger.write_bytes(larger.read_bytes() + bytes(10**6))
+    models = [{"name": "small", "path": str(gguf_file)}, {"name": "large", "path": str(larger)}]
+    out = io.StringIO()
+    show_plan(task(models=models), Console(file=out, width=10000))
+    assert out.getvalue().count("Port 0, in a command, stands for one that is free.") == 1
+    small, large = out.getvalue().split("large →")
+    assert "llamacpp on devices such as 2: " in small
+    assert "number 2 of 2 to begin, when it can have 1 of the devices 2, 3" in small
+    assert "number 1 of 2 to begin" in large
+    assert "llamacpp on devices 2: " in large
