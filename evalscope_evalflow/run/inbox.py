@@ -11,7 +11,7 @@ LOOK_EVERY_S = 1.0
 
 
 class Inbox:
-    """Keeps events until they are asked for. Each attempt has one of its own: the last one still hears of its processes."""
+    """Keeps events until they are asked for. Each attempt has its own: the last one still hears of its processes."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[Event | OSError] = queue.Queue()
