@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, Saved, Stamps
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.run_events import DatasetIncomplete, FailuresStand, NothingLeft
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.context import Run
-from evalscope_evalflow.run.resume import needs
+from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.state import failures, record
 
 
@@ -24,7 +25,7 @@ def collect(run: Run, before: Stamps, saved: Saved | None = None) -> list[Datase
     """
     saved = saved or run.saved()
     results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
-    changes = {}
+    changes: dict[str, dict[str, Any]] = {}
     for result in results:
         changes[result.dataset] = {"counted": saved.counted(result.dataset)}
         if result.report is not None:
@@ -44,7 +45,7 @@ def finished(run: Run) -> ModelResult | None:
         None where something is left to do, or to be written down.
     """
     saved = run.saved()
-    if needs(run.task, run.model, saved).phases:
+    if remaining(run.task, run.model, saved).phases:
         return None
     results = saved.predicted() if run.task.flow.mode == "infer" else saved.results({})
     result = ModelResult(run.model, saved.folder, results)

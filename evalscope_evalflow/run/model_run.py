@@ -41,7 +41,7 @@ from evalscope_evalflow.run.collect import collect, finished
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.overlap import OverlapMeter
-from evalscope_evalflow.run.resume import Needs, needs
+from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.run.subscribers import CellsSubscriber, ExecutorSubscriber, RegistrySubscriber
 from evalscope_evalflow.state import disk, failures
 from evalscope_evalflow.state.record import Record
@@ -129,10 +129,10 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
         return collect(run, before)
 
 
-def _prepare(run: Run) -> Needs:
+def _prepare(run: Run) -> Remaining:
     """Archive what must not be resumed, and write down what the answers to come depend on."""
     task, model, backend = run.task, run.model, run.backend
-    left = needs(task, model)
+    left = remaining(task, model)
     archive = _new_folder(run.record_folder / "kept" / time.strftime("%Y%m%d-%H%M%S"))
     if not task.flow.reuse and task.flow.mode != "judge":
         if backend.put_aside(task, model, archive):

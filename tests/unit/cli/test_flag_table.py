@@ -11,7 +11,7 @@ from evalscope_evalflow.config import keys
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.engines import Address, resolve_engine
-from evalscope_evalflow.run.resume import needs
+from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.serving import Deployment
 from evalscope_evalflow.worker import credentials as secrets
 
@@ -178,7 +178,7 @@ def reach(task, where, monkeypatch):
     if where == "engine":
         return engine.name
     if where == "phases":
-        return needs(task, model).phases
+        return remaining(task, model).phases
     if where == "worker":
         return str(Environment.find(task.flow.worker_env).python)
     if where.startswith("flow."):
