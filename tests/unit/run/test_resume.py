@@ -8,7 +8,8 @@ import pytest
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.run import fingerprints
 from evalscope_evalflow.run.resume import check_saved, check_there_is_something_to_judge, remaining
-from evalscope_evalflow.state import cells, failures
+from evalscope_evalflow.state import cells as saved_cells
+from evalscope_evalflow.state import failures
 from evalscope_evalflow.sweep.show_plan import cells
 from evalscope_evalflow.worker.request_failures import Failures
 
@@ -60,7 +61,7 @@ def write(task, dataset, answers=4, requested=4, verdicts=True, report=True, jud
         data = {"dataset_name": dataset, "model_name": "m", "metrics": [metric], "execution_summary": summary}
         path.write_text(json.dumps({**data, "judge_summary": judge}))
         changes["report"] = path.stat().st_mtime_ns
-    cells.update(
+    saved_cells.update(
         folder, dataset, predictions=fingerprints.predictions(task, model, dataset), requested=requested,
         answered=answers, cause=failures.cause(task, model), **changes,
     )  # fmt: skip
@@ -222,12 +223,12 @@ def test_there_must_be_something_to_judge(make):
 def test_no_key_is_written(make):
     task = make(judge=JUDGE)
     both(task)
-    assert "sk-1" not in cells.path_in(task.work_dir).read_text()
+    assert "sk-1" not in saved_cells.path_in(task.work_dir).read_text()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"general_qa": 3}', '{"general_qa": {"unknown": 1}}'])
 def test_a_broken_ledger_means_that_all_is_left(make, text):
     task = make()
     both(task)
-    cells.path_in(task.work_dir).write_text(text)
+    saved_cells.path_in(task.work_dir).write_text(text)
     assert left(task) == (task.datasets, task.datasets)
