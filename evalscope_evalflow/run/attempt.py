@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -27,9 +28,9 @@ from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.engine_session import EngineSession
 from evalscope_evalflow.run.inbox import Inbox
 from evalscope_evalflow.run.preflight import judges
-from evalscope_evalflow.run.worker_process import Output, Worker, data_hint
+from evalscope_evalflow.run.worker_process import Worker, data_hint
 from evalscope_evalflow.serving import Endpoint
-from evalscope_evalflow.state import disk, failures
+from evalscope_evalflow.state import disk
 from evalscope_evalflow.state.rows import end_torn_rows
 
 IN_MID_RUN = "in the middle of the evaluation"
@@ -63,7 +64,7 @@ class Given:
     """
 
     entry: Registration
-    output: Output | None = None
+    output: Callable[[bytes], None] | None = None
     live: bool = False
 
 
@@ -156,17 +157,9 @@ class Attempt:
 
     def _start_worker(self, cleanup: ExitStack, api_key: str) -> Worker:
         run = self.run
-        request = {
-            **run.backend.worker_task(run.task, run.model, self.engine.max_num_seqs(run.deploy)),
-            "backend": run.backend.worker,
-            "phases": self.phases,
-            "failures": {
-                "file": str(failures.path_in(run.folder)),
-                "cause": failures.cause(run.task, run.model),
-            },
-        }
+        max_num_seqs = self.engine.max_num_seqs(run.deploy)
         self.worker = worker = Worker(
-            request,
+            run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
             env=Environment.find(run.task.flow.worker_env),
             api_key=api_key,
             log=run.record_folder / "worker.log",

@@ -34,18 +34,18 @@ class Cell:
         dataset: its name.
         state: done: nothing is left of it; answered: it is to be judged; started: some answers are saved; to do: none.
         answers: how many answers are saved.
-        for_good: samples that have none, and are not asked again.
+        permanent: samples that have none, and are not asked again.
     """
 
     dataset: str
     state: Literal["done", "answered", "started", "to do"]
     answers: int = 0
-    for_good: int = 0
+    permanent: int = 0
 
     def __str__(self) -> str:
         answers = f", {self.answers} answers are saved" if self.answers else ""
         return f"{self.dataset}: {self.state}{answers}" + (
-            f", {self.permanent} failed for good" if self.permanent else ""
+            f", {self.permanent} failed permanently" if self.permanent else ""
         )
 
 

@@ -107,7 +107,7 @@ def test_one_answer_that_is_missing_is_asked_and_its_dataset_judged_again(make):
     assert left(make({"mode": "judge"})) == ([], []), "its report stands on more than is there"
 
 
-def test_what_failed_for_good_is_not_asked_again_while_its_cause_is_the_same(make):
+def test_what_failed_permanent_is_not_asked_again_while_its_cause_is_the_same(make):
     task = make(deploy={"max_model_len": 64})
     both(task, answers=3)
     assert left(task) == (task.datasets, task.datasets), "nobody knows why they are missing"
@@ -116,7 +116,7 @@ def test_what_failed_for_good_is_not_asked_again_while_its_cause_is_the_same(mak
         noted.add(dataset, "s", 3, "c", "context_too_long", False, "too long")
     assert left(task) == ([], [])
     assert remaining(task, task.models[0]).permanent == dict.fromkeys(task.datasets, 1)
-    assert str(cells(task, task.models[0])[0]) == "general_qa: done, 3 answers are saved, 1 failed for good"
+    assert str(cells(task, task.models[0])[0]) == "general_qa: done, 3 answers are saved, 1 failed permanently"
     longer = make(deploy={"max_model_len": 128})
     assert left(longer) == (task.datasets, task.datasets)
     noted.add("general_qa", "s", 3, "c", "timeout", True, "slow")
