@@ -16,7 +16,7 @@ NAME = PACKAGE.name
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 400
 
-# From the top to the bottom: a package imports only from those below it, as in docs/contributing/architecture.md.
+# From the top to the bottom: a package imports only from those below it (docs/contributing/architecture.md).
 LAYERS = [
     "testing",
     "cli",
