@@ -147,6 +147,11 @@ class Environment:
             settings = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
             if settings.get("include-system-site-packages", "").lower() == "true" and settings.get("home"):
                 folders += sorted(Path(settings["home"]).parent.glob(pattern))
+        for folder in tuple(folders):  # as `site` does: a line of a .pth file is a folder, or code
+            for listed in sorted(folder.glob("*.pth")):
+                with suppress(OSError, UnicodeDecodeError):
+                    lines = listed.read_text(encoding="utf-8").splitlines()
+                    folders += [folder / line for line in lines if line and not line.startswith(("#", "import "))]
         return folders
 
     def variables(self, base: Mapping[str, str]) -> dict[str, str]:

@@ -55,11 +55,11 @@ def engine(script):
     class Scripted(Engine):
         name = "mine"
         parser = ParserSource(str(script), ("serve",))
-        reserved_options = {
+        reserved_options = {  # noqa: RUF012
             "--port": "deploy.port",
             "--max-model-len": "deploy.max_model_len",
             "--api-key": "deploy.api_key",
-        }  # noqa: RUF012
+        }
 
         def check(self, model, deploy):
             return []
