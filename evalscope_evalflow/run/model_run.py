@@ -27,10 +27,10 @@ from evalscope_evalflow.errors import ConfigError, Stopped
 from evalscope_evalflow.processes.registry import Registration, new_run_id
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import fingerprints as fingerprint
-from evalscope_evalflow.run.active_runs import folder_in_use
 from evalscope_evalflow.run.attempt import Attempt, EngineDied, answers_in
 from evalscope_evalflow.run.collect import collect, finished
 from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.run.folder_lock import folder_in_use
 from evalscope_evalflow.run.resume import Needs, needs
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state import disk, failures
