@@ -11,7 +11,7 @@ from evalscope_evalflow.devices.claims import Claim, claim
 from evalscope_evalflow.devices.nvml import one_look
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.run.preflight import judges
-from evalscope_evalflow.run.resume import Needs, Survey
+from evalscope_evalflow.run.resume import Remaining, Survey
 from evalscope_evalflow.sweep.job import Job, alone
 from evalscope_evalflow.sweep.order import Order, Part, best_order
 from evalscope_evalflow.sweep.size import samples, size
@@ -35,7 +35,7 @@ def jobs(task: Task, survey: Survey | None = None) -> list[Job]:
     found = []
     with one_look():
         for model in task.models:
-            left = survey.needs(model)
+            left = survey.remaining(model)
             todo = size(task, model, left, counted, judged)
             found.append(Job(alone(task, model), todo, _claim(task, model, left), serves=bool(left.infer)))
     return found
@@ -54,7 +54,7 @@ def order_of(jobs: Sequence[Job]) -> Order:
     return best_order(parts, judges=max(1, at_once * len(verdicts) // max(1, sum(verdicts))))
 
 
-def _claim(task: Task, model: ModelConfig, left: Needs) -> Claim:
+def _claim(task: Task, model: ModelConfig, left: Remaining) -> Claim:
     """The devices that a model may be given, or what stands for them: an API, a place among those that are judged."""
     if not left.phases:
         return Claim()

@@ -39,7 +39,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     executor = load_executor(task.flow.executor)
     clean_up_before(reporter.warn)
     survey = Survey(task)
-    for note in (*task.notes, *preflight(task, reporter.say, survey)):
+    for note in (*task.notes, *preflight(task, reporter.log, survey)):
         reporter.warn(note)
     refuse_folders_in_use([task.folder(model) for model in task.models])
     todo = jobs(task, survey)

@@ -20,7 +20,7 @@ from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
 from evalscope_evalflow.run.preflight import preflight
-from evalscope_evalflow.run.resume import Needs, Survey, needs
+from evalscope_evalflow.run.resume import Remaining, Survey, remaining
 from evalscope_evalflow.sweep.executors import load_executor
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs, order_of
@@ -34,22 +34,22 @@ class Cell:
         dataset: its name.
         state: done: nothing is left of it; answered: it is to be judged; started: some answers are saved; to do: none.
         answers: how many answers are saved.
-        for_good: samples that have none, and are not asked again.
+        permanent: samples that have none, and are not asked again.
     """
 
     dataset: str
     state: Literal["done", "answered", "started", "to do"]
     answers: int = 0
-    for_good: int = 0
+    permanent: int = 0
 
     def __str__(self) -> str:
         answers = f", {self.answers} answers are saved" if self.answers else ""
         return f"{self.dataset}: {self.state}{answers}" + (
-            f", {self.for_good} failed for good" if self.for_good else ""
+            f", {self.permanent} failed permanently" if self.permanent else ""
         )
 
 
-def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cell]:
+def cells(task: Task, model: ModelConfig, left: Remaining | None = None) -> list[Cell]:
     """What of a model's part of the task is done, dataset by dataset; EvalScope is not imported.
 
     Args:
@@ -57,7 +57,7 @@ def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cel
         model: the model.
         left: what is left of it, where that was looked at just now.
     """
-    left = left or needs(task, model)
+    left = left or remaining(task, model)
     if not task.flow.reuse and left.infer:
         return [Cell(dataset, "to do") for dataset in task.datasets]
     found = []
@@ -67,7 +67,7 @@ def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cel
             found.append(Cell(dataset, "started" if answers else "to do", answers))
         else:
             state: Literal["answered", "done"] = "answered" if dataset in left.judge else "done"
-            found.append(Cell(dataset, state, answers, left.for_good.get(dataset, 0)))
+            found.append(Cell(dataset, state, answers, left.permanent.get(dataset, 0)))
     return found
 
 
@@ -100,7 +100,7 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
     free_port = False
     for model, job in zip(task.models, todo, strict=True):
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
-        left = survey.needs(model)
+        left = survey.remaining(model)
         if left.infer:
             if len(turns) > 1:
                 console.print(f"  {escape(_turn(job, turns[model.name], len(turns)))}")

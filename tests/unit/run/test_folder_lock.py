@@ -6,6 +6,7 @@ import pytest
 from filelock import FileLock
 
 from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.events.run_events import RunFinished, RunState
 from evalscope_evalflow.run.folder_lock import folder_in_use, refuse_folders_in_use
 from evalscope_evalflow.state import record
 
@@ -18,7 +19,7 @@ class TestFolderInUse:
         assert "evalflow stop run-1" in problem.todo
 
     def test_where_the_record_is_not_of_the_run_that_has_it(self, tmp_path):
-        record.Record(tmp_path, "run-1").finish("complete")
+        record.Record(tmp_path, "run-1").on_event(RunFinished(RunState.COMPLETE))
         assert folder_in_use(tmp_path).what == f"{tmp_path} is in use by another run"
 
     def test_no_record_yet(self, tmp_path):
