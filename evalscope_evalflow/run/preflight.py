@@ -22,7 +22,7 @@ def preflight(task: Task, log: Callable[[str], None] | None = None, survey: Surv
 
     Args:
         task: it.
-        log: is told of what takes longer than a moment.
+        log: is called with a line when something takes longer than a moment.
         survey: is filled with what is left to do; default: one that is forgotten.
 
     Returns:
