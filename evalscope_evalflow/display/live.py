@@ -26,7 +26,7 @@ REFRESHES_PER_S = 2
 LEAST_ROWS = 3
 _AROUND = 6  # lines of a screen that are not for rows: the table's head and foot, the sum below, the prompt
 WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
-OVER = (DONE, FAILED, STOPPED)
+FINISHED = (DONE, FAILED, STOPPED)
 
 
 @dataclass
@@ -111,13 +111,13 @@ class LiveReporter(Reporter):
             row = self._active.pop(model, Row())
             self._counts[row.state] -= 1
             self._counts[how] += 1
-            over = sum(self._counts[state] for state in OVER)
+            finished = sum(self._counts[state] for state in FINISHED)
         if error:
             self.warn(f"{model}: {error}")
-        self.say(f"{model}: {how}; {over} of {self._models} models are over")
+        self.say(f"{model}: {how}; {finished} of {self._models} models finished")
 
     def view(self) -> RenderableType:
-        """The view: what is at work, as far as it fits, and how many wait or are over."""
+        """The view: what is at work, as far as it fits, and how many wait or have finished."""
         now = time.monotonic()
         with self._lock:
             rows = [(model, row.devices, row.text, now - row.since) for model, row in self._active.items()]
@@ -129,7 +129,7 @@ class LiveReporter(Reporter):
         room = max(LEAST_ROWS, self._console.height - _AROUND)
         for model, devices, text, seconds in rows[:room]:
             table.add_row(escape(model), escape(devices), escape(text), f"{seconds:.0f} s")
-        order = (*OVER, *sorted(counts.keys() - {*OVER, WAITING}), WAITING)
+        order = (*FINISHED, *sorted(counts.keys() - {*FINISHED, WAITING}), WAITING)
         sums = " · ".join(f"{counts[state]} {state}" for state in order if state in counts)
         more = f" · {len(rows) - room} of them not shown" if len(rows) > room else ""
         foot = Text(f"{self._models} models, {now - self._start:.0f} s: {sums}{more}", style="dim")

@@ -55,10 +55,10 @@ def test_what_is_over_is_counted_and_told(reporter):
         reporter.ended(name, result(error))
     assert "5 models, 0 s: 1 done · 1 failed · 1 stopped · 2 waiting" in shown(reporter)
     told = reporter._console.file.getvalue()
-    assert "step-1: done; 1 of 5 models are over" in told
+    assert "step-1: done; 1 of 5 models finished" in told
     assert "step-2: it died" in told
-    assert "step-2: failed; 2 of 5 models are over" in told
-    assert "step-3: stopped; 3 of 5 models are over" in told
+    assert "step-2: failed; 2 of 5 models finished" in told
+    assert "step-3: stopped; 3 of 5 models finished" in told
 
 
 def test_no_more_rows_than_the_screen_has_room_for(reporter):
@@ -83,4 +83,4 @@ def test_without_a_terminal_there_are_lines_and_no_view(capsys):
     with reporter, reporter.busy("a", "loading"):
         reporter.update("a", "loading, 3 s")
     reporter.ended("a", result())
-    assert capsys.readouterr().err.split("  ")[-1] == "a: done; 1 of 2 models are over\n"
+    assert capsys.readouterr().err.split("  ")[-1] == "a: done; 1 of 2 models finished\n"
