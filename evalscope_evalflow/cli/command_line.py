@@ -136,7 +136,7 @@ def _from_file(command: str, argv: list[str]) -> int:
 def _execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
     from evalscope_evalflow.config.task import Task
 
-    task = Task.parse(data).keeping_nothing()
+    task = Task.parse(data).without_keep_alive()
     if check or task.flow.dry_run or data.get("dry_run"):
         from evalscope_evalflow.sweep.show_plan import show_plan
 

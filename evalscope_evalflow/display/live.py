@@ -6,9 +6,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -47,7 +47,7 @@ class Row:
 
 
 class LiveReporter(Reporter):
-    """Speaks for several models at once, in the voice of another reporter."""
+    """Shows several models at once, on the terminal of another reporter."""
 
     def __init__(self, reporter: Reporter, models: Sequence[str]) -> None:
         """
@@ -85,10 +85,11 @@ class LiveReporter(Reporter):
     def is_live(self) -> bool:
         return self._live is not None
 
-    @contextmanager
-    def busy(self, model: str, text: str) -> Iterator[None]:
+    def begin(self, model: str, text: str) -> None:
         self._set(model, text, text)
-        yield
+
+    def end(self, model: str) -> None:
+        """What the model did last stays shown until it does something else."""
 
     def update(self, model: str, text: str) -> None:
         with self._lock:
@@ -114,10 +115,10 @@ class LiveReporter(Reporter):
             finished = sum(self._counts[state] for state in FINISHED)
         if error:
             self.warn(f"{model}: {error}")
-        self.say(f"{model}: {how}; {finished} of {self._models} models finished")
+        self.log(f"{model}: {how}; {finished} of {self._models} models finished")
 
     def view(self) -> RenderableType:
-        """The view: what is at work, as far as it fits, and how many wait or have finished."""
+        """The view: what is at work, as far as it fits, and how many wait or are over."""
         now = time.monotonic()
         with self._lock:
             rows = [(model, row.devices, row.text, now - row.since) for model, row in self._active.items()]

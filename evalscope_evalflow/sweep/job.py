@@ -92,7 +92,7 @@ def single_model_task(task: Task, model: ModelConfig, deploy: Mapping[str, Any] 
     if deploy:
         model = model.model_copy(update={"deploy": {**model.deploy, **deploy}})
     flow_config = task.flow
-    if task.many:
+    if task.multi_model:
         flow_config = flow_config.model_copy(update={"models": [model]})
     elif deploy:
         flow_config = flow_config.model_copy(update={"deploy": flow_config.deploy.model_copy(update=dict(deploy))})

@@ -25,7 +25,7 @@ def jobs_of(task: Task, survey: Survey | None = None) -> list[Job]:
     judged = bool(judges(task))
     found = []
     for model in task.models:
-        left = survey.needs(model)
+        left = survey.remaining(model)
         todo = size(task, model, left, counted, judged)
         found.append(Job(single_model_task(task, model), todo, tuple(left.phases)))
     return found

@@ -36,7 +36,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     """
     reporter = reporter or Reporter(quiet=True)
     sweep_before(reporter.warn)
-    prepared = prepare(task, reporter.say)
+    prepared = prepare(task, reporter.log)
     for note in prepared.notes:
         reporter.warn(note)
     refuse_folders_in_use([task.folder(model) for model in task.models])

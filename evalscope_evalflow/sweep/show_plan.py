@@ -20,7 +20,7 @@ from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.active_runs import refuse_folders_in_use
-from evalscope_evalflow.run.resume import Needs, needs
+from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of, order_of
 from evalscope_evalflow.sweep.local_claims import claims_here
@@ -36,22 +36,22 @@ class Cell:
         state: done: nothing is left to do; answered: answers are to be judged; started: some answers are saved; to do:
             none are.
         answers: how many answers are saved.
-        for_good: samples that failed permanently, and are not asked again.
+        permanent: samples that failed permanently, and are not asked again.
     """
 
     dataset: str
     state: Literal["done", "answered", "started", "to do"]
     answers: int = 0
-    for_good: int = 0
+    permanent: int = 0
 
     def __str__(self) -> str:
         answers = f", {self.answers} answers are saved" if self.answers else ""
         return f"{self.dataset}: {self.state}{answers}" + (
-            f", {self.for_good} failed permanently" if self.for_good else ""
+            f", {self.permanent} failed permanently" if self.permanent else ""
         )
 
 
-def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cell]:
+def cells(task: Task, model: ModelConfig, left: Remaining | None = None) -> list[Cell]:
     """What is done of a model, dataset by dataset; EvalScope is not imported.
 
     Args:
@@ -59,7 +59,7 @@ def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cel
         model: one of its models.
         left: what is left of the model; default: its run folder is read.
     """
-    left = left or needs(task, model)
+    left = left or remaining(task, model)
     if not task.flow.reuse and left.infer:
         return [Cell(dataset, "to do") for dataset in task.datasets]
     found = []
@@ -69,7 +69,7 @@ def cells(task: Task, model: ModelConfig, left: Needs | None = None) -> list[Cel
             found.append(Cell(dataset, "started" if answers else "to do", answers))
         else:
             state: Literal["answered", "done"] = "answered" if dataset in left.judge else "done"
-            found.append(Cell(dataset, state, answers, left.for_good.get(dataset, 0)))
+            found.append(Cell(dataset, state, answers, left.permanent.get(dataset, 0)))
     return found
 
 
@@ -101,7 +101,7 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
     free_port = False
     for model, job in zip(task.models, jobs, strict=True):
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
-        left = survey.needs(model)
+        left = survey.remaining(model)
         if left.infer and not here:
             engine = resolve_engine(model, job.deploy).name
             console.print(f"  {escape(engine)}, where the executor {escape(prepared.executor.name)} runs it")

@@ -132,7 +132,7 @@ def test_models_share_two_slots_and_one_that_fails_fails_alone(a_sweep: Sweep) -
             if "phase" in event
         }
         slot = a_sweep.record(name)["task"]["evalflow"]["models"][0]["deploy"]["devices"]
-        held.setdefault(slot, []).append((times["phase begins", "load"], times["phase ends", "release"]))
+        held.setdefault(slot, []).append((times["PhaseBegan", "load"], times["PhaseEnded", "release"]))
     assert sorted(held) == ["0", "1"]
     for spans in held.values():
         spans.sort()

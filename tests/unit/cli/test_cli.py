@@ -271,14 +271,14 @@ def test_the_process_itself_has_no_key_in_its_arguments(tmp_path):
     """For real: /proc shows what other users see, and the key is still understood behind it."""
     code = (
         "import sys; sys.argv[0] = 'evalflow'\n"
-        "from evalscope_evalflow import cli; from evalscope_evalflow.cli import flags\n"
+        "from evalscope_evalflow.cli import command_line\n"
         "def show(args):\n"
         "    seen = open('/proc/self/cmdline').read()\n"
         "    from evalscope_evalflow.config.keys import reveal\n"
         "    print(seen.count('sk-a'), reveal(args.judge_api_key))\n"
         "    raise SystemExit(0)\n"
-        "cli.mapping_from_flags = show\n"
-        "cli.main()\n"
+        "command_line.mapping_from_flags = show\n"
+        "command_line.main()\n"
     )
     (tmp_path / "command.py").write_text(code)
     words = [sys.executable, str(tmp_path / "command.py"), "--judge_api_key", "sk-a"]

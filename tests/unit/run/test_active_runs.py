@@ -18,6 +18,7 @@ from serving_fixtures import NASTY_SIZE, SCRIPTED, SERVER, alive, below, bystand
 
 from evalscope_evalflow.cli import command_line as cli
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
+from evalscope_evalflow.events.run_events import RunFinished, RunState
 from evalscope_evalflow.processes import cleanup, registry
 from evalscope_evalflow.processes import orphans as sweep
 from evalscope_evalflow.run import active_runs as runs
@@ -442,7 +443,7 @@ class TestFolderInUse:
         assert "evalflow stop run-1" in problem.todo
 
     def test_where_the_record_is_not_of_the_run_that_has_it(self, tmp_path):
-        record.Record(tmp_path, "run-1").finish("complete")
+        record.Record(tmp_path, "run-1").on_event(RunFinished(RunState.COMPLETE))
         assert runs.folder_in_use(tmp_path).what == f"{tmp_path} is in use by another run"
 
     def test_no_record_yet(self, tmp_path):

@@ -14,7 +14,7 @@ from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.run.attempt import EngineDied
+from evalscope_evalflow.run.attempt import EngineLost
 from evalscope_evalflow.sweep.executors import load_executor
 from evalscope_evalflow.sweep.executors.inline import Inline
 from evalscope_evalflow.sweep.executors.local import Local
@@ -339,8 +339,8 @@ class TestJobs:
     def test_errors_come_back_from_another_process(self):
         error = pickle.loads(pickle.dumps(Stopped.all("x")))
         assert error.everything
-        again = pickle.loads(pickle.dumps(EngineDied(EngineError("it died\nits log"), 3)))
-        assert (type(again), again.answers) == (EngineDied, 3)
+        again = pickle.loads(pickle.dumps(EngineLost(EngineError("it died\nits log"), 3)))
+        assert (type(again), again.added) == (EngineLost, 3)
         assert str(again) == "it died\nits log"
 
 
