@@ -89,7 +89,7 @@ def _models(folder: Path) -> list[dict[str, Any]]:
     models = []
     for name in NAMES:
         path = folder / f"{name}.gguf"
-        path.symlink_to(demo.model())
+        path.symlink_to(demo.fetch_model())
         models.append({"name": name, "path": str(path)})
     return models
 

@@ -5,6 +5,7 @@ It looks at metadata and files, and imports nothing slow.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ from evalscope_evalflow import __version__
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.devices.nvml import Device, devices
 from evalscope_evalflow.engines import known_engines, load_engine
-from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 from evalscope_evalflow.processes import cleanup, registry
 
 GOOD, NOTE, BAD = "ok", "note", "bad"
@@ -64,7 +65,16 @@ class Finding:
     todo: str = ""
 
 
-def show(env: str | None = None, console: Console | None = None) -> bool:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", metavar="PREFIX", help="also look for engines in this environment")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what was found; the exit code says whether all that is needed is there."""
+    return ExitCode.COMPLETE if show_findings(args.env) else ExitCode.FAILED
+
+
+def show_findings(env: str | None = None, console: Console | None = None) -> bool:
     """Print what was found.
 
     Args:

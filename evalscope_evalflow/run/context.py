@@ -18,8 +18,8 @@ from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded
 from evalscope_evalflow.processes.registry import new_run_id
-from evalscope_evalflow.run.active_runs import folder_in_use
 from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.run.folder_lock import folder_in_use
 from evalscope_evalflow.state import cells
 
 

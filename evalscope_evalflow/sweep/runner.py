@@ -12,7 +12,8 @@ from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import EvalFlowError, Stopped
 from evalscope_evalflow.results.exporters import export
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
-from evalscope_evalflow.run.active_runs import refuse_folders_in_use, sweep_before
+from evalscope_evalflow.run.dead_runs import clean_up_before
+from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
 from evalscope_evalflow.sweep.executors.local import Local
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of
@@ -35,7 +36,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         EvalFlowError: no model could be finished.
     """
     reporter = reporter or Reporter(quiet=True)
-    sweep_before(reporter.warn)
+    clean_up_before(reporter.warn)
     prepared = prepare(task, reporter.log)
     for note in prepared.notes:
         reporter.warn(note)

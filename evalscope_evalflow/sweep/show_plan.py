@@ -19,7 +19,7 @@ from evalscope_evalflow.devices.nvml import one_look
 from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.errors import ConfigError
-from evalscope_evalflow.run.active_runs import refuse_folders_in_use
+from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of, order_of

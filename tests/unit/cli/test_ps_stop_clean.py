@@ -17,11 +17,13 @@ from rich.console import Console
 from serving_fixtures import NASTY_SIZE, SCRIPTED, SERVER, alive, below, bystander, kill, wait_gone, wait_until
 
 from evalscope_evalflow.cli import command_line as cli
+from evalscope_evalflow.cli import stop
+from evalscope_evalflow.cli.clean import clean_up
+from evalscope_evalflow.cli.ps import age, show_runs
+from evalscope_evalflow.cli.stop import stop_runs, wait_until_gone
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
-from evalscope_evalflow.events.run_events import RunFinished, RunState
-from evalscope_evalflow.processes import cleanup, registry
-from evalscope_evalflow.processes import orphans as sweep
-from evalscope_evalflow.run import active_runs as runs
+from evalscope_evalflow.processes import cleanup, orphans, registry
+from evalscope_evalflow.run.dead_runs import clean_up_before
 from evalscope_evalflow.state import record
 
 # Serves with the scripted engine until it is told to end; its arguments: what to do then, those of the server.
@@ -67,7 +69,7 @@ class Owner:
 
     def noted(self, size):
         """Its processes, when the guard has written down so many."""
-        wait_until(lambda: len(sweep.noted(self.scratch)) == size, "what the guard writes down")
+        wait_until(lambda: len(orphans.noted(self.scratch)) == size, "what the guard writes down")
         self.tree = [self.guard, *below(self.guard.pid)]
         assert len(self.tree) == 1 + size
         return self.tree
@@ -214,14 +216,14 @@ class TestStop:
             tree = owner.noted(NASTY_SIZE)
             found = owner.entry
             owner.kill_with_its_guard()
-            assert printed(runs._stop, found)[0] is True
+            assert printed(wait_until_gone, found)[0] is True
             assert not any(map(alive, tree))
 
     def test_an_owner_that_does_not_react(self, serving, monkeypatch):
-        monkeypatch.setattr(runs, "STOP_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(stop, "STOP_TIMEOUT_S", 1.0)
         with serving() as owner:
             owner.process.send_signal(signal.SIGSTOP)
-            gone, text = printed(runs.stop, owner.run_id)
+            gone, text = printed(stop_runs, owner.run_id)
             assert not gone
             assert f"its engine and worker are gone; its owner is PID {owner.process.pid}" in text
             assert not alive(owner.guard)
@@ -232,11 +234,11 @@ class TestStop:
             said = capsys.readouterr().err
             assert "no such run" in said
             assert f"Did you mean '{owner.run_id}'?" in said
-            assert f"There is: {owner.run_id} (m)" in said
+            assert f"These run: {owner.run_id} (m)" in said
 
     def test_unknown_run_and_none_there(self):
         with pytest.raises(ConfigError, match="Nothing runs"):
-            runs.stop("some-run")
+            stop_runs("some-run")
 
     @pytest.mark.parametrize("words", [["stop"], ["stop", "run", "--all"]])
     def test_which_run(self, words, capsys):
@@ -267,7 +269,7 @@ class TestClean:
             assert not scratch.exists()
             assert [entry.run_id for entry in registry.entries()] == [other.run_id]
             assert alive(other.guard)
-            assert command("clean") == (0, "Nothing was left behind. 1 run(s) go on: evalflow ps\n")
+            assert command("clean") == (0, "Nothing was left behind. 1 run(s) continue: evalflow ps\n")
 
     def test_while_it_loads(self, serving):
         with serving("--load-seconds", "60", *NASTY, ready=False) as owner:
@@ -281,7 +283,7 @@ class TestClean:
         with serving("--daemon-children", "kept") as owner:
             tree, scratch = owner.noted(NASTY_SIZE), owner.scratch
             owner.kill_with_its_guard()
-            (scratch / sweep.NOTES).unlink()
+            (scratch / orphans.NOTES).unlink()
             cleanup.clean()
             assert not any(map(alive, tree))
 
@@ -335,7 +337,7 @@ class TestClean:
             run = registry.Registration("run-1", model="m")
             run.starting("engine", registry.Command(run_id="run-1-engine", scratch=scratch, log=tmp_path / "log"))
             start = registry.ProcessId.of(other.pid).start
-            (scratch / sweep.NOTES).write_text(json.dumps({"tree": [[other.pid, start]]}))
+            (scratch / orphans.NOTES).write_text(json.dumps({"tree": [[other.pid, start]]}))
             data = json.loads(registry.path_of("run-1").read_text())
             registry.path_of("run-1").write_text(json.dumps({**data, "boot": "an earlier one"}))
             (cleaned,) = cleanup.clean()
@@ -404,8 +406,8 @@ class TestClean:
             owner.noted(NASTY_SIZE)
             owner.kill_with_its_guard()
             with monkeypatch.context() as patch:
-                patch.setattr(sweep, "end", lambda commands: ({}, [4711]))
-                left, text = printed(runs.clean)
+                patch.setattr(orphans, "end", lambda commands: ({}, [4711]))
+                left, text = printed(clean_up)
             assert left is False
             assert "PIDs 4711 survive SIGKILL" in text
             assert f"run {owner.run_id} could not be cleaned up" in text
@@ -418,40 +420,25 @@ class TestClean:
             data = json.loads(path.read_text())
             data.update({"owner": {"pid": os.getpid(), "start": 1}} if "owner" in data else {"pid_started": 1.0})
             path.write_text(json.dumps(data))
-        told = []
-        runs.sweep_before(told.append)
-        assert told == ["run run-1 () had died: nothing of it was left but its entry"]
+        lines = []
+        clean_up_before(lines.append)
+        assert lines == ["run run-1 () had died: nothing of it was left but its entry"]
         assert json.loads((first.folder / "run.json").read_text())["state"] == "died"
 
 
 def test_a_registry_that_cannot_be_read_fails_the_command_and_no_run(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path / "file" / "runtime"))
-    for function in (runs.show, runs.clean, lambda: runs.stop(None)):
-        with pytest.raises(EvalFlowError, match="not known what runs"):
+    for function in (show_runs, clean_up, lambda: stop_runs(None)):
+        with pytest.raises(EvalFlowError, match="the list of this machine's runs cannot be read"):
             function()
-    told = []
-    runs.sweep_before(told.append)
-    assert len(told) == 1
-
-
-class TestFolderInUse:
-    def test_it_names_the_run(self, tmp_path):
-        record.Record(tmp_path, "run-1")
-        problem = runs.folder_in_use(tmp_path)
-        assert f"{tmp_path} is in use by another run: run-1 (PID {os.getpid()} on " in problem.what
-        assert "evalflow stop run-1" in problem.todo
-
-    def test_where_the_record_is_not_of_the_run_that_has_it(self, tmp_path):
-        record.Record(tmp_path, "run-1").on_event(RunFinished(RunState.COMPLETE))
-        assert runs.folder_in_use(tmp_path).what == f"{tmp_path} is in use by another run"
-
-    def test_no_record_yet(self, tmp_path):
-        assert runs.folder_in_use(tmp_path).what == f"{tmp_path} is in use by another run"
+    lines = []
+    clean_up_before(lines.append)
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(-1, "0 s"), (59.9, "59 s"), (60, "1 min"), (3599, "59 min"), (3660, "1 h 01 min")]
 )
 def test_age(seconds, text):
-    assert runs.age(seconds) == text
+    assert age(seconds) == text
