@@ -300,7 +300,7 @@ class VlmCase(Case):
         return {"judge": {"models": [judge]}}
 
     def last_answer(self, folder: Path, when: dict[str, float]) -> float:
-        return when["worker answered"]
+        return when["AllAnswered"]
 
     def check(self, output: str, folder: Path) -> None:
         scores, answers = list(folder.glob("m/m_words_acc.csv")), list(folder.glob("m/m_words.xlsx"))

@@ -6,8 +6,7 @@ import queue
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig
@@ -17,6 +16,20 @@ from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EngineError
+from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.worker_events import (
+    AllAnswered,
+    AnswersSaved,
+    DatasetAnswered,
+    DatasetFailed,
+    DatasetNotSplit,
+    VerdictsDropped,
+    WorkerAsking,
+    WorkerDone,
+    WorkerExited,
+    WorkerFailed,
+    WorkerWaiting,
+)
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run import fingerprints as fingerprint
 from evalscope_evalflow.run.control import Control
@@ -31,6 +44,25 @@ from evalscope_evalflow.state.rows import end_torn_rows
 
 PROGRESS_EVERY_S = 1.0
 IN_MID_RUN = "in the middle of the evaluation"
+
+
+class Cancelled(Event):
+    """Nobody wants the run any more."""
+
+
+class EngineExited(Event):
+    """The engine's process is gone."""
+
+
+@dataclass(frozen=True)
+class EngineSick(Event):
+    """The engine hangs.
+
+    Attributes:
+        seen: how that shows.
+    """
+
+    seen: str
 
 
 class EngineDied(EngineError):
@@ -81,7 +113,7 @@ class Attempt:
         self.deploy = task.flow.deploy_for(model)
         self.engine = resolve_engine(model, self.deploy)
         self.backend = load_backend(task.flow.backend)
-        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.events: queue.Queue[Event] = queue.Queue()
         self.deployment: Deployment | None = None
         self._workers: list[Worker] = []
         self._released = False
@@ -112,7 +144,7 @@ class Attempt:
 
     def _end(self) -> None:
         """Nobody wants it any more: whatever waits for the engine, or the worker, hears of it."""
-        self.events.put({"event": "cancelled"})
+        self.events.put(Cancelled())
         if self.deployment is not None and self.deployment.process is not None:
             self.deployment.process.ask_to_stop()
         for worker in self._workers:
@@ -123,7 +155,7 @@ class Attempt:
         name = self.model.name
         self.deployment = deployment = Deployment(
             self.engine, self.model, self.deploy, log=self.record.folder / "engine.log", run_id=self.run_id,
-            on_exit=lambda: self.events.put({"event": "engine exited"}), entry=self.entry,
+            on_exit=lambda: self.events.put(EngineExited()), entry=self.entry,
         )  # fmt: skip
         cleanup.callback(self._release)
         with self.record.phase("load"):
@@ -156,7 +188,7 @@ class Attempt:
                     watching.enter_context(
                         Watch(
                             self.engine, deployment.process, endpoint, self.deploy.stall_timeout_s,
-                            lambda seen: self.events.put({"event": "engine sick", "seen": seen}),
+                            lambda seen: self.events.put(EngineSick(seen)),
                         )
                     )  # fmt: skip
                 saved = self._follow_answers(endpoint)
@@ -184,23 +216,17 @@ class Attempt:
             self.worker.judge(at_once)
             while True:
                 event = self._next(lambda: "judging")
-                if event["event"] == "done":
+                if isinstance(event, WorkerDone):
                     break
-                if event["event"] in ("failed", "exited"):
+                if isinstance(event, (WorkerFailed, WorkerExited)):
                     disk.probe(self.worker.log.parent)
                     raise self.worker.failure(event)
         self.worker.process.ask_to_stop()
 
     def _start_worker(self, api_key: str) -> Worker:
-        folder = self.folder
-        told = {
-            **self.backend.worker_task(self.task, self.model, self.engine.max_num_seqs(self.deploy)),
-            "backend": self.backend.worker,
-            "phases": self.phases,
-            "failures": {"file": str(failures.path_in(folder)), "cause": failures.cause(self.task, self.model)},
-        }
+        at_once = self.engine.max_num_seqs(self.deploy)
         worker = Worker(
-            told,
+            self.backend.start_task(self.task, self.model, self.phases, at_once),
             env=Environment.find(self.task.flow.worker_env),
             api_key=api_key,
             log=self.record.folder / "worker.log",
@@ -212,15 +238,15 @@ class Attempt:
         self._workers.append(worker)
         return worker
 
-    def _heard(self, event: dict[str, Any]) -> None:
-        """The worker's word, in a thread of its own."""
-        if event["event"] == "waiting":
+    def _heard(self, event: Event) -> None:
+        """An event of the worker's, in a thread of its own."""
+        if isinstance(event, WorkerWaiting):
             self._worker_ready = time.monotonic()
-        if event["event"] in ("answered", "predicted"):
+        if isinstance(event, (AllAnswered, AnswersSaved)):
             self._keep = self._may_keep() if self._keep is None else self._keep
         self.events.put(event)  # before anything that may fail: nobody else will tell
-        self.record.event(f"worker {event['event']}", **{key: event[key] for key in event if key != "event"})
-        over = event["event"] in ("answered", "predicted", "done", "failed", "exited")
+        self.record.event(type(event).__name__, **asdict(event))
+        over = isinstance(event, (AllAnswered, AnswersSaved, WorkerDone, WorkerFailed, WorkerExited))
         if over and not self._keep and self.deployment is not None and self.deployment.process is not None:
             self.deployment.process.ask_to_stop()  # nobody will ask it anything, loaded or not
 
@@ -248,10 +274,10 @@ class Attempt:
             while not self.events.empty():
                 event = self.events.get()
                 self._take_note(event)
-                if event["event"] == "predicted":
+                if isinstance(event, AnswersSaved):
                     return None
                 self.control.check()
-                if event["event"] in ("failed", "exited"):
+                if isinstance(event, (WorkerFailed, WorkerExited)):
                     disk.probe(self.worker.log.parent)  # EvalScope's own words for a full disk lack what to do
                     raise self.worker.failure(event) from None
             raise
@@ -271,14 +297,13 @@ class Attempt:
 
         while True:
             event = self._next(progress)
-            kind = event["event"]
-            if kind in ("answered", "predicted"):
-                return bool(kind == "predicted")
-            if kind in ("engine exited", "engine sick"):
+            if isinstance(event, (AllAnswered, AnswersSaved)):
+                return isinstance(event, AnswersSaved)
+            if isinstance(event, (EngineExited, EngineSick)):
                 self.worker.stop()  # at once: it would take the engine's silence for the model's answers
-                seen = (event["seen"],) if kind == "engine sick" else ()
+                seen = (event.seen,) if isinstance(event, EngineSick) else ()
                 raise EngineDied(self.deployment.failure(IN_MID_RUN, *seen), answers_in(self.task, self.model) - before)
-            if kind in ("failed", "exited"):
+            if isinstance(event, (WorkerFailed, WorkerExited)):
                 disk.probe(self.worker.log.parent)
                 raise self.worker.failure(event)
 
@@ -287,15 +312,15 @@ class Attempt:
         with self.record.phase("save"):
             while True:
                 event = self._next(lambda: "saving the answers")
-                if event["event"] == "predicted":
+                if isinstance(event, AnswersSaved):
                     break
-                if event["event"] in ("failed", "exited"):
+                if isinstance(event, (WorkerFailed, WorkerExited)):
                     disk.probe(self.worker.log.parent)
                     raise self.worker.failure(event)
         if "judge" not in self.phases:
             self.worker.process.ask_to_stop()
 
-    def _next(self, progress: Callable[[], str]) -> dict[str, Any]:
+    def _next(self, progress: Callable[[], str]) -> Event:
         """The next event; meanwhile the disk is looked at, and a terminal is shown how far it is."""
         while True:
             try:
@@ -309,28 +334,28 @@ class Attempt:
             self._take_note(event)
             return event
 
-    def _take_note(self, event: dict[str, Any]) -> None:
+    def _take_note(self, event: Event) -> None:
         """Write down what the next run should know."""
         name = self.model.name
-        if event["event"] == "dataset predicted":
+        if isinstance(event, DatasetAnswered):
             ledger.update(
-                self.folder, event["dataset"], requested=event["requested"], answered=event["answered"],
+                self.folder, event.dataset, requested=event.requested, answered=event.answered,
                 cause=failures.cause(self.task, self.model),
             )  # fmt: skip
-        elif event["event"] == "verdicts dropped":
+        elif isinstance(event, VerdictsDropped):
             self.reporter.say(
-                f"{name}: {event['number']} verdicts on {event['dataset']} were not the judge's own; they are made anew"
+                f"{name}: {event.number} verdicts on {event.dataset} were not the judge's own; they are made anew"
             )
-        elif event["event"] == "going" and self.engine.local:
+        elif isinstance(event, WorkerAsking) and self.engine.local:
             times = self._began, self._worker_began, self._worker_ready, self._engine_ready
             self.record.set(overlap=overlap(*times))
-        elif event["event"] == "dataset failed":
-            dataset = event["dataset"]
-            message = f"{event['message']}{data_hint(event['message'], dataset)}"
+        elif isinstance(event, DatasetFailed):
+            dataset = event.dataset
+            message = f"{event.message}{data_hint(event.message, dataset)}"
             ledger.update(self.folder, dataset, error=message)
             self.reporter.warn(f"{name}: {dataset} failed: {message}; the other datasets go on")
-        elif event["event"] == "not split":
-            self.reporter.say(f"{name}: {event['dataset']} has an evaluator of its own: judged while the engine runs")
+        elif isinstance(event, DatasetNotSplit):
+            self.reporter.say(f"{name}: {event.dataset} has an evaluator of its own: judged while the engine runs")
 
     def _keep_engine(self) -> None:
         """Leave the engine to whoever wants it next, if it is well."""

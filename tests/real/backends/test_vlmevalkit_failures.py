@@ -112,11 +112,11 @@ class TestDisturbed:
     ) -> None:
         lines = (disturbed[0] / "evalflow" / "events.jsonl").read_text().splitlines()
         events = [(event["event"], event.get("dataset")) for event in map(json.loads, lines)]
-        at = [number for number, (event, _) in enumerate(events) if event == "worker answered"]
+        at = [number for number, (event, _) in enumerate(events) if event == "AllAnswered"]
         assert len(at) == 1
-        rest = [dataset for event, dataset in events[at[0] :] if event == "worker dataset predicted"]
+        rest = [dataset for event, dataset in events[at[0] :] if event == "DatasetAnswered"]
         assert rest == [MIXED[-1]]
-        assert ("worker predicted", None) in events[at[0] :]
+        assert ("AnswersSaved", None) in events[at[0] :]
 
     def test_a_group_without_all_its_variants_leaves_the_score(self, disturbed: tuple[Path, Outcome]) -> None:
         dyna = disturbed[1].cells["DynaMath"]

@@ -103,7 +103,7 @@ def test_the_engine_is_gone_before_the_judge_is_asked(
                 taken = probe.connect_ex(("127.0.0.1", port)) == 0
             alive = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
             seen.append((taken, [line for line in alive if "scripted_server" in line and f"--port {port}" in line]))
-            assert any(event["event"] == "worker predicted" for event in events)
+            assert any(event["event"] == "AnswersSaved" for event in events)
         time.sleep(0.5)
         return '{"verdict": "A"}'
 
@@ -127,9 +127,9 @@ def test_the_worker_gets_ready_while_the_engine_loads(run: Callable[..., Any], t
     when: dict[str, datetime] = {}
     for event in map(json.loads, lines):
         when[f"{event['event']} {event.get('phase', '')}".strip()] = datetime.fromisoformat(event["time"])
-    engine, worker = when["phase ends load"], when["worker waiting"]
-    assert when["phase begins load"] <= when["worker imported"] <= worker
-    assert (when["worker going"] - max(engine, worker)).total_seconds() < 0.5
+    engine, worker = when["phase ends load"], when["WorkerWaiting"]
+    assert when["phase begins load"] <= when["WorkerImported"] <= worker
+    assert (when["WorkerAsking"] - max(engine, worker)).total_seconds() < 0.5
     found = record(tmp_path / "work")["overlap"]
     assert found["engine_ready_s"] >= 10
     took, hidden = ((moment - when["phase begins load"]).total_seconds() for moment in (worker, engine))

@@ -109,9 +109,10 @@ def test_stock_fields_mean_what_they_mean_elsewhere() -> None:
     generation = {"max_tokens": 7, "temperature": 0.5, "retries": 1}
     data = {"model": "/m", "datasets": ["WeMath"], "judge": JUDGE, "generation_config": generation, "limit": 3}
     task = Task.parse({**data, "eval_batch_size": 5, "evalflow": {"judge_max_num_seqs": 6}})
-    told = VLMEvalKit().worker_task(task, task.models[0], 200)
-    assert (told["task"]["eval_config"]["nproc"], told["judge_batch_size"]) == (5, 6)
-    assert (told["limit"], told["generation_config"], told["judge"]) == (3, generation, JUDGE["models"][0])
+    request = VLMEvalKit().start_task(task, task.models[0], ["infer", "judge"], 200)
+    assert (request.stock_task["eval_config"]["nproc"], request.judge_batch_size) == (5, 6)
+    settings = request.settings
+    assert (settings["limit"], settings["generation_config"], settings["judge"]) == (3, generation, JUDGE["models"][0])
     unsaid = Task.parse({**data, "evalflow": {}})
     assert VLMEvalKit().stock_task(unsaid, unsaid.models[0], 200)["eval_config"]["nproc"] == 200
 

@@ -22,7 +22,7 @@ URL = "--remote_api_url https://api.example/v1/"
 # (flags, what they reach, the value there); CHECKPOINT, GGUF, ENV and HERE are the tests' own.
 #   vllm --option: the word after the option in that engine's argv; vllm 0: that word of it; vllm $NAME: its variable
 #   TaskConfig.x.y: the stock TaskConfig that the worker makes; VLMEvalKit.x.y: the one for the default backend;
-#   told.x.y: what VLMEvalKit's worker is told beside it; worker, phases, flow.x: what EvalFlow does itself
+#   settings.x.y: what VLMEvalKit's worker gets beside it; worker, phases, flow.x: what EvalFlow does itself
 ROWS = [
     ("--work_dir HERE/out", "TaskConfig.work_dir", "HERE/out/m"),
     ("", "vllm --served-model-name", "m"),
@@ -62,13 +62,13 @@ ROWS = [
     ("--eval_model_name other", "VLMEvalKit.eval_config.model.0.type", "other"),
     ("--eval_max_num_seqs 16", "VLMEvalKit.eval_config.nproc", 16),
     ("", "VLMEvalKit.eval_config.nproc", 200),
-    ("--eval_max_new_tokens 64", "told.generation_config.max_tokens", 64),
-    ("--eval_temperature 0.7", "told.generation_config.temperature", 0.7),
-    ("--verify_md5 False", "told.verify_md5", False),
-    (JUDGE, "told.judge.model_id", "j"),
-    (JUDGE, "told.judge.api_url", "https://judge.example/v1/chat/completions"),
-    (JUDGE, "told.judge.api_key", KEY),
-    (f"{JUDGE} --judge_max_num_seqs 7", "told.judge_batch_size", 7),
+    ("--eval_max_new_tokens 64", "settings.generation_config.max_tokens", 64),
+    ("--eval_temperature 0.7", "settings.generation_config.temperature", 0.7),
+    ("--verify_md5 False", "settings.verify_md5", False),
+    (JUDGE, "settings.judge.model_id", "j"),
+    (JUDGE, "settings.judge.api_url", "https://judge.example/v1/chat/completions"),
+    (JUDGE, "settings.judge.api_key", KEY),
+    (f"{JUDGE} --judge_max_num_seqs 7", "judge_batch_size", 7),
     ("--reuse False", "flow.reuse", False),
     ("--verify_md5 False", "flow.verify_md5", False),
     (JUDGE, "TaskConfig.judge.models.0.model_id", "j"),
@@ -187,22 +187,22 @@ def reach(task, where, monkeypatch):
         deployment = Deployment(engine, model, deploy, log=task.work_dir / "log", run_id="x")
         deployment.start()
         return getattr(deployment.wait_ready(), where.removeprefix("endpoint."))
-    if where == "judge_batch_size" or where.startswith(("TaskConfig.", "VLMEvalKit.", "told.")):
+    if where == "judge_batch_size" or where.startswith(("TaskConfig.", "VLMEvalKit.", "settings.")):
         from evalscope.config import TaskConfig
 
         kind, _, path = where.partition(".")
-        backend = load_backend("VLMEvalKit" if kind in ("VLMEvalKit", "told") else "Native")
-        told = backend.worker_task(task, model, engine.max_num_seqs(deploy))
+        backend = load_backend("VLMEvalKit" if kind in ("VLMEvalKit", "settings") else "Native")
+        request = backend.start_task(task, model, ["infer", "judge"], engine.max_num_seqs(deploy))
         if where == "judge_batch_size":
-            return told[where]
+            return request.judge_batch_size
         found = {}
-        public = keys.to_environment(told, found, secrets.KEY_PREFIX)
+        public = keys.to_environment(request.as_dict(), found, secrets.KEY_PREFIX)
         assert KEY not in json.dumps(public, default=str)
         for name, value in found.items():
             monkeypatch.setenv(name, value)
-        if kind == "told":
-            return at(secrets.resolve(public), path)
-        config = TaskConfig.from_dict({**secrets.resolve(public["task"]), "api_key": None})
+        if kind == "settings":
+            return at(secrets.resolve(public["settings"]), path)
+        config = TaskConfig.from_dict({**secrets.resolve(public["stock_task"]), "api_key": None})
         return at(config.to_dict() | {"judge": config.judge, "model": config.model}, path)
     address = Address(deploy.host, deploy.port or 0, keys.reveal(deploy.api_key))
     command = engine.command(model, deploy, address, Environment.find(deploy.env))
