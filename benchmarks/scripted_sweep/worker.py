@@ -1,4 +1,4 @@
-"""The worker's process: it speaks the worker's protocol (evalscope_evalflow/events), and waits.
+"""The worker's process: it speaks the worker's protocol (evalscope_evalflow/worker/__init__.py), and waits.
 
 A folder with this as `bin/python` poses as the environment that has EvalScope (`worker_env`), so that this is run
 instead of the worker. What it writes are the files that EvalScope would write, as far as they are read.
@@ -82,9 +82,9 @@ if "infer" in phases:
     note("predicted", model)
     say("AnswersSaved")
 if "judge" in phases:
-    while (message := listen())["request"] != "JudgeAnswers":
+    while (word := listen())["request"] != "JudgeAnswers":
         pass
-    at_once = message["at_once"] or request["judge_batch_size"]
+    at_once = word["at_once"] or request["judge_batch_size"]
     note("judging began", model, at_once=at_once)
     say("WorkerJudging")
     clock = Clock()

@@ -261,7 +261,7 @@ def test_the_engine_dies_at_a_third_and_the_scores_are_the_same(
     record = json.loads((work / "evalflow" / "run.json").read_text())
     assert record["phases_s"]["infer"] > 0
     events = [json.loads(line)["event"] for line in (work / "evalflow" / "events.jsonl").read_text().splitlines()]
-    assert events.count("engine died") >= 1
+    assert events.count("EngineDied") >= 1
 
 
 def test_data_that_is_not_there_and_data_that_is_another(

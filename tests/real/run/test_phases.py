@@ -127,12 +127,12 @@ def test_the_worker_gets_ready_while_the_engine_loads(run: Callable[..., Any], t
     when: dict[str, datetime] = {}
     for event in map(json.loads, lines):
         when[f"{event['event']} {event.get('phase', '')}".strip()] = datetime.fromisoformat(event["time"])
-    engine, worker = when["phase ends load"], when["WorkerWaiting"]
-    assert when["phase begins load"] <= when["WorkerImported"] <= worker
+    engine, worker = when["PhaseEnded load"], when["WorkerWaiting"]
+    assert when["PhaseBegan load"] <= when["WorkerImported"] <= worker
     assert (when["WorkerAsking"] - max(engine, worker)).total_seconds() < 0.5
     found = record(tmp_path / "work")["overlap"]
     assert found["engine_ready_s"] >= 10
-    took, hidden = ((moment - when["phase begins load"]).total_seconds() for moment in (worker, engine))
+    took, hidden = ((moment - when["PhaseBegan load"]).total_seconds() for moment in (worker, engine))
     assert found["worker_ready_s"] == pytest.approx(took, abs=0.3)
     assert found["share"] == pytest.approx(min(1, hidden / took), abs=0.05)
 
@@ -166,7 +166,7 @@ def test_infer_today_and_judge_tomorrow(run: Callable[..., Any], judge: JudgeSer
     assert "8/8" in done.stdout
     assert judge.asked == []
     assert record(work) == before, "it says how these results were made"
-    assert events(work)[-2:] == ["complete", "nothing is left to do"]
+    assert events(work)[-2:] == ["RunFinished", "NothingLeft"]
     assert report(work) == whole
 
 
@@ -245,7 +245,7 @@ def test_what_failed_for_good_starts_no_engine(run: Callable[..., Any], tmp_path
     assert "(incomplete)" in done.stdout
     assert "request refused (permanent)" in done.stdout
     assert record(work) == before, "it says how these results were made"
-    assert events(work)[-2:] == ["incomplete", "nothing is left to do"]
+    assert events(work)[-2:] == ["RunFinished", "NothingLeft"]
 
 
 @pytest.mark.parametrize(
