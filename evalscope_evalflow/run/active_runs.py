@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 60.0  # a guard needs up to 5 s of grace and 30 s of killing; i
 CLEAN_WAIT_S = 60.0  # for another process that cleans up at the same time
 
 
-def sweep_before(tell: Callable[[str], None]) -> None:
+def clean_up_orphans(tell: Callable[[str], None]) -> None:
     """Before a run: clean up after those that died without a guard. It must not fail the run.
 
     Args:

@@ -147,8 +147,8 @@ class Attempt:
         if endpoint is None:
             self.reporter.say(f"{name}: nothing was left to ask; {self.engine.name} was not needed")
         else:
-            if deployment.seconds is not None:
-                seconds = f"({deployment.seconds:.1f} s)"
+            if deployment.load_s is not None:
+                seconds = f"({deployment.load_s:.1f} s)"
                 self.reporter.say(f"{name}: {self.engine.name} is ready at {endpoint.api_url} {seconds}")
             self.entry.phase("evaluating")
             with self.record.phase("infer"), self.reporter.busy(name, "evaluating"), ExitStack() as watching:
@@ -156,7 +156,7 @@ class Attempt:
                     watching.enter_context(
                         Watch(
                             self.engine, deployment.process, endpoint, self.deploy.stall_timeout_s,
-                            lambda seen: self.events.put({"event": "engine sick", "seen": seen}),
+                            lambda symptom: self.events.put({"event": "engine sick", "symptom": symptom}),
                         )
                     )  # fmt: skip
                 saved = self._follow_answers(endpoint)
@@ -276,8 +276,8 @@ class Attempt:
                 return bool(kind == "predicted")
             if kind in ("engine exited", "engine sick"):
                 self.worker.stop()  # at once: it would take the engine's silence for the model's answers
-                seen = (event["seen"],) if kind == "engine sick" else ()
-                raise EngineDied(self.deployment.failure(IN_MID_RUN, *seen), answers_in(self.task, self.model) - before)
+                error = self.deployment.failure(IN_MID_RUN, event.get("symptom"))
+                raise EngineDied(error, answers_in(self.task, self.model) - before)
             if kind in ("failed", "exited"):
                 disk.probe(self.worker.log.parent)
                 raise self.worker.failure(event)

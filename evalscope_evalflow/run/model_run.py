@@ -79,6 +79,7 @@ def _run_model(task: Task, model: ModelConfig, reporter: Reporter, control: Cont
             return done
         entry = Registration(run_id, model=model.name, work_dir=folder.absolute())
         cleanup.callback(entry.close)
+        cleanup.callback(entry.end_commands)  # those that a Ctrl-C came between
         record = Record(folder, run_id, task=task.part(model), model=model.name)
         try:
             datasets = _evaluate(task, model, run_id, record, reporter, entry, control)

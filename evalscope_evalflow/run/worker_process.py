@@ -16,7 +16,7 @@ from evalscope_evalflow.config import keys
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.errors import WorkerError
 from evalscope_evalflow.processes.registry import Registration
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.worker import credentials as secrets
 
@@ -86,7 +86,7 @@ class Worker:
         variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
         variables.setdefault("no_proxy", "127.0.0.1,localhost")
         variables.setdefault("NO_PROXY", variables["no_proxy"])
-        self.process = Guarded(
+        self.process = SupervisedProcess(
             env.wrap([str(env.python), str(_FOLDER)]),
             env=variables,
             log=log,
@@ -100,6 +100,7 @@ class Worker:
             entry=entry,
             role="worker",
         )
+        self.process.start()
         os.close(status_end)
         self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
         self._listener.start()

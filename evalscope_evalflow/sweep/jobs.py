@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim, claim
-from evalscope_evalflow.devices.nvml import one_look
+from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.run.preflight import judges
 from evalscope_evalflow.run.resume import Needs, Survey
@@ -33,7 +33,7 @@ def jobs(task: Task, survey: Survey | None = None) -> list[Job]:
     counted = samples(task)
     judged = bool(judges(task))
     found = []
-    with one_look():
+    with cached_reads():
         for model in task.models:
             left = survey.needs(model)
             todo = size(task, model, left, counted, judged)

@@ -11,7 +11,7 @@ from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
-from evalscope_evalflow.run.active_runs import refuse_folders_in_use, sweep_before
+from evalscope_evalflow.run.active_runs import clean_up_orphans, refuse_folders_in_use
 from evalscope_evalflow.run.preflight import preflight
 from evalscope_evalflow.run.resume import Survey
 from evalscope_evalflow.sweep.executors import Executor, load_executor
@@ -36,7 +36,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     """
     reporter = reporter or Reporter(quiet=True)
     executor = load_executor(task.flow.executor)
-    sweep_before(reporter.warn)
+    clean_up_orphans(reporter.warn)
     survey = Survey(task)
     for note in (*task.notes, *preflight(task, reporter.say, survey)):
         reporter.warn(note)

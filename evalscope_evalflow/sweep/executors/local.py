@@ -148,7 +148,7 @@ class Local(Executor):
 
     def _settle(self, run: _Run, free: list[str], waiting: int) -> dict[str, Any] | None:
         job = run.job
-        if not job.claim.told:  # an engine that is not installed here is no obstacle to judging
+        if not job.claim.assigned:  # an engine that is not installed here is no obstacle to judging
             return {} if len(free) >= job.claim.needs else None
         deploy = job.task.flow.deploy_for(job.model)
         return settle(resolve_engine(job.model, deploy), job.model, deploy, job.claim, free, waiting)

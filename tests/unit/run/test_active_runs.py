@@ -18,8 +18,7 @@ from serving_fixtures import NASTY_SIZE, SCRIPTED, SERVER, alive, below, bystand
 
 from evalscope_evalflow.cli import command_line as cli
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
-from evalscope_evalflow.processes import cleanup, registry
-from evalscope_evalflow.processes import orphans as sweep
+from evalscope_evalflow.processes import cleanup, orphans, registry
 from evalscope_evalflow.run import active_runs as runs
 from evalscope_evalflow.state import record
 
@@ -66,7 +65,7 @@ class Owner:
 
     def noted(self, size):
         """Its processes, when the guard has written down so many."""
-        wait_until(lambda: len(sweep.noted(self.scratch)) == size, "what the guard writes down")
+        wait_until(lambda: len(orphans.noted(self.scratch)) == size, "what the guard writes down")
         self.tree = [self.guard, *below(self.guard.pid)]
         assert len(self.tree) == 1 + size
         return self.tree
@@ -280,7 +279,7 @@ class TestClean:
         with serving("--daemon-children", "kept") as owner:
             tree, scratch = owner.noted(NASTY_SIZE), owner.scratch
             owner.kill_with_its_guard()
-            (scratch / sweep.NOTES).unlink()
+            (scratch / orphans.NOTES).unlink()
             cleanup.clean()
             assert not any(map(alive, tree))
 
@@ -334,7 +333,7 @@ class TestClean:
             run = registry.Registration("run-1", model="m")
             run.starting("engine", registry.Command(run_id="run-1-engine", scratch=scratch, log=tmp_path / "log"))
             start = registry.ProcessId.of(other.pid).start
-            (scratch / sweep.NOTES).write_text(json.dumps({"tree": [[other.pid, start]]}))
+            (scratch / orphans.NOTES).write_text(json.dumps({"tree": [[other.pid, start]]}))
             data = json.loads(registry.path_of("run-1").read_text())
             registry.path_of("run-1").write_text(json.dumps({**data, "boot": "an earlier one"}))
             (cleaned,) = cleanup.clean()
@@ -403,7 +402,7 @@ class TestClean:
             owner.noted(NASTY_SIZE)
             owner.kill_with_its_guard()
             with monkeypatch.context() as patch:
-                patch.setattr(sweep, "end", lambda commands: ({}, [4711]))
+                patch.setattr(orphans, "end", lambda commands: ({}, [4711]))
                 left, text = printed(runs.clean)
             assert left is False
             assert "PIDs 4711 survive SIGKILL" in text
@@ -418,7 +417,7 @@ class TestClean:
             data.update({"owner": {"pid": os.getpid(), "start": 1}} if "owner" in data else {"pid_started": 1.0})
             path.write_text(json.dumps(data))
         told = []
-        runs.sweep_before(told.append)
+        runs.clean_up_orphans(told.append)
         assert told == ["run run-1 () had died: nothing of it was left but its entry"]
         assert json.loads((first.folder / "run.json").read_text())["state"] == "died"
 
@@ -430,7 +429,7 @@ def test_a_registry_that_cannot_be_read_fails_the_command_and_no_run(tmp_path, m
         with pytest.raises(EvalFlowError, match="not known what runs"):
             function()
     told = []
-    runs.sweep_before(told.append)
+    runs.clean_up_orphans(told.append)
     assert len(told) == 1
 
 
