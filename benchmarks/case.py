@@ -207,10 +207,10 @@ class Case:
         start = float(re.findall(r"is ready at \S+ \((\d+\.\d+) s\)", said)[-1])
         when = events(work / "out")
         used = {
-            name: usage.between(when[f"phase begins {name}"], when[f"phase ends {name}"]) for name in ("load", "infer")
+            name: usage.between(when[f"PhaseBegan {name}"], when[f"PhaseEnded {name}"]) for name in ("load", "infer")
         }
         record = json.loads((work / "out" / "evalflow" / "run.json").read_text())
-        free = when["phase ends release"] - self.last_answer(work / "out", when)
+        free = when["PhaseEnded release"] - self.last_answer(work / "out", when)
         return Timing(total, start, free, record["overlap"]["share"], used)
 
     def last_answer(self, folder: Path, when: dict[str, float]) -> float:
@@ -300,7 +300,7 @@ class VlmCase(Case):
         return {"judge": {"models": [judge]}}
 
     def last_answer(self, folder: Path, when: dict[str, float]) -> float:
-        return when["worker answered"]
+        return when["AllAnswered"]
 
     def check(self, output: str, folder: Path) -> None:
         scores, answers = list(folder.glob("m/m_words_acc.csv")), list(folder.glob("m/m_words.xlsx"))

@@ -82,7 +82,7 @@ def rerun(case: Case, last: dict[str, Path], times: int) -> dict[str, Any]:
         before = len(events.read_text())
         timing = time_of(case.command(last["evalflow"]), case)
         ours.append(timing)
-        if '"phase begins"' in events.read_text()[before:]:
+        if '"PhaseBegan"' in events.read_text()[before:]:
             raise SystemExit("the rerun has started something")
     return {
         "stock_s": statistics.median(stock), "evalflow_s": statistics.median(ours), "times": times,

@@ -6,32 +6,41 @@ and imports nothing heavy: the names below are loaded when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ConfigError",
+    "DeployConfig",
     "Endpoint",
     "EngineError",
     "EvalFlowError",
     "FlowConfig",
+    "ModelConfig",
+    "Stopped",
     "WorkerError",
     "__version__",
+    "demo_task",
     "deploy",
     "release_kept",
 ]
 
 if TYPE_CHECKING:
-    from evalscope_evalflow.config import FlowConfig
-    from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, WorkerError
+    from evalscope_evalflow.cli.demo import demo_task
+    from evalscope_evalflow.config import DeployConfig, FlowConfig, ModelConfig
+    from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Stopped, WorkerError
     from evalscope_evalflow.serving import Endpoint, deploy, release_kept
 
 _HOMES = {
-    "FlowConfig": "config",
     "ConfigError": "errors",
+    "DeployConfig": "config",
+    "Endpoint": "serving",
     "EngineError": "errors",
     "EvalFlowError": "errors",
+    "FlowConfig": "config",
+    "ModelConfig": "config",
+    "Stopped": "errors",
     "WorkerError": "errors",
-    "Endpoint": "serving",
+    "demo_task": "cli.demo",
     "deploy": "serving",
     "release_kept": "serving",
 }
@@ -43,6 +52,10 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def _attach() -> None:

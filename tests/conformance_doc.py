@@ -1,6 +1,6 @@
-"""Writes the README's table of the conformance suite, from a run of it.
+"""Writes the table of `docs/measured/conformance.md` from a run of the conformance suite.
 
-pytest tests/real/test_conformance.py --junitxml=conformance.xml
+pytest tests/real/engines/test_conformance.py --junitxml=conformance.xml
 python tests/conformance_doc.py conformance.xml
 """
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "measured" / "conformance.md"
 BEGIN, END = "<!-- conformance -->", "<!-- /conformance -->"
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "real")]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "real" / "engines")]
 
 from test_conformance import SUITES  # noqa: E402
 
@@ -65,7 +65,7 @@ def table(passed: Passed) -> str:
 
 
 def main(file: str) -> None:
-    """Put the table into the README."""
+    """Put the table into the document."""
     text = DOCUMENT.read_text()
     head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     DOCUMENT.write_text("\n".join([head, table(passed_in(Path(file))), tail]))

@@ -113,7 +113,7 @@ def gguf() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file."""
     from evalscope_evalflow.cli import demo
 
-    return demo.model()
+    return demo.fetch_model()
 
 
 def vllm_env() -> Path:

@@ -1,6 +1,6 @@
-"""Writes `docs/faults.md`: the fault matrix, with the seconds that its rows took.
+"""Writes `docs/measured/faults.md`: the fault matrix, with the seconds that its rows took.
 
-EVALFLOW_FAULTS_JSON=faults.json pytest tests/real/test_faults.py
+EVALFLOW_FAULTS_JSON=faults.json pytest tests/real/run/test_faults.py
 python tests/fault_doc.py faults.json
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "docs" / "faults.md"
+DOCUMENT = ROOT / "docs" / "measured" / "faults.md"
 BEGIN, END = "<!-- rows -->", "<!-- /rows -->"
 sys.path.insert(0, str(Path(__file__).parent / "real"))
 

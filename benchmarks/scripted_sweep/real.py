@@ -66,8 +66,8 @@ def check_slots(work: Path) -> None:
     for name in NAMES:
         folder = work / name / "evalflow"
         events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-        begin = _time_of(events, "phase begins", "load")
-        end = _time_of(events, "phase ends", "release")
+        begin = _time_of(events, "PhaseBegan", "load")
+        end = _time_of(events, "PhaseEnded", "release")
         task = json.loads((folder / "run.json").read_text())["task"]["evalflow"]
         slot = task["models"][0]["deploy"]["devices"]
         held.setdefault(slot, []).append((begin, end, name))
@@ -89,7 +89,7 @@ def _models(folder: Path) -> list[dict[str, Any]]:
     models = []
     for name in NAMES:
         path = folder / f"{name}.gguf"
-        path.symlink_to(demo.model())
+        path.symlink_to(demo.fetch_model())
         models.append({"name": name, "path": str(path)})
     return models
 

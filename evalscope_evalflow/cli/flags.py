@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalscope_evalflow.config import patterns as globs
-from evalscope_evalflow.config.keys import NO_KEY, is_secret_name
+from evalscope_evalflow.config.catalog import DEFAULT_VLM_DATASETS
 from evalscope_evalflow.errors import ConfigError, Problem
-
-DEFAULT_DATASETS = ["LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ FLAGS: tuple[Flag, ...] = (
         "all",
         target="evalflow.mode",
     ),
-    Flag("datasets", "benchmarks", DEFAULT_DATASETS, several=True, target="datasets"),
+    Flag("datasets", "benchmarks", list(DEFAULT_VLM_DATASETS), several=True, target="datasets"),
     Flag("dataset_args", "settings of benchmarks, as JSON", "{}", kind=json_object, target="dataset_args"),
     Flag(
         "verify_md5",
@@ -169,7 +167,6 @@ FLAGS: tuple[Flag, ...] = (
     Flag("verbose", "show what EvalScope prints", kind="flag"),
 )
 DEFAULT_MAX_MODEL_LEN = 32768
-_JSON_FLAGS = {flag.name for flag in FLAGS if flag.kind is json_object}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -194,50 +191,6 @@ def normalise(argv: Sequence[str]) -> list[str]:
         plain = name[2:].replace("-", "_")
         result.append(f"--{plain}{equals}{value}" if name.startswith("--") and plain in names else word)
     return result
-
-
-def is_key_flag(word: str) -> bool:
-    """Whether a word of the command line is a flag whose value is a key."""
-    return word.startswith("--") and is_secret_name(word[2:])
-
-
-def holds_keys(word: str) -> bool:
-    """Whether a word of the command line is a flag whose value is JSON that may hold keys."""
-    return word.startswith("--") and word[2:].replace("-", "_") in _JSON_FLAGS
-
-
-def hide_key(flag: str, value: str, found: dict[str, str]) -> str:
-    """The value of a flag with references in place of keys.
-
-    Args:
-        flag: with its dashes.
-        value: a key, or JSON with keys in it.
-        found: is filled with the variables that the references name, and the keys.
-    """
-    variable = f"EVALFLOW_ARGUMENT_{flag.strip('-').replace('-', '_').upper()}"
-    if is_key_flag(flag):
-        if not value or value == NO_KEY or value.startswith(("${", "--")):
-            return value
-        found[variable] = value
-        return f"${{{variable}}}"
-    try:
-        tree = json.loads(value)
-    except ValueError:
-        return value  # the parser says what is wrong with it
-
-    def convert(node: Any, name: str = "") -> Any:
-        if isinstance(node, dict):
-            return {key: convert(item, str(key)) for key, item in node.items()}
-        if isinstance(node, list):
-            return [convert(item, name) for item in node]
-        if not (isinstance(node, str) and is_secret_name(name)) or node.startswith("${") or node in ("", NO_KEY):
-            return node
-        here = f"{variable}_{len(found)}"
-        found[here] = node
-        return f"${{{here}}}"
-
-    hidden = convert(tree)
-    return value if hidden == tree else json.dumps(hidden)
 
 
 def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:

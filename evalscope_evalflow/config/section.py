@@ -11,45 +11,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Self
 
+from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 AUTO: Literal["auto"] = "auto"
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
 Count = Annotated[int, Field(gt=0)]
-
-
-# The flags of `evalflow` that are no keys of the section, and what to write in their place.
-FLAG_KEYS = {
-    "conda_env": "Write `deploy: {env: …}`.",
-    "deploy_backend": "Write `deploy: {engine: …}`.",
-    "env_vars": "Write `deploy: {env_vars: …}`.",
-    "eval_api_key": "Write `deploy: {api_key: …}`, or, for an API, `models: [{api_key: …}]`.",
-    "eval_backend": "Write `backend: …`.",
-    "eval_devices": "Write `deploy: {devices: …}`.",
-    "eval_host": "Write `deploy: {host: …}`.",
-    "eval_max_model_length": "Write `deploy: {max_model_len: …}`.",
-    "eval_max_new_tokens": "Write `generation_config: {max_tokens: …}` outside of the section.",
-    "eval_max_num_seqs": "Write `deploy: {max_num_seqs: …}`.",
-    "eval_model_name": "Write `models: [{name: …}]`.",
-    "eval_model_path": "Write `models: [{path: …}]`.",
-    "eval_port": "Write `deploy: {port: …}`.",
-    "eval_temperature": "Write `generation_config: {temperature: …}` outside of the section.",
-    "eval_template": "Write `deploy: {chat_template: …}`.",
-    "extra_args": "Write `deploy: {extra_args: […]}`.",
-    "judge_api_key": "Write `judge: {models: [{api_key: …}]}` outside of the section.",
-    "judge_api_url": "Write `judge: {models: [{api_url: …}]}` outside of the section.",
-    "judge_model_name": "Write `judge: {models: [{model_id: …}]}` outside of the section.",
-    "remote_api_url": "Write `models: [{api_url: …}]`.",
-    "vlmevalkit_mode": "Write `mode: …`.",
-    "datasets": "Write it outside of the section.",
-    "dataset_args": "Write it outside of the section.",
-    "limit": "Write it outside of the section.",
-    "work_dir": "Write it outside of the section.",
-}
 
 
 class Section(BaseModel):
@@ -201,6 +172,28 @@ class ModelConfig(Section):
         return DeployConfig.model_validate(value).model_dump(exclude_unset=True)
 
 
+class PluginChoice(Section):
+    """A plug-in by its name, with options of its own: `NAME`, or `{name: NAME, OPTION: …}`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        return {"name": self.name, **self.options} if self.options else self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is given beside the name; the plug-in knows what it means."""
+        return dict(self.model_extra or {})
+
+
 class FlowConfig(Section):
     """The `evalflow` section of a task."""
 
@@ -215,8 +208,16 @@ class FlowConfig(Section):
     models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
-    executor: str = Field(
-        "local", description="what runs the models: local: this machine; inline: one after the other; or a plugin's"
+    executor: PluginChoice = Field(
+        "local",
+        validate_default=True,
+        description="what runs the models: local: this machine; inline: one after the other; or a plug-in; with "
+        "options: {name: local, max_models: 2}",
+    )
+    exporters: list[PluginChoice] = Field(
+        default_factory=list,
+        description="what is written into work_dir at the end, beside the reports: csv: scores.csv; or a plug-in; with "
+        "options: [{name: NAME, …}]",
     )
     verify_md5: bool = Field(True, description="take only the published files under the names of VLMEvalKit's datasets")
     dry_run: bool = Field(False, description="check and print the plan, start nothing")
@@ -225,6 +226,11 @@ class FlowConfig(Section):
     @classmethod
     def _eval_means_judge(cls, value: Any) -> Any:
         return "judge" if value == "eval" else value  # VLMEvalKit's word
+
+    @field_validator("exporters", mode="before")
+    @classmethod
+    def _one_exporter(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, Mapping)) else value
 
     @field_validator("backend", mode="before")
     @classmethod
@@ -250,10 +256,11 @@ def _problems(error: ValidationError, schema: type[Section], where: str) -> Iter
         if item["type"] == "extra_forbidden":
             known = _fields_at(schema, item["loc"][:-1])
             name = str(item["loc"][-1])
-            if name in FLAG_KEYS:
-                yield Problem(place, "is a flag of the command, and no key of the section", FLAG_KEYS[name])
-                continue
-            yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
+            hint = flag_hint(name)
+            if hint:
+                yield Problem(place, *hint)
+            else:
+                yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
         else:
             yield Problem(place, item["msg"].removeprefix("Value error, "))
     for place, messages in either.items():

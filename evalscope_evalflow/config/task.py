@@ -55,7 +55,7 @@ class Task:
         flow: the section.
         stock: fields of the stock TaskConfig as the user gave them; keys in it may be SecretStr.
         models: the models to evaluate.
-        many: whether results go to a folder for each model (`models`), or to work_dir itself (`model`).
+        multi_model: whether results go to a folder for each model (`models`), or to work_dir itself (`model`).
         work_dir: where results go.
         notes: what of the task was understood in a way that the user should know of.
     """
@@ -63,7 +63,7 @@ class Task:
     flow: FlowConfig
     stock: dict[str, Any] = field(repr=False)  # may hold keys
     models: tuple[ModelConfig, ...]
-    many: bool
+    multi_model: bool
     work_dir: Path
     notes: tuple[str, ...] = ()
 
@@ -74,21 +74,21 @@ class Task:
 
     def folder(self, model: ModelConfig) -> Path:
         """The run folder of a model."""
-        return self.work_dir / safe_name(model.name) if self.many else self.work_dir
+        return self.work_dir / safe_name(model.name) if self.multi_model else self.work_dir
 
     def part(self, model: ModelConfig) -> dict[str, Any]:
         """A model's part of the task, as its record has it: the other models of a sweep are not in it."""
         section = self.flow.model_dump(mode="json", exclude_unset=True, exclude={"models"})
-        if self.many:
+        if self.multi_model:
             section["models"] = [model.model_dump(mode="json", exclude_unset=True)]
         return {**self.stock, SECTION: section}
 
     @property
     def outputs(self) -> Path:
         """The folder that `evalscope service` shows: one above the run folders."""
-        return self.work_dir if self.many else self.work_dir.parent
+        return self.work_dir if self.multi_model else self.work_dir.parent
 
-    def keeping_nothing(self) -> Task:
+    def without_keep_alive(self) -> Task:
         """The same for a process that ends with it: no engine is kept."""
         if not any(self.flow.deploy_for(model).keep_alive_s for model in self.models):
             return self
@@ -102,7 +102,7 @@ class Task:
         deploy = self.flow.deploy
         if deploy.keep_alive_s:
             deploy = deploy.model_copy(update={"keep_alive_s": 0.0})
-        flow = self.flow.model_copy(update={"deploy": deploy, **({"models": models} if self.many else {})})
+        flow = self.flow.model_copy(update={"deploy": deploy, **({"models": models} if self.multi_model else {})})
         return replace(self, flow=flow, models=tuple(models), notes=(*self.notes, note))
 
     @classmethod

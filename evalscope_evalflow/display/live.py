@@ -6,9 +6,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ REFRESHES_PER_S = 2
 LEAST_ROWS = 3
 _AROUND = 6  # lines of a screen that are not for rows: the table's head and foot, the sum below, the prompt
 WAITING, DONE, FAILED, STOPPED = "waiting", "done", "failed", "stopped"
-OVER = (DONE, FAILED, STOPPED)
+FINISHED = (DONE, FAILED, STOPPED)
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Row:
 
 
 class LiveReporter(Reporter):
-    """Speaks for several models at once, in the voice of another reporter."""
+    """Shows several models at once, on the terminal of another reporter."""
 
     def __init__(self, reporter: Reporter, models: Sequence[str]) -> None:
         """
@@ -85,10 +85,11 @@ class LiveReporter(Reporter):
     def is_live(self) -> bool:
         return self._live is not None
 
-    @contextmanager
-    def busy(self, model: str, text: str) -> Iterator[None]:
+    def begin(self, model: str, text: str) -> None:
         self._set(model, text, text)
-        yield
+
+    def end(self, model: str) -> None:
+        """What the model did last stays shown until it does something else."""
 
     def update(self, model: str, text: str) -> None:
         with self._lock:
@@ -111,10 +112,10 @@ class LiveReporter(Reporter):
             row = self._active.pop(model, Row())
             self._counts[row.state] -= 1
             self._counts[how] += 1
-            over = sum(self._counts[state] for state in OVER)
+            finished = sum(self._counts[state] for state in FINISHED)
         if error:
             self.warn(f"{model}: {error}")
-        self.say(f"{model}: {how}; {over} of {self._models} models are over")
+        self.log(f"{model}: {how}; {finished} of {self._models} models finished")
 
     def view(self) -> RenderableType:
         """The view: what is at work, as far as it fits, and how many wait or are over."""
@@ -129,7 +130,7 @@ class LiveReporter(Reporter):
         room = max(LEAST_ROWS, self._console.height - _AROUND)
         for model, devices, text, seconds in rows[:room]:
             table.add_row(escape(model), escape(devices), escape(text), f"{seconds:.0f} s")
-        order = (*OVER, *sorted(counts.keys() - {*OVER, WAITING}), WAITING)
+        order = (*FINISHED, *sorted(counts.keys() - {*FINISHED, WAITING}), WAITING)
         sums = " · ".join(f"{counts[state]} {state}" for state in order if state in counts)
         more = f" · {len(rows) - room} of them not shown" if len(rows) > room else ""
         foot = Text(f"{self._models} models, {now - self._start:.0f} s: {sums}{more}", style="dim")

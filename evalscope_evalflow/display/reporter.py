@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,42 +28,42 @@ class Reporter:
         self._status: Status | None = None
         self._busy_since = self._start
 
-    def say(self, text: str, *, style: str = "") -> None:
-        """One line."""
+    def log(self, text: str, *, style: str = "") -> None:
+        """Print one line."""
         seconds = time.monotonic() - self._start
         with suppress(OSError):  # the terminal may be gone, and must not take the run's end along
             self._console.print(f"[dim]evalflow {seconds:6.1f} s[/dim]  {escape(text)}", style=style or None)
 
     def warn(self, text: str) -> None:
-        """One line that must not be missed."""
-        self.say(text, style="yellow")
-
-    @contextmanager
-    def busy(self, model: str, text: str) -> Iterator[None]:
-        """Show, on a terminal, that something goes on with a model."""
-        if self.forward or not self._console.is_terminal:
-            yield
-            return
-        self._busy_since = time.monotonic()
-        self._status = status = self._console.status(escape(f"{model}: {text}"))
-        with suppress(OSError):
-            status.start()
-        try:
-            yield
-        finally:
-            self._status = None
-            with suppress(OSError):
-                status.stop()
+        """Print one line that must not be missed."""
+        self.log(text, style="yellow")
 
     @property
     def is_live(self) -> bool:
-        """Whether there is a status line that `update` would change."""
-        return self._status is not None
+        """Whether there is a terminal on which `update` changes something."""
+        return self._console.is_terminal and not self.forward
+
+    def begin(self, model: str, text: str) -> None:
+        """Show, on a terminal, what a model is busy with, until `end`."""
+        if not self.is_live:
+            return
+        self.end(model)
+        self._busy_since = time.monotonic()
+        self._status = self._console.status(escape(f"{model}: {text}"))
+        with suppress(OSError):
+            self._status.start()
 
     def update(self, model: str, text: str) -> None:
-        """Change what `busy` shows."""
+        """Change what `begin` shows."""
         if self._status is not None:
             self._status.update(escape(f"{model}: {text}, {time.monotonic() - self._busy_since:.0f} s"))
+
+    def end(self, model: str) -> None:
+        """The model is not busy with that any more."""
+        status, self._status = self._status, None
+        if status is not None:
+            with suppress(OSError):
+                status.stop()
 
     def output_of(self, model: str) -> Callable[[bytes], None]:
         """What passes on what EvalScope prints as it evaluates a model."""

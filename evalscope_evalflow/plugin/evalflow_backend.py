@@ -38,7 +38,7 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     signals = interruptible() if in_cli() else contextlib.nullcontext()
     try:
         task = to_task(task_config)
-        task = task.keeping_nothing() if in_cli() else task
+        task = task.without_keep_alive() if in_cli() else task
         if task.flow.dry_run:
             from evalscope_evalflow.sweep.show_plan import show_plan
 

@@ -26,8 +26,8 @@ _attached = False
 
 
 @functools.cache
-def entries() -> dict[str, EntryPoint]:
-    """The entries, by name."""
+def plugins() -> dict[str, EntryPoint]:
+    """The plug-ins that name themselves as backends, by name; none is loaded."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
@@ -39,9 +39,9 @@ def load(name: str) -> Callable[..., Any]:
         RuntimeError: its package is broken.
     """
     try:
-        found: Callable[..., Any] = entries()[name].load()
+        found: Callable[..., Any] = plugins()[name].load()
     except Exception as error:
-        raise RuntimeError(f"backend {name!r} cannot be loaded from {entries()[name].value}: {error!r}") from error
+        raise RuntimeError(f"backend {name!r} cannot be loaded from {plugins()[name].value}: {error!r}") from error
     return found
 
 
@@ -69,9 +69,9 @@ def _offer_in_cli(arguments: Any) -> None:
             if "--eval-backend" in action.option_strings and action.choices is not None:
                 action.choices = [
                     *action.choices,
-                    *(name for name in entries() if name not in action.choices),
+                    *(name for name in plugins() if name not in action.choices),
                 ]
-        for name in entries():
+        for name in plugins():
             try:
                 add = getattr(load(name), "add_arguments", None)
             except RuntimeError as error:
@@ -90,7 +90,7 @@ def _prepare_tasks(task_config: Any) -> None:
         if not isinstance(values, Mapping):
             return values
         backend = str(values.get("eval_backend") or "").lower()
-        for name in entries():
+        for name in plugins():
             if name == backend or name in values:
                 prepare = getattr(load(name), "prepare", None)
                 return values if prepare is None else prepare(values)
@@ -108,7 +108,7 @@ def _hand_over(run: Any) -> None:
 
     @functools.wraps(stock)
     def run_single_task(task_config: Any, *args: Any, **kwargs: Any) -> Any:
-        if task_config.eval_backend not in entries():
+        if task_config.eval_backend not in plugins():
             return stock(task_config, *args, **kwargs)
         return load(task_config.eval_backend)(task_config, lambda other: stock(other, *args, **kwargs))
 

@@ -15,7 +15,7 @@ _STOCK_BATCH_SIZES = (1, 8)  # what EvalScope puts where the user said nothing
 
 def to_stock(outcome: FlowResult) -> dict[str, Any]:
     """What stock `run_task` returns: `{dataset: Report}`, or that for each model if several can be."""
-    if not outcome.task.many:
+    if not outcome.task.multi_model:
         return _reports(outcome.models[0])
     return {result.model.name: _reports(result) for result in outcome.models if result.error is None}
 

@@ -172,6 +172,15 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.since, entry.run_id))
 
 
+def living() -> list[Entry]:
+    """The runs that live: those whose owner does, and those whose guards are ending what it left.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return [entry for entry in entries() if entry.state in ("running", "ending")]
+
+
 def new_run_id() -> str:
     """A name for a run that no other run has."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"

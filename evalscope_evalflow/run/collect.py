@@ -1,75 +1,68 @@
-"""The results of a model's part of a task, as its run folder has them at the end, or had them all along."""
+"""Collects the results of a model's run from its folder, at the run's end or where nothing was left to do."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
-from evalscope_evalflow.backends import DatasetResult, Saved, Stamps, load_backend
-from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.backends import DatasetResult, Saved, Stamps
+from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.run_events import DatasetIncomplete, FailuresStand, NothingLeft
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.run.resume import needs
-from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.run.context import Run
+from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.state import failures, record
 
 
-def collect(
-    task: Task, model: ModelConfig, before: Stamps, reporter: Reporter, saved: Saved | None = None
-) -> list[DatasetResult]:
-    """Read the results, note what they stand on, and warn of each that is not whole.
+def collect(run: Run, before: Stamps, saved: Saved | None = None) -> list[DatasetResult]:
+    """Read the results, keep what they cover in cells.json, and say which of them are incomplete.
 
     Args:
-        task: it.
-        model: the model.
+        run: the run.
         before: reports that were there before, and are none of this run's.
-        reporter: who says what happens.
         saved: what the run folder holds, where that was looked at just now.
     """
-    saved = saved or load_backend(task.flow.backend).look(task, model)
-    results = saved.predicted() if task.flow.mode == "infer" else saved.results(before)
-    ledger.update_all(
-        saved.folder,
-        {
-            item.dataset: {"counted": saved.counted(item.dataset)}
-            | ({} if item.report is None else {"report": item.report.stat().st_mtime_ns})
-            for item in results
-        },
-    )
+    saved = saved or run.saved()
+    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
+    changes: dict[str, dict[str, Any]] = {}
     for result in results:
-        notes = "".join(f"; {note}" for note in result.notes)
-        if result.failures:
-            notes += f" (each of them: {failures.path_in(saved.folder)})"
-        if result.report is None and not result.predicted_only:
-            reporter.warn(f"{model.name}: no report for {result.dataset}{notes}")
-        elif not result.complete:
-            reporter.warn(
-                f"{model.name}: {result.dataset} is incomplete: {result.answered} of {result.requested} answered{notes}"
-            )
+        changes[result.dataset] = {"counted": saved.counted(result.dataset)}
+        if result.report is not None:
+            changes[result.dataset]["report"] = result.report.stat().st_mtime_ns
+    run.update_cells(changes)
+    for result in results:
+        _say_if_incomplete(result, saved, run.emit)
     return results
 
 
-def finished(task: Task, model: ModelConfig, reporter: Reporter) -> ModelResult | None:
+def finished(run: Run) -> ModelResult | None:
     """The results of a model of which nothing is left to do, and whose record says so already.
 
-    That record stays as it is, for it says how the results were made; the events have a line more.
+    That record stays as it is, for it says how the results were made; events.jsonl has a line more.
 
     Returns:
         None where something is left to do, or to be written down.
     """
-    saved = load_backend(task.flow.backend).look(task, model)
-    if needs(task, model, saved).phases:
+    saved = run.saved()
+    if remaining(run.task, run.model, saved).phases:
         return None
-    results = saved.predicted() if task.flow.mode == "infer" else saved.results({})
-    result = ModelResult(model, saved.folder, results)
+    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results({})
+    result = ModelResult(run.model, saved.folder, results)
     known = record.read(saved.folder) or {}
     state = "complete" if result.complete else "incomplete"
     if known.get("state") != state or known.get("results") != json.loads(json.dumps(result.as_record())):
         return None
-    reporter.say(f"{model.name}: nothing is left to do; nothing was started")
-    if any(item.failures for item in collect(task, model, {}, reporter, saved)):
-        reporter.warn(
-            f"{model.name}: what failed for good is asked again when its cause is another, or by `reuse: false`"
-        )
-    record.append_event(saved.folder / record.FOLDER, "nothing is left to do")
+    run.emit(NothingLeft())
+    if any(item.failures for item in collect(run, {}, saved)):
+        run.emit(FailuresStand())
+    record.append_event(run.record_folder, NothingLeft())
     return result
+
+
+def _say_if_incomplete(result: DatasetResult, saved: Saved, emit: Callable[[Event], None]) -> None:
+    reported = result.report is not None or result.predicted_only
+    if reported and result.complete:
+        return
+    file = str(failures.path_in(saved.folder)) if result.failures else ""
+    emit(DatasetIncomplete(result.dataset, result.requested, result.answered, reported, list(result.notes), file))

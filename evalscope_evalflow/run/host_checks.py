@@ -1,4 +1,4 @@
-"""What a run needs of the machine that it is on: a folder to write to, with room, and an address to listen at."""
+"""Checks of the machine that a run is on: a folder to write to, with room, and an address to listen at."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 from evalscope_evalflow.config import DeployConfig
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.processes import ports
-from evalscope_evalflow.serving import warm_pool as warm
+from evalscope_evalflow.serving import warm_pool
 
 # A run writes answers, reviews and logs: some MiB with the sets in EvalScope, and much more with images in them.
 MIN_FREE = 64 * 1024**2
 LOW_FREE = 1024**3
 
 
-def check_folder(work_dir: Path, note: Callable[[str], None]) -> Iterator[Problem]:
-    """Whether results can be written there; `note` is told if there is little room."""
+def check_folder(work_dir: Path, notify: Callable[[str], None]) -> Iterator[Problem]:
+    """Whether results can be written there; `notify` is told if there is little room."""
     existing = next(path for path in (work_dir, *work_dir.parents) if path.exists())
     if not existing.is_dir():
         yield Problem("work_dir", f"{existing} is not a folder", "Choose another folder.")
@@ -35,11 +35,11 @@ def check_folder(work_dir: Path, note: Callable[[str], None]) -> Iterator[Proble
             "work_dir", f"{existing} has {free / 1024**2:.0f} MiB of room left", "Make room, or choose another disk."
         )
     elif free < LOW_FREE:
-        note(f"work_dir: {existing} has only {free / 1024**2:.0f} MiB of room left")
+        notify(f"work_dir: {existing} has only {free / 1024**2:.0f} MiB of room left")
 
 
-def check_port(deploy: DeployConfig, note: Callable[[str], None]) -> Iterator[Problem]:
-    """Whether the engine can listen at its host; `note` is told if the port is taken, as the next one will do."""
+def check_port(deploy: DeployConfig, notify: Callable[[str], None]) -> Iterator[Problem]:
+    """Whether the engine can listen at its host; `notify` is told if the port is taken, as the next one will do."""
     reason = ports.why_not(deploy.host, 0)
     if reason is not None:
         yield Problem(
@@ -51,5 +51,5 @@ def check_port(deploy: DeployConfig, note: Callable[[str], None]) -> Iterator[Pr
         reason = ports.why_not(deploy.host, deploy.port)
         if isinstance(reason, PermissionError):
             yield Problem("deploy.port", f"port {deploy.port} is for root alone", "Choose one above 1023.")
-        elif reason is not None and deploy.port not in warm.ports():
-            note(f"port {deploy.port} is taken; the next free one will be used")
+        elif reason is not None and deploy.port not in warm_pool.ports():
+            notify(f"port {deploy.port} is taken; the next free one will be used")

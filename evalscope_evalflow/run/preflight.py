@@ -12,18 +12,25 @@ from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.run import host_checks as surroundings
+from evalscope_evalflow.run import host_checks
 from evalscope_evalflow.run.resume import Survey, check_saved, check_there_is_something_to_judge
 from evalscope_evalflow.serving import check_api
 
 
-def preflight(task: Task, say: Callable[[str], None] | None = None, survey: Survey | None = None) -> list[str]:
+def preflight(
+    task: Task,
+    log: Callable[[str], None] | None = None,
+    survey: Survey | None = None,
+    *,
+    on_this_machine: bool = True,
+) -> list[str]:
     """Check a task.
 
     Args:
         task: it.
-        say: is told of what takes longer than a moment.
+        log: is told of what takes longer than a moment.
         survey: is filled with what is left to do; default: one that is forgotten.
+        on_this_machine: whether engines will run here; if not, this machine's devices and ports do not matter.
 
     Returns:
         What is no obstacle, but should be known.
@@ -34,7 +41,7 @@ def preflight(task: Task, say: Callable[[str], None] | None = None, survey: Surv
     notes: list[str] = []
     survey = survey or Survey(task)
     with cached_reads():
-        problems = list(_problems(task, notes.append, say, survey))
+        problems = list(_problems(task, notes.append, log, survey, on_this_machine))
     if not problems:  # asking an API costs seconds, and perhaps money
         problems = list(_api_problems(task, notes.append, survey))
     if problems:
@@ -43,9 +50,9 @@ def preflight(task: Task, say: Callable[[str], None] | None = None, survey: Surv
 
 
 def _problems(
-    task: Task, note: Callable[[str], None], say: Callable[[str], None] | None, survey: Survey
+    task: Task, notify: Callable[[str], None], log: Callable[[str], None] | None, survey: Survey, on_this_machine: bool
 ) -> Iterator[Problem]:
-    yield from surroundings.check_folder(task.work_dir, note)
+    yield from host_checks.check_folder(task.work_dir, notify)
     known = False
     try:
         backend = load_backend(task.flow.backend)
@@ -62,7 +69,7 @@ def _problems(
             if task.flow.mode == "judge":
                 yield from check_there_is_something_to_judge(task, model, saved)
             # With another folder, which is what a refusal asks for, everything would be asked.
-            if "infer" not in survey.needs(model, saved).phases and not (refused and task.flow.mode != "judge"):
+            if "infer" not in survey.remaining(model, saved).phases and not (refused and task.flow.mode != "judge"):
                 continue
         elif task.flow.mode == "judge":
             yield from check_there_is_something_to_judge(task, model)
@@ -73,10 +80,10 @@ def _problems(
         except ConfigError as error:
             yield from error.problems
             continue
-        yield from check_engine(engine, model, deploy, say, seen)
-        if engine.local:
-            yield from check_placement(engine, model, deploy, note)
-            yield from surroundings.check_port(deploy, note)
+        yield from check_engine(engine, model, deploy, log, seen)
+        if engine.local and on_this_machine:
+            yield from check_placement(engine, model, deploy, notify)
+            yield from host_checks.check_port(deploy, notify)
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"
         if not isinstance(judge, Mapping):
@@ -92,23 +99,23 @@ def _problems(
             yield from error.problems
 
 
-def _api_problems(task: Task, note: Callable[[str], None], survey: Survey) -> Iterator[Problem]:
+def _api_problems(task: Task, notify: Callable[[str], None], survey: Survey) -> Iterator[Problem]:
     for model in task.models:
         if survey.asks(model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
-            yield from _ask(f"model {model.name}", model, note)
-    if task.flow.mode == "infer" or not any("judge" in survey.needs(model).phases for model in task.models):
+            yield from _ask(f"model {model.name}", model, notify)
+    if task.flow.mode == "infer" or not any("judge" in survey.remaining(model).phases for model in task.models):
         return  # no judge is asked today
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"
         api = ModelConfig.parse(
             {"name": judge["model_id"], "api_url": judge["api_url"], "api_key": judge.get("api_key")}, where
         )
-        yield from _ask(where, api, note)
+        yield from _ask(where, api, notify)
 
 
-def _ask(where: str, api: ModelConfig, note: Callable[[str], None]) -> Iterator[Problem]:
+def _ask(where: str, api: ModelConfig, notify: Callable[[str], None]) -> Iterator[Problem]:
     assert api.api_url is not None
-    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name, note)
+    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name, notify)
     if found:
         yield found
 

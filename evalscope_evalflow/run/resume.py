@@ -1,4 +1,4 @@
-"""What of a model's part of a task is left to do: datasets to be asked, and datasets to be judged."""
+"""Decides which datasets still need answers or verdicts, and whether saved answers may be resumed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from evalscope_evalflow.backends import DatasetResult, Saved, load_backend
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.run import fingerprints as fingerprint
+from evalscope_evalflow.run import fingerprints
 from evalscope_evalflow.state import failures
 
 
 @dataclass(frozen=True)
-class Needs:
+class Remaining:
     """What is left to do.
 
     Attributes:
@@ -22,14 +22,14 @@ class Needs:
         judge: datasets without a report on all their answers, judged as the task says.
         rejudge: those of them whose verdicts are another judge's.
         answers: how many are saved, by dataset; not counted where all is asked anew.
-        for_good: samples without an answer that are not asked again, by dataset.
+        permanent: samples that failed permanently and are not asked again, by dataset.
     """
 
     infer: list[str] = field(default_factory=list)
     judge: list[str] = field(default_factory=list)
     rejudge: list[str] = field(default_factory=list)
     answers: dict[str, int] = field(default_factory=dict)
-    for_good: dict[str, int] = field(default_factory=dict)
+    permanent: dict[str, int] = field(default_factory=dict)
 
     @property
     def phases(self) -> list[str]:
@@ -37,7 +37,7 @@ class Needs:
         return [name for name, datasets in (("infer", self.infer), ("judge", self.judge)) if datasets]
 
 
-def needs(task: Task, model: ModelConfig, saved: Saved | None = None) -> Needs:
+def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Remaining:
     """What of a model's part is left to do in the task's mode; only files are read.
 
     With `reuse: false` everything is.
@@ -49,18 +49,18 @@ def needs(task: Task, model: ModelConfig, saved: Saved | None = None) -> Needs:
     """
     mode = task.flow.mode
     if not task.flow.reuse and mode != "judge":
-        return Needs(list(task.datasets), list(task.datasets) if mode == "all" else [])
+        return Remaining(list(task.datasets), list(task.datasets) if mode == "all" else [])
     saved = saved or load_backend(task.flow.backend).look(task, model)
-    judge = fingerprint.verdicts(task)
+    judge = fingerprints.verdicts(task)
     results = {} if mode == "infer" else {item.dataset: item for item in saved.results({})}
-    found = Needs(answers={dataset: saved.answers(dataset) for dataset in task.datasets})
+    found = Remaining(answers={dataset: saved.answers(dataset) for dataset in task.datasets})
     for dataset in task.datasets:
         cell = saved.cell(dataset)
         asks = mode != "judge" and not all_answered(task, model, saved, dataset)
         if asks:
             found.infer.append(dataset)
         elif mode != "judge":
-            found.for_good[dataset] = max(0, (cell.requested or 0) - found.answers[dataset])
+            found.permanent[dataset] = max(0, (cell.requested or 0) - found.answers[dataset])
         if mode == "infer":
             continue
         if cell.verdicts is not None and cell.verdicts != judge:
@@ -78,17 +78,17 @@ class Survey:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self._needs: dict[str, Needs] = {}
+        self._remaining: dict[str, Remaining] = {}
 
-    def needs(self, model: ModelConfig, saved: Saved | None = None) -> Needs:
+    def remaining(self, model: ModelConfig, saved: Saved | None = None) -> Remaining:
         """What is left of a model's part."""
-        if model.name not in self._needs:
-            self._needs[model.name] = needs(self.task, model, saved)
-        return self._needs[model.name]
+        if model.name not in self._remaining:
+            self._remaining[model.name] = remaining(self.task, model, saved)
+        return self._remaining[model.name]
 
     def asks(self, model: ModelConfig) -> bool:
         """Whether a model is asked anything."""
-        return "infer" in self.needs(model).phases
+        return "infer" in self.remaining(model).phases
 
 
 def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> bool:
@@ -99,8 +99,8 @@ def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> 
     missing = cell.requested - saved.answers(dataset)
     if missing <= 0:
         return True
-    for_good = [item for item in saved.failures(dataset) if not item.transient]
-    return missing <= len(for_good) and cell.cause == failures.cause(task, model)
+    permanent = [item for item in saved.failures(dataset) if not item.transient]
+    return missing <= len(permanent) and cell.cause == failures.cause(task, model)
 
 
 def _judged(saved: Saved, result: DatasetResult) -> bool:
@@ -120,10 +120,10 @@ def check_saved(task: Task, model: ModelConfig, saved: Saved | None = None) -> I
     saved = saved or load_backend(task.flow.backend).look(task, model)
     known = {dataset: saved.cell(dataset).predictions for dataset in task.datasets}
     known = {dataset: facts for dataset, facts in known.items() if facts is not None and saved.answers(dataset)}
-    now = fingerprint.predictions_on(task, model, known) if known else {}
+    now = fingerprints.predictions_on(task, model, known) if known else {}
     changes: dict[str, list[str]] = {}  # mostly the same on all of them
     for dataset, facts in known.items():
-        changed = fingerprint.differences(facts or {}, now[dataset])
+        changed = fingerprints.differences(facts or {}, now[dataset])
         if changed:
             changes.setdefault("; ".join(changed), []).append(dataset)
     for change, datasets in changes.items():

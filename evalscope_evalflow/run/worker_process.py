@@ -1,4 +1,4 @@
-"""The parent's side of a worker: start it, let it go, hear how it ends."""
+"""The parent's side of a worker: starts the process, sends requests to it, and parses its events."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from typing import Any
 from evalscope_evalflow.config import keys
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.errors import WorkerError
+from evalscope_evalflow.events.base import Event, parse
+from evalscope_evalflow.events.worker_events import WorkerExited, WorkerFailed
+from evalscope_evalflow.events.worker_requests import JudgeAnswers, ModelReady, StartTask, WorkerRequest
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving.diagnosis import diagnose_process
@@ -52,32 +55,32 @@ class Worker:
 
     def __init__(
         self,
-        told: dict[str, Any],
+        request: StartTask,
         *,
         env: Environment,
         api_key: str,
         log: Path,
         run_id: str,
-        on_event: Callable[[dict[str, Any]], None],
+        on_event: Callable[[Event], None],
         output: Callable[[bytes], None] | None = None,
         entry: Registration | None = None,
     ) -> None:
         """Start it.
 
         Args:
-            told: what it is told first (see worker/__init__.py); keys in it may be SecretStr or `${VAR}`.
+            request: what to do; keys in it may be SecretStr or `${VAR}`.
             env: environment that has EvalScope.
             api_key: key of the model's endpoint.
             log: file for what EvalScope prints.
             run_id: identifies every process of the run.
-            on_event: is called, in a thread, with every event; the last one is `exited`.
+            on_event: is called, in a thread, with every event; the last one is WorkerExited.
             output: is called with what EvalScope prints, as it comes.
             entry: the run's, as `evalflow ps` shows it.
         """
         self.log = log
         self._on_event = on_event
         found: dict[str, str] = {}
-        public = keys.to_environment(told, found, secrets.KEY_PREFIX)
+        public = keys.to_environment(request.as_dict(), found, secrets.KEY_PREFIX)
         self._keys = [key for key in (api_key, *found.values()) if key != keys.NO_KEY]
         status, status_end = os.pipe()
         variables = env.variables(os.environ)
@@ -104,15 +107,15 @@ class Worker:
         os.close(status_end)
         self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
         self._listener.start()
-        self._send(public)
+        self._write(public)
 
     def go(self, api_url: str) -> None:
         """Let it ask the model."""
-        self._send({"go": {"api_url": api_url}})
+        self._send(ModelReady(api_url))
 
     def judge(self, at_once: int | None = None) -> None:
-        """Let it judge what is saved; `at_once`: so many answers at a time, where that is not what it was told."""
-        self._send({"judge": {"at_once": at_once}})
+        """Let it judge what is saved; `at_once` answers at a time, where that is not what the task says."""
+        self._send(JudgeAnswers(at_once))
 
     def stop(self) -> list[int]:
         """End it. Returns PIDs that survive even SIGKILL."""
@@ -122,11 +125,11 @@ class Worker:
                 self.process.stdin.close()
         return left
 
-    def failure(self, event: dict[str, Any]) -> WorkerError:
-        """The error for a worker that failed, or died without a word."""
-        if event["event"] == "failed":
-            what = f"EvalScope failed: {event['kind']}: " if event["kind"] else ""  # none: it is about the API
-            return WorkerError(f"{what}{event['message']}{data_hint(event['message'])}\n  log: {self.log}")
+    def failure(self, event: WorkerFailed | WorkerExited) -> WorkerError:
+        """The error for a worker that failed, or died without reporting anything."""
+        if isinstance(event, WorkerFailed):
+            what = f"EvalScope failed: {event.kind}: " if event.kind else ""  # none: it is about the API
+            return WorkerError(f"{what}{event.message}{data_hint(event.message)}\n  log: {self.log}")
         found = diagnose_process(self.process, less="lower eval_batch_size or judge_max_num_seqs")
         tail = "\n".join(f"    {line}" for line in found.tail)
         hint = f"\n    {found.hint}" if found.hint else ""
@@ -136,20 +139,33 @@ class Worker:
             f"\n  its last lines:\n{tail}\n  log: {self.log}"
         )
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, request: WorkerRequest) -> None:
+        self._write(request.as_dict())
+
+    def _write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write((json.dumps(message, default=str) + "\n").encode())
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it is dead: `exited` follows
+            pass  # it is dead: WorkerExited follows
 
     def _listen(self, status: int) -> None:
         with os.fdopen(status, encoding="utf-8") as lines:
             for line in lines:
                 for key in self._keys:  # servers repeat keys in their errors
                     line = line.replace(key, keys.MASK)
-                with contextlib.suppress(ValueError):  # half a line, of a process that was killed
-                    self._on_event(json.loads(line))
+                event = _parse_line(line)
+                if event is not None:
+                    self._on_event(event)
         self.process.exited.wait()
-        self._on_event({"event": "exited"})
+        self._on_event(WorkerExited())
+
+
+def _parse_line(line: str) -> Event | None:
+    """The event of a line; None for half a line, of a process that was killed."""
+    try:
+        data = json.loads(line)
+    except ValueError:
+        return None
+    return parse(data) if isinstance(data, dict) else None

@@ -32,7 +32,7 @@ from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.engine_identity import Identity, identity
 from evalscope_evalflow.serving.health import Hang, Symptom, Unhealthy
-from evalscope_evalflow.serving.readiness import Readiness, health_path_of
+from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.release import DeviceWatch, Release
 from evalscope_evalflow.serving.running import Running, copy_log
 from evalscope_evalflow.serving.warm_pool import STORE
@@ -233,7 +233,7 @@ class Deployment:
             self._check_reused(self._running)
         else:
             Readiness(
-                self.process, self._address, self.model.name, self.deploy.stall_timeout_s, health_path_of(self.engine)
+                self.process, self._address, self.model.name, self.deploy.stall_timeout_s, self.engine.health_path
             ).wait()
         if self.process.exited.is_set():
             raise self.failure("while it was starting")
@@ -273,7 +273,7 @@ class Deployment:
             cause: what was seen of it; default: how its process ended.
         """
         assert self.process is not None
-        found = diagnose_process(self.process, self.engine.rules)
+        found = diagnose_process(self.process, self.engine.log_patterns)
         after = f"after {time.monotonic() - self._started:.0f} s"
         hint = found.hint
         if isinstance(cause, Hang):

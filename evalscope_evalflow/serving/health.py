@@ -16,7 +16,7 @@ from evalscope_evalflow.engines import Counters, Engine
 from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.endpoint import Endpoint
-from evalscope_evalflow.serving.readiness import ANSWER_TIMEOUT_S, MODELS_PATH, Progress, health_path_of, one_token
+from evalscope_evalflow.serving.readiness import ANSWER_TIMEOUT_S, MODELS_PATH, Progress, one_token
 
 HEALTH_EVERY_S = 1.0
 METRICS_EVERY_S = 5.0
@@ -192,7 +192,7 @@ class Watch:
         self._root = endpoint.api_url.removesuffix("/v1")
         self._stall = Stall(engine, process, endpoint, self._root, stall_timeout_s)
         self._key = endpoint.api_key
-        self._path = health_path_of(engine) or MODELS_PATH
+        self._path = engine.health_path or MODELS_PATH
         self._sick = False
         self._over = threading.Event()
 

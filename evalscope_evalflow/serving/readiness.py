@@ -13,7 +13,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalscope_evalflow.engines import Address, Engine
+from evalscope_evalflow.engines import Address
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving import http
@@ -185,12 +185,6 @@ class Readiness:
                 "\n    A base model needs a chat template: deploy.chat_template (--eval_template)."
             )
         return reply.ok
-
-
-def health_path_of(engine: Engine) -> str | None:
-    """The path at which an engine says whether it is well; None: it has none."""
-    path: str | None = getattr(engine, "health_path", HEALTH_PATH)
-    return path
 
 
 def one_token(model: str) -> dict[str, Any]:

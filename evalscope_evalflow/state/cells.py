@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "cells.json"
+SCHEMA = 2  # {"schema": 2, "datasets": {…}}; 0.1 wrote the datasets alone
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def read(folder: Path) -> dict[str, Cell]:
         return {}
     if not isinstance(data, dict):
         return {}
+    if isinstance(data.get("schema"), int):
+        data = data.get("datasets") or {}
     return {
         str(name): Cell(**{key: value for key, value in item.items() if key in _FIELDS})
         for name, item in data.items()
@@ -85,6 +88,7 @@ def update_all(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> dict[s
     if cells == before:
         return cells
     new = path.with_suffix(".new")
-    new.write_text(json.dumps({name: asdict(item) for name, item in cells.items()}, indent=1), encoding="utf-8")
+    data = {"schema": SCHEMA, "datasets": {name: asdict(item) for name, item in cells.items()}}
+    new.write_text(json.dumps(data, indent=1), encoding="utf-8")
     new.replace(path)
     return cells

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,82 +16,90 @@ from typing import Any
 import psutil
 
 from evalscope_evalflow.config import keys
+from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.engine_events import EngineKept, EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.run_events import (
+    OverlapMeasured,
+    Phase,
+    PhaseEnded,
+    PreviousRunDied,
+    Progress,
+    RunFinished,
+    RunStarted,
+    WorkPlanned,
+)
 
 FOLDER = "evalflow"
+OURS = "evalscope-evalflow"
 DIED = "died"
 CLOCK_ERROR_S = 5.0  # a start time is counted from the boot, by a clock that may have been set since
+SCHEMA = 2  # of run.json and of each line of events.jsonl; 0.1 wrote none, and is 1
+MEASURED = (Phase.LOAD, Phase.INFER, Phase.SAVE, Phase.RELEASE, Phase.JUDGE)
+NOT_RECORDED = (Progress,)
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
 
 
 class Record:
-    """What happened in one run of one model, kept on disk as it happens.
+    """Keeps what happens in one run of one model on disk, as it happens. A subscriber to the run's events.
 
     Attributes:
         folder: where it and the logs are.
-        left: what of its engines could not be released, a line each.
     """
 
-    def __init__(self, run_folder: Path, run_id: str, **start: Any) -> None:
+    def __init__(
+        self, run_folder: Path, run_id: str, *, versions: Mapping[str, str | None] | None = None, **start: Any
+    ) -> None:
+        """Begin a new run.json, and go on with events.jsonl.
+
+        Args:
+            run_folder: the run folder.
+            run_id: the run's name.
+            versions: of packages in the worker's environment, by name; the engine's comes when it is started.
+            start: fields of run.json that are known from the start, such as `task` and `model`.
+        """
         self.folder = run_folder / FOLDER
-        self.left: list[str] = []
         self.folder.mkdir(parents=True, exist_ok=True)
         before = read(run_folder)
         self._data: dict[str, Any] = {
+            "schema": SCHEMA,
             "run_id": run_id,
             "state": "running",
             "started": _now(),
             "pid": os.getpid(),
             "pid_started": _start_of(os.getpid()),
             "host": platform.node(),
-            "versions": {
-                name: _version(name)
-                for name in ("evalscope-evalflow", "evalscope", "xllamacpp", "vllm", "lmdeploy", "sglang")
-            },
+            "versions": {OURS: _version(OURS), **(versions or {})},
             **keys.redact(start),
         }
         if before and before["state"] == DIED:
-            self.event(DIED, run_id=before.get("run_id"), pid=before.get("pid"))
+            append_event(self.folder, PreviousRunDied(before.get("run_id"), before.get("pid")))
         # Given up when the disk is full, so that the record can still say how the run ended.
         (self.folder / _RESERVE).write_bytes(b"\0" * _RESERVE_BYTES)
-        self.event("started")
-        self.save()
+        self.on_event(RunStarted(run_id))
 
-    def set(self, **fields: Any) -> None:
-        """Add to the record, and save it."""
-        self._data.update(keys.redact(fields))
-        self.save()
+    def on_event(self, event: Event) -> None:
+        """Write an event down.
 
-    def event(self, name: str, **details: Any) -> None:
-        """Append to the events."""
-        append_event(self.folder, name, **details)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """A phase of the run; its seconds add up if there are several, as when an engine is started again."""
-        began = time.monotonic()
-        self.event("phase begins", phase=name)
-        try:
-            yield
-        finally:
-            seconds = time.monotonic() - began
-            phases = self._data.setdefault("phases_s", {})
-            phases[name] = round(phases.get(name, 0) + seconds, 3)
-            self.event("phase ends", phase=name, seconds=round(seconds, 3))
-
-    def held(self, seconds: float) -> None:
-        """Add to the seconds that an engine was there for this run, from its start to its end."""
-        self.set(engine_held_s=round(self._data.get("engine_held_s", 0) + seconds, 3))
-
-    def finish(self, state: str, **fields: Any) -> None:
-        """The run has ended, as `complete`, `incomplete`, `failed` or `interrupted`."""
-        with suppress(OSError):
-            (self.folder / _RESERVE).unlink()
-        self.set(state=state, ended=_now(), **fields)
-        self.event(state)
+        Raises:
+            OSError: run.json cannot be written.
+        """
+        if isinstance(event, NOT_RECORDED):
+            return
+        if isinstance(event, RunFinished):
+            with suppress(OSError):
+                (self.folder / _RESERVE).unlink()
+        short = dataclasses.replace(event, results=None) if isinstance(event, RunFinished) else event
+        append_event(self.folder, short)  # run.json has the results
+        if self._take(event):
+            self.save()
 
     def save(self) -> None:
-        """Write run.json as a whole, or leave the old one."""
+        """Write run.json as a whole, or leave the old one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         new = self.folder / ".run.json.new"  # one run a folder: nobody else writes it
         try:
             new.write_text(json.dumps(self._data, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
@@ -99,18 +107,57 @@ class Record:
         finally:
             new.unlink(missing_ok=True)
 
+    def _take(self, event: Event) -> bool:
+        """Put what an event says into the record; whether it has to be written now."""
+        data = self._data
+        if isinstance(event, PhaseEnded) and event.phase in MEASURED:
+            seconds = data.setdefault("phases_s", {})  # they add up, as when an engine is started again
+            seconds[event.phase.value] = round(seconds.get(event.phase.value, 0) + event.seconds, 3)
+            return False
+        if isinstance(event, RunStarted):
+            return True
+        if isinstance(event, WorkPlanned):
+            data["phases"] = event.phases
+        elif isinstance(event, (EngineStarting, EngineReused)):
+            data.update(engine=event.engine, command=keys.redact(event.command), placement=event.placement)
+            data["versions"][event.engine] = event.version
+            if isinstance(event, EngineReused):
+                data["reused"] = {"run_id": event.run_id, "log": event.log}
+            else:
+                data.pop("reused", None)
+        elif isinstance(event, OverlapMeasured):
+            data["overlap"] = dataclasses.asdict(event)
+        elif isinstance(event, EngineKept):
+            self._held(event.held_s)
+            data["release"] = {"released": False, "kept_until": event.until}
+        elif isinstance(event, EngineReleased):
+            self._held(event.held_s)
+            data["release"] = {"released": event.released, **keys.redact(event.details)}
+        elif isinstance(event, RunFinished):
+            data.update(state=event.state.value, ended=_now())
+            if event.error is not None:
+                data["error"] = event.error
+            if event.results is not None:
+                data["results"] = keys.redact(event.results)
+        else:
+            return False
+        return True
 
-def append_event(folder: Path, name: str, **details: Any) -> None:
+    def _held(self, seconds: float) -> None:
+        """Add to the seconds that an engine was there for this run, from its start to its end."""
+        self._data["engine_held_s"] = round(self._data.get("engine_held_s", 0) + seconds, 3)
+
+
+def append_event(folder: Path, event: Event) -> None:
     """Append to the events, if that can be: a diary that cannot be written must not end what it tells of.
 
     Args:
         folder: `evalflow` in a run folder.
-        name: the event's.
-        details: more about it.
+        event: what has happened.
     """
-    line = json.dumps({"time": _now("milliseconds"), "event": name, **keys.redact(details)}, default=str)
+    line = {"schema": SCHEMA, "time": _now("milliseconds"), **keys.redact(event.as_dict())}
     with suppress(OSError), (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+        file.write(json.dumps(line, default=str) + "\n")
 
 
 def read(run_folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
-from evalscope_evalflow.run.resume import Needs
+from evalscope_evalflow.run.resume import Remaining
 from evalscope_evalflow.state import cells as ledger
 
 UNKNOWN_SAMPLES = 500  # of a dataset that nobody has counted yet
@@ -75,7 +75,7 @@ def _published(task: Task, dataset: str) -> int:
     return min(count, limit) if isinstance(limit, int) else count
 
 
-def size(task: Task, model: ModelConfig, left: Needs, counted: Mapping[str, int], judged: bool) -> Size:
+def size(task: Task, model: ModelConfig, left: Remaining, counted: Mapping[str, int], judged: bool) -> Size:
     """What is left of a model's part.
 
     Args:

@@ -1,4 +1,4 @@
-"""The process that started us: what is said to it, and what it says."""
+"""The channel to the parent process: events go to it, requests come from it, one JSON line each."""
 
 from __future__ import annotations
 
@@ -7,65 +7,94 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO, TypeVar
+
+from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.worker_events import WorkerAsking, WorkerFailed, WorkerWaiting
+from evalscope_evalflow.events.worker_requests import (
+    JudgeAnswers,
+    ModelReady,
+    WorkerRequest,
+    parse_request,
+)
+
+RequestT = TypeVar("RequestT", bound=WorkerRequest)
 
 
-class Parent:
-    """Both ends of the line to it."""
+class Channel:
+    """Both directions.
 
-    def __init__(self, status_fd: int) -> None:
-        self._status = os.fdopen(status_fd, "w", buffering=1, encoding="utf-8")
-        self._saying = threading.Lock()
-        self._asking = threading.Lock()
+    Attributes:
+        on_model_ready: is called once, before the model is asked for the first time.
+    """
+
+    def __init__(self, events: TextIO, requests: TextIO) -> None:
+        """
+        Args:
+            events: file that the parent reads; each line must reach it at once.
+            requests: file that the parent writes.
+        """
+        self.on_model_ready: Callable[[], None] = lambda: None
+        self._events, self._requests = events, requests
+        self._emitting = threading.Lock()
+        self._waiting = threading.Lock()
         self._api_url: str | None = None
-        self.once_the_engine_is_there: Callable[[], None] = lambda: None
 
-    def say(self, event: str, **details: Any) -> None:
-        """Tell it what has happened."""
-        with self._saying:
-            print(json.dumps({"event": event, **details}, default=str), file=self._status)
+    def emit(self, event: Event) -> None:
+        """Report an event; from any thread."""
+        with self._emitting:
+            print(json.dumps(event.as_dict(), default=str), file=self._events)
 
-    def listen(self) -> dict[str, Any]:
-        """Its next word. Without one there is nobody to work for."""
-        line = sys.stdin.readline()
-        if not line:
-            os._exit(1)
-        message: dict[str, Any] = json.loads(line)
-        return message
+    def receive(self, kind: type[RequestT]) -> RequestT:
+        """Wait for a request of this kind; others are passed over. The process ends if the parent is gone."""
+        while True:
+            line = self._requests.readline()
+            if not line:
+                os._exit(1)
+            request = parse_request(json.loads(line))
+            if isinstance(request, kind):
+                return request
 
     def wait_for_model(self, meanwhile: Callable[[], None] | None = None) -> str:
         """Wait until the model can be asked, once; from any thread.
 
         Args:
-            meanwhile: is called when the waiting begins, and must not wait itself.
+            meanwhile: is called when the wait begins, and must not wait itself.
 
         Returns:
             The base URL of its API.
         """
-        with self._asking:
+        with self._waiting:
             if self._api_url is None:
-                self.say("waiting")
+                self.emit(WorkerWaiting())
                 if meanwhile is not None:
                     meanwhile()
-                self._api_url = str(self.listen()["go"]["api_url"])
-                self.once_the_engine_is_there()
-                self.say("going")
+                self._api_url = self.receive(ModelReady).api_url
+                self.on_model_ready()
+                self.emit(WorkerAsking())
             return self._api_url
 
     def wait_to_judge(self) -> int | None:
-        """Wait until the answers may be judged: the engine has been released by then.
+        """Wait until the answers may be judged: the engine is released by then.
 
         Returns:
-            How many may be judged at once; None: as many as it said before.
+            How many may be judged at once; None: as the task says.
         """
-        while "judge" not in (word := self.listen()):  # the model's URL may have come when nothing was left to ask
-            pass
-        at_once: int | None = word["judge"].get("at_once")
-        return at_once
+        return self.receive(JudgeAnswers).at_once  # the model's URL may have come when nothing was left to ask
 
-    def end(self, reason: str) -> NoReturn:
-        """End the run at once, from whatever thread; all that was answered is saved."""
-        self.say("failed", kind="", message=reason)
+    def abort(self, reason: str) -> NoReturn:
+        """End this process at once, from any thread; every answer so far is saved.
+
+        Args:
+            reason: why no other sample can be answered.
+        """
+        self.emit(WorkerFailed(kind="", message=reason))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def open_channel() -> Channel:
+    """The channel that the parent has opened: a descriptor in EVALFLOW_STATUS_FD, and standard input."""
+    status = os.fdopen(int(os.environ.pop("EVALFLOW_STATUS_FD")), "w", buffering=1, encoding="utf-8")
+    return Channel(status, sys.stdin)

@@ -1,4 +1,4 @@
-"""The phases of a task, on the parent's word."""
+"""Runs the phases of a task, one after the other, when the parent asks for them."""
 
 from __future__ import annotations
 
@@ -6,64 +6,70 @@ import importlib
 import os
 import sys
 import traceback
-from typing import Any, Protocol
+from typing import Protocol
 
-from evalscope_evalflow.worker.channel import Parent
+from evalscope_evalflow.events.worker_events import (
+    AnswersSaved,
+    WorkerDone,
+    WorkerFailed,
+    WorkerImported,
+    WorkerJudging,
+)
+from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.channel import Channel, open_channel
 from evalscope_evalflow.worker.credentials import mask_keys
 from evalscope_evalflow.worker.priority import give_way
 
 
-class Phases(Protocol):
-    """What a stock backend does here."""
+class WorkerHalf(Protocol):
+    """What a stock backend does in the worker. It is made with the StartTask request and the channel."""
 
     def prepare(self) -> None:
         """Import it."""
 
     def infer(self) -> None:
-        """Save every answer that can be had; `parent.wait_for_model()` gives the model's URL when it is needed."""
+        """Save every answer that can be had; `channel.wait_for_model()` gives the model's URL when it is needed."""
 
-    def judge(self) -> None:
-        """Score what is saved, and report."""
-
-
-def phases_of(told: dict[str, Any], parent: Parent) -> Phases:
-    """The worker half of the backend that the parent names, as `module:class`."""
-    module, _, name = told["backend"].partition(":")
-    phases: Phases = getattr(importlib.import_module(module), name)(told, parent)
-    return phases
+    def judge(self, at_once: int | None) -> None:
+        """Score what is saved, and report; `at_once` answers at a time."""
 
 
-def run(told: dict[str, Any], parent: Parent) -> None:
-    """Do what we were told."""
+def load_half(request: StartTask, channel: Channel) -> WorkerHalf:
+    """The worker half that the request names."""
+    module, _, name = request.backend.partition(":")
+    half: WorkerHalf = getattr(importlib.import_module(module), name)(request, channel)
+    return half
+
+
+def run(request: StartTask, channel: Channel) -> None:
+    """Do what the request says."""
     mask_keys()
-    if "infer" in told["phases"]:
-        parent.once_the_engine_is_there = give_way()
-    backend = phases_of(told, parent)
-    backend.prepare()
-    parent.say("imported")
-    if "infer" in told["phases"]:
-        backend.infer()
-        parent.once_the_engine_is_there()  # it was not needed
-        parent.say("predicted")
-    if "judge" in told["phases"]:
-        at_once = parent.wait_to_judge()
-        if at_once and told.get("judge_batch_size"):
-            told["judge_batch_size"] = at_once  # other models ask the same judge
-        parent.say("judging")
-        backend.judge()
+    if "infer" in request.phases:
+        channel.on_model_ready = give_way()
+    half = load_half(request, channel)
+    half.prepare()
+    channel.emit(WorkerImported())
+    if "infer" in request.phases:
+        half.infer()
+        channel.on_model_ready()  # it was not needed
+        channel.emit(AnswersSaved())
+    if "judge" in request.phases:
+        at_once = channel.wait_to_judge()
+        channel.emit(WorkerJudging())
+        half.judge(at_once if at_once and request.judge_batch_size else request.judge_batch_size)
 
 
 def main() -> None:
-    """Do it, and say how it ended."""
-    parent = Parent(int(os.environ.pop("EVALFLOW_STATUS_FD")))
-    told = parent.listen()
+    """Run the task, and report how it ended."""
+    channel = open_channel()
+    request = channel.receive(StartTask)
     code = 0
     try:
-        run(told, parent)
-        parent.say("done")
+        run(request, channel)
+        channel.emit(WorkerDone())
     except Exception as error:  # noqa: BLE001 - whatever a benchmark raises is the parent's to report
         traceback.print_exc()
-        parent.say("failed", kind=type(error).__name__, message=str(error))
+        channel.emit(WorkerFailed(kind=type(error).__name__, message=str(error)))
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

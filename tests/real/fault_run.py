@@ -228,7 +228,7 @@ class FaultRun:
 
     def wait_releasing(self) -> None:
         """Wait until the engine is told to stop."""
-        wait_for(lambda: '"phase begins", "phase": "release"' in self.events(), "the release", 300)
+        wait_for(lambda: '"PhaseBegan", "phase": "release"' in self.events(), "the release", 300)
 
     def ports(self) -> list[int]:
         """Ports that the engine was given."""

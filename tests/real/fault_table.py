@@ -1,6 +1,6 @@
 """The fault matrix: what may go wrong, when, on which engine, and what has to hold afterwards.
 
-`test_faults.py` makes each row happen. `docs/faults.md` shows the rows with the seconds that they took.
+`test_faults.py` makes each row happen. `docs/measured/faults.md` shows the rows with the seconds that they took.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ NAME = PACKAGE.name
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 400
 
-# From the top to the bottom: a package imports only from those below it. docs/architecture.md shows the same list.
+# From the top to the bottom: a package imports only from those below it (docs/contributing/architecture.md).
 LAYERS = [
     "testing",
     "cli",

@@ -61,11 +61,6 @@ class Native(Backend):
         report = task.folder(model) / "reports" / model.name / f"{dataset}.json"
         return _move([*NativeSaved(task, model).files("reviews", dataset), report], task.folder(model), kept)
 
-    def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
-        judged = bool((task.stock.get("judge") or {}).get("models"))
-        told = super().worker_task(task, model, max_num_seqs)
-        return {**told, "judge_batch_size": task.flow.judge_max_num_seqs if judged else None}
-
 
 def has_predictions(folder: Path) -> bool:
     """Whether there is anything to go on from. EvalScope refuses a folder without the task it was made by."""

@@ -18,7 +18,9 @@ from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
 from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
-from evalscope_evalflow.worker.channel import Parent
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
+from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
@@ -37,16 +39,16 @@ class Native:
     A benchmark with an evaluator of its own cannot be split: it is done as a whole in the first pass.
     """
 
-    def __init__(self, told: dict[str, Any], parent: Parent) -> None:
+    def __init__(self, request: StartTask, channel: Channel) -> None:
         """
         Args:
-            told: the parent's first word; beside what all backends get, `judge_batch_size`: how many answers are
-                scored at once, or None for `eval_batch_size`.
-            parent: who said it.
+            request: what to do.
+            channel: to the parent.
         """
-        self.told, self.parent = told, parent
-        self.failures = Failures(**told["failures"])
-        self.datasets: list[str] = list(told["task"]["datasets"])
+        self.request, self.channel = request, channel
+        self.stock_task = dict(request.stock_task)
+        self.failures = Failures(request.failures_file, request.failure_cause)
+        self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
         self.done: set[str] = set()  # as a whole, in the first pass
@@ -63,31 +65,31 @@ class Native:
         self._hold_until_go()
         self._look_at_evaluators()
         retry_only_what_is_transient()
-        check_benchmarks(Path(self.told["task"]["work_dir"]) / "evalflow" / "benchmarks.json")
+        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json")
 
     def infer(self) -> None:
         """Predict; EvalScope asks for the model when it first needs it."""
         from evalscope.api.mixin.llm_judge_mixin import LLMJudgeMixin
 
-        if "judge" not in self.told["phases"]:  # nobody needs a judge today
+        if "judge" not in self.request.phases:  # nobody needs a judge today
             LLMJudgeMixin.validate_judge_strategy = lambda _: None
         with contextlib.suppress(_AllPredicted):
             self._run(self._predictor(), self.datasets)
 
-    def judge(self) -> None:
+    def judge(self, at_once: int | None) -> None:
         """Score what is saved; the model is gone."""
         self.judging = True
         self._wait_for_imports()
         os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
-        folder = Path(self.told["task"]["work_dir"])
+        folder = Path(self.stock_task["work_dir"])
         for dataset in self.datasets:
-            dropped = drop_fallbacks(folder / "reviews" / self.told["task"]["model_id"], dataset)
+            dropped = drop_fallbacks(folder / "reviews" / self.stock_task["model_id"], dataset)
             if dropped:
-                self.parent.say("verdicts dropped", dataset=dataset, number=dropped)
+                self.channel.emit(VerdictsDropped(dataset, dropped))
         left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
-            self.told["task"]["use_cache"] = str(folder)
-            self._run(self._judge(), left)
+            self.stock_task["use_cache"] = str(folder)
+            self._run(self._judge(at_once), left)
 
     def _hold_until_go(self) -> None:
         """Have EvalScope wait for the model's endpoint at the point where it makes its client."""
@@ -100,7 +102,7 @@ class Native:
             if self.judging:
                 raise ValueError("the model is asked for while its answers are judged: set `mode: all`, and run again")
             # Not in the task: EvalScope takes a new port for a new task, and would not resume.
-            os.environ[_BASE_URL] = self.parent.wait_for_model(self._import_ahead)
+            os.environ[_BASE_URL] = self.channel.wait_for_model(self._import_ahead)
             # EvalScope unwraps keys for its judges, and not for the model's client.
             model = make(task_config.model_copy(update={"model_args": get_secret_value(task_config.model_args)}))
             refuse_error_texts(model)
@@ -110,7 +112,7 @@ class Native:
 
     def _import_ahead(self) -> None:
         """What is needed later; a report may be made in the first pass where one dataset is done as a whole."""
-        later = "judge" in self.told["phases"] and not self.done
+        later = "judge" in self.request.phases and not self.done
         self.ahead = import_ahead(openai_client, *([html_report] if later else []))
 
     def _wait_for_imports(self) -> None:
@@ -125,7 +127,7 @@ class Native:
 
         EVALUATOR_REGISTRY["default"] = evaluator
         # With no key of its own, EvalScope reads the variable EVALSCOPE_API_KEY.
-        task = {**resolve(self.told["task"]), "api_key": None, "datasets": datasets}
+        task = {**resolve(self.stock_task), "api_key": None, "datasets": datasets}
         run_task(TaskConfig.from_dict(task))
 
     def _predictor(self) -> Any:
@@ -151,9 +153,7 @@ class Native:
                 dataset = str(self.benchmark_name)
                 counts = self._perf_request_count, self._perf_metric_count
                 phases.performance[dataset] = (self.perf_collector, *counts)
-                phases.parent.say(
-                    "dataset predicted", dataset=dataset, requested=requested, answered=requested - failed
-                )
+                phases.channel.emit(DatasetAnswered(dataset, requested=requested, answered=requested - failed))
                 if dataset == phases.datasets[-1]:
                     raise _AllPredicted
                 return {}
@@ -173,9 +173,9 @@ class Native:
             evaluator = create(benchmark=benchmark, **others)
             if type(evaluator) is not registry.EVALUATOR_REGISTRY["default"]:
                 name = str(benchmark.name)
-                if self.told["phases"] != ["infer", "judge"] and not self.judging:
+                if list(self.request.phases) != ["infer", "judge"] and not self.judging:
                     raise ValueError(f"{name} has an evaluator of its own, which cannot be split: set `mode: all`")
-                self.parent.say("not split", dataset=name)
+                self.channel.emit(DatasetNotSplit(name))
                 self.done.add(name)
                 self._wait_for_imports()
             evaluator.eval = partial(self._alone, str(benchmark.name), evaluator.eval)
@@ -192,7 +192,7 @@ class Native:
             self.lost[dataset] = error
             if len(self.lost) == len(self.datasets):
                 raise next(iter(self.lost.values())) from None
-            self.parent.say("dataset failed", dataset=dataset, message=f"{type(error).__name__}: {said_by(error)}")
+            self.channel.emit(DatasetFailed(dataset, f"{type(error).__name__}: {said_by(error)}"))
         if not self.judging and dataset == self.datasets[-1]:
             raise _AllPredicted
         return {}
@@ -207,7 +207,7 @@ class Native:
         except Exception as error:
             kind, transient = classify(error)
             if kind == "run":
-                self.parent.end(run_error(error))
+                self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, said_by(error))
             raise
         with evaluator._prediction_cache_lock:
@@ -215,10 +215,9 @@ class Native:
         item.prediction_persisted = True
         return state
 
-    def _judge(self) -> Any:
-        """An evaluator that scores, and asks the model for nothing."""
+    def _judge(self, at_once: int | None) -> Any:
+        """An evaluator that scores, and asks the model for nothing; None: `eval_batch_size` answers at once."""
         phases, default = self, self.default
-        at_once = self.told.get("judge_batch_size")
 
         class Judge(default):  # type: ignore[misc, valid-type]
             def __init__(self, **parts: Any) -> None:

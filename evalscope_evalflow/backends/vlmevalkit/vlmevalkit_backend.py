@@ -36,6 +36,7 @@ class VLMEvalKit(Backend):
     """`eval_backend: VLMEvalKit`."""
 
     name = "VLMEvalKit"
+    distributions = ("evalscope", "ms-vlmeval")
     worker = "evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker:VLMEvalKit"
 
     def check(self, task: Task) -> Iterable[Problem]:
@@ -87,17 +88,15 @@ class VLMEvalKit(Backend):
             **({"seed": task.stock["seed"]} if "seed" in task.stock else {}),
         }
 
-    def worker_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+    def worker_settings(self, task: Task, model: ModelConfig) -> dict[str, Any]:
         judge = (task.stock.get("judge") or {}).get("models")
         return {
-            **super().worker_task(task, model, max_num_seqs),
             "model": model.name,
             "datasets": list(task.datasets),
             "limit": task.stock.get("limit"),
             "generation_config": _generation(task),
             "model_args": task.stock.get("model_args"),
             "judge": (judge[0] if isinstance(judge, list) else judge) or None,
-            "judge_batch_size": task.flow.judge_max_num_seqs,
             "verify_md5": task.flow.verify_md5,
         }
 

@@ -40,7 +40,9 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
-from evalscope_evalflow.worker.channel import Parent
+from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
+from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client, uncollected
@@ -57,17 +59,18 @@ JUDGE_PATIENCE = {"timeout": 300, "retries": 3, "retry_interval": 5}
 class VLMEvalKit:
     """The phases of `eval_backend: VLMEvalKit`."""
 
-    def __init__(self, told: dict[str, Any], parent: Parent) -> None:
+    def __init__(self, request: StartTask, channel: Channel) -> None:
         """
         Args:
-            told: the parent's first word; beside what all backends get: `model`, `datasets`, `limit`,
-                `generation_config`, `model_args`, `judge` (None where there is none), `judge_batch_size`, `verify_md5`.
-            parent: who said it.
+            request: what to do; its settings are `model`, `datasets`, `limit`, `generation_config`, `model_args`,
+                `judge` (None where there is none) and `verify_md5`.
+            channel: to the parent.
         """
-        self.told, self.parent = told, parent
-        self.work_dir = Path(told["task"]["work_dir"])
-        self.failures = Failures(**told["failures"])
-        self.judge_config: dict[str, Any] | None = resolve(told.get("judge"))
+        self.settings, self.channel = request.settings, channel
+        self.stock_task = request.stock_task
+        self.work_dir = Path(self.stock_task["work_dir"])
+        self.failures = Failures(request.failures_file, request.failure_cause)
+        self.judge_config: dict[str, Any] | None = resolve(self.settings.get("judge"))
         self.files: dict[str, Files] = {}
         self.data: dict[str, Any] = {}  # VLMEvalKit's datasets
         self.errors: dict[str, str] = {}
@@ -98,13 +101,13 @@ class VLMEvalKit:
         ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
         retry_only_what_is_transient()
         self._take_hold()
-        for dataset in self.told["datasets"]:
-            self.files[dataset] = Files(self.work_dir, self.told["model"], dataset, SUPPORTED_DATASETS)
+        for dataset in self.settings["datasets"]:
+            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, SUPPORTED_DATASETS)
         problems = []
-        for dataset in self.told["datasets"]:
+        for dataset in self.settings["datasets"]:
             try:
-                files, limit = self.files[dataset], self.told.get("limit")
-                self.data[dataset] = load_dataset(dataset, self._build, files, self.told["verify_md5"])
+                files, limit = self.files[dataset], self.settings.get("limit")
+                self.data[dataset] = load_dataset(dataset, self._build, files, self.settings["verify_md5"])
                 self.answers[dataset] = Answers(files, self.data[dataset], limit, self.failures, self.load, self.dump)
             except Exception as error:  # noqa: BLE001 - a download, a parser, a dataset's own code
                 traceback.print_exc()
@@ -115,7 +118,7 @@ class VLMEvalKit:
     def infer(self) -> None:
         """Save every answer that can be had."""
         left = []
-        for dataset in self.told["datasets"]:
+        for dataset in self.settings["datasets"]:
             self.answers[dataset].clean()
             rows = self.answers[dataset].to_ask()
             if rows:
@@ -125,10 +128,10 @@ class VLMEvalKit:
             else:
                 self._note_answers(dataset)
         if left:
-            self._run("infer", left, self.told["task"]["eval_config"]["nproc"])
+            self._run("infer", left, self.stock_task["eval_config"]["nproc"])
         self._raise_if_nothing_worked(left, "answered")
 
-    def judge(self) -> None:
+    def judge(self, at_once: int | None) -> None:
         """Score what is saved; the model is gone."""
         self.errors.clear()
         judge = self.judge_config
@@ -153,7 +156,7 @@ class VLMEvalKit:
         for name in ("OpenAIWrapper", "SiliconFlowAPI", "HFChatModel"):  # all that VLMEvalKit makes judges of
             setattr(vlmeval.api, name, judge_class)
         left = []
-        for dataset in self.told["datasets"]:
+        for dataset in self.settings["datasets"]:
             self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
             self.answers[dataset].clean()
             if not self.files[dataset].predictions.exists():
@@ -162,7 +165,7 @@ class VLMEvalKit:
             self._drop_stale(dataset)
             left.append(dataset)
         if left:
-            self._run("eval", left, self.told["judge_batch_size"])
+            self._run("eval", left, at_once or self.stock_task["eval_config"]["nproc"])
         self._raise_if_nothing_worked(left, "judged")
 
     def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
@@ -172,9 +175,9 @@ class VLMEvalKit:
 
         self.mode = mode
         self.reached.clear()
-        config = {**self.told["task"]["eval_config"], "mode": mode, "data": datasets, "nproc": at_once}
+        config = {**self.stock_task["eval_config"], "mode": mode, "data": datasets, "nproc": at_once}
         config["model"] = [dict(item) for item in config["model"]]
-        run_task(TaskConfig.from_dict({**self.told["task"], "eval_config": config}))
+        run_task(TaskConfig.from_dict({**self.stock_task, "eval_config": config}))
         for dataset in datasets:
             if dataset not in self.reached:  # some splits are passed over without a word
                 self.errors.setdefault(dataset, f"VLMEvalKit does not {'score' if mode == 'eval' else 'ask'} it")
@@ -223,11 +226,11 @@ class VLMEvalKit:
 
     def _model_api(self) -> Api:
         if self.api is None:
-            url = self.parent.wait_for_model(self._import_ahead)
-            settings = {**MODEL_PATIENCE, **(self.told.get("generation_config") or {})}
+            url = self.channel.wait_for_model(self._import_ahead)
+            settings = {**MODEL_PATIENCE, **(self.settings.get("generation_config") or {})}
             settings.pop("batch_size", None)
-            model_args = _client(resolve(self.told.get("model_args")))
-            self.api = Api(self.told["model"], url, os.environ[MODEL_KEY], settings, model_args)
+            model_args = _client(resolve(self.settings.get("model_args")))
+            self.api = Api(self.settings["model"], url, os.environ[MODEL_KEY], settings, model_args)
         return self.api
 
     # data
@@ -259,7 +262,7 @@ class VLMEvalKit:
 
     def _note_answers(self, dataset: str) -> None:
         requested, answered = self.answers[dataset].finish()
-        self.parent.say("dataset predicted", dataset=dataset, requested=requested, answered=answered)
+        self.channel.emit(DatasetAnswered(dataset, requested, answered))
 
     def _track(self, func: Any, tasks: Any = (), nproc: int = 1, save: Any = None, keys: Any = None, **_: Any) -> Any:
         """VLMEvalKit's `track_progress_rich`, in either phase."""
@@ -292,7 +295,7 @@ class VLMEvalKit:
             was_open = bool(self.open)
             self.open.discard((dataset, row))
             if was_open and not self.open:
-                self.parent.say("answered")
+                self.channel.emit(AllAnswered())
 
     def _ask(self, func: Any, task: Any, key: Any) -> str:
         now = self.now
@@ -307,7 +310,7 @@ class VLMEvalKit:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             kind, transient = classify(error)
             if kind == "run":
-                self.parent.end(run_error(error))
+                self.channel.abort(run_error(error))
             said = masked(said_by(error))
             if not (isinstance(error, Unanswered) and said.startswith("not asked again: ")):
                 self.failures.add(dataset, "default", row, cause, kind, transient, said)
@@ -327,7 +330,7 @@ class VLMEvalKit:
         fallbacks = len(files.read().get("fallbacks") or {})
         dropped = drop_stale(files, self.load, self.dump, answers, group_of(dataset, data))
         if dropped or fallbacks:
-            self.parent.say("verdicts dropped", dataset=dataset, number=dropped + fallbacks)
+            self.channel.emit(VerdictsDropped(dataset, dropped + fallbacks))
 
     def _evaluate(self, dataset: str, stock: Callable[..., Any], **options: Any) -> Any:
         """VLMEvalKit's evaluation of one dataset, and the report on it."""
@@ -361,7 +364,7 @@ class VLMEvalKit:
         rows = data[data["index"].astype(str).isin(set(outcome.scored))]
         found = figures(dataset, outcome.result, rows)
         write(
-            files.report, dataset=dataset, model=self.told["model"], found=found, scored=len(outcome.scored),
+            files.report, dataset=dataset, model=self.settings["model"], found=found, scored=len(outcome.scored),
             requested=requested, judge=judge, fallbacks=kinds, own=bool(files.read().get("own")),
         )  # fmt: skip
 

@@ -131,7 +131,7 @@ def test_a_second_run_starts_nothing(letters: tuple[Task, Outcome]) -> None:
     before = events.read_text()
     assert run(asked).scores == found.scores
     added = [json.loads(line)["event"] for line in events.read_text()[len(before) :].splitlines()]
-    assert "worker imported" not in added
+    assert "WorkerImported" not in added
 
 
 def test_mathverse_in_two_phases(lmu_data: Path, vllm: Endpoint, vlmeval_env: Path, tmp_path: Path) -> None:

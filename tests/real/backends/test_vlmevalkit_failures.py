@@ -112,11 +112,11 @@ class TestDisturbed:
     ) -> None:
         lines = (disturbed[0] / "evalflow" / "events.jsonl").read_text().splitlines()
         events = [(event["event"], event.get("dataset")) for event in map(json.loads, lines)]
-        at = [number for number, (event, _) in enumerate(events) if event == "worker answered"]
+        at = [number for number, (event, _) in enumerate(events) if event == "AllAnswered"]
         assert len(at) == 1
-        rest = [dataset for event, dataset in events[at[0] :] if event == "worker dataset predicted"]
+        rest = [dataset for event, dataset in events[at[0] :] if event == "DatasetAnswered"]
         assert rest == [MIXED[-1]]
-        assert ("worker predicted", None) in events[at[0] :]
+        assert ("AnswersSaved", None) in events[at[0] :]
 
     def test_a_group_without_all_its_variants_leaves_the_score(self, disturbed: tuple[Path, Outcome]) -> None:
         dyna = disturbed[1].cells["DynaMath"]
@@ -261,7 +261,7 @@ def test_the_engine_dies_at_a_third_and_the_scores_are_the_same(
     record = json.loads((work / "evalflow" / "run.json").read_text())
     assert record["phases_s"]["infer"] > 0
     events = [json.loads(line)["event"] for line in (work / "evalflow" / "events.jsonl").read_text().splitlines()]
-    assert events.count("engine died") >= 1
+    assert events.count("EngineDied") >= 1
 
 
 def test_data_that_is_not_there_and_data_that_is_another(

@@ -45,7 +45,7 @@ def test_a_damaged_model_is_fetched_again(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "evalflow" / "models" / Path(demo.MEMBER).name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"GGUF, but cut short")
-    assert demo.model() == path
+    assert demo.fetch_model() == path
     assert path.stat().st_size == 98362432
     assert [item.name for item in path.parent.iterdir() if not item.name.startswith(".")] == [path.name]
 

@@ -44,7 +44,7 @@ def test_vllm_alone_leaves_its_engine_behind(checkpoint: Path, vllm_deploy: dict
             server.wait()
             _, alive = psutil.wait_procs(started, timeout=LOOK_FOR_S)
             names = [process.name() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-            assert any("EngineCore" in name for name in names), "vLLM has mended it: say so in docs/faults.md"
+            assert any("EngineCore" in name for name in names), "vLLM has mended it: say so in docs/measured/faults.md"
         finally:
             server.kill()
             server.wait()

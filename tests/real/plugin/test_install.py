@@ -62,7 +62,7 @@ def test_install_and_uninstall(installer: str, editable: bool, wheel: Path, tmp_
         _run(
             python,
             "-c",
-            "from evalscope_evalflow.cli import demo; print(sorted(p.name for p in demo.data_folder().glob('*/*.jsonl')))",
+            "from evalscope_evalflow.cli import demo; print([p.name for p in demo.data_folder().glob('*/*.jsonl')])",
         ).stdout.count(".jsonl")
         == 2
     )

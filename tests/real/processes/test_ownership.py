@@ -177,7 +177,7 @@ def test_sigkill_of_the_command_and_its_guards(how: str, slow_task: dict[str, An
             assert done.returncode == 0, done.stderr
             assert re.search(r"run \S+ \(m\) had died: ended ", done.stderr)
             events = (run.work / "evalflow" / "events.jsonl").read_text()
-            assert '"event": "died"' in events
+            assert '"event": "PreviousRunDied"' in events
         assert run.left(1) == []
         assert not any(folder.exists() for folder in scratch)
     if how == "clean":

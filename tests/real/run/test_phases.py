@@ -103,7 +103,7 @@ def test_the_engine_is_gone_before_the_judge_is_asked(
                 taken = probe.connect_ex(("127.0.0.1", port)) == 0
             alive = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
             seen.append((taken, [line for line in alive if "scripted_server" in line and f"--port {port}" in line]))
-            assert any(event["event"] == "worker predicted" for event in events)
+            assert any(event["event"] == "AnswersSaved" for event in events)
         time.sleep(0.5)
         return '{"verdict": "A"}'
 
@@ -127,12 +127,12 @@ def test_the_worker_gets_ready_while_the_engine_loads(run: Callable[..., Any], t
     when: dict[str, datetime] = {}
     for event in map(json.loads, lines):
         when[f"{event['event']} {event.get('phase', '')}".strip()] = datetime.fromisoformat(event["time"])
-    engine, worker = when["phase ends load"], when["worker waiting"]
-    assert when["phase begins load"] <= when["worker imported"] <= worker
-    assert (when["worker going"] - max(engine, worker)).total_seconds() < 0.5
+    engine, worker = when["PhaseEnded load"], when["WorkerWaiting"]
+    assert when["PhaseBegan load"] <= when["WorkerImported"] <= worker
+    assert (when["WorkerAsking"] - max(engine, worker)).total_seconds() < 0.5
     found = record(tmp_path / "work")["overlap"]
     assert found["engine_ready_s"] >= 10
-    took, hidden = ((moment - when["phase begins load"]).total_seconds() for moment in (worker, engine))
+    took, hidden = ((moment - when["PhaseBegan load"]).total_seconds() for moment in (worker, engine))
     assert found["worker_ready_s"] == pytest.approx(took, abs=0.3)
     assert found["share"] == pytest.approx(min(1, hidden / took), abs=0.05)
 
@@ -166,7 +166,7 @@ def test_infer_today_and_judge_tomorrow(run: Callable[..., Any], judge: JudgeSer
     assert "8/8" in done.stdout
     assert judge.asked == []
     assert record(work) == before, "it says how these results were made"
-    assert events(work)[-2:] == ["complete", "nothing is left to do"]
+    assert events(work)[-2:] == ["RunFinished", "NothingLeft"]
     assert report(work) == whole
 
 
@@ -245,7 +245,7 @@ def test_what_failed_for_good_starts_no_engine(run: Callable[..., Any], tmp_path
     assert "(incomplete)" in done.stdout
     assert "request refused (permanent)" in done.stdout
     assert record(work) == before, "it says how these results were made"
-    assert events(work)[-2:] == ["incomplete", "nothing is left to do"]
+    assert events(work)[-2:] == ["RunFinished", "NothingLeft"]
 
 
 @pytest.mark.parametrize(

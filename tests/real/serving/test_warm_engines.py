@@ -70,7 +70,7 @@ def test_a_list_of_tasks_loads_the_model_once(stock_task: dict[str, Any], gguf: 
     assert [bool(released) for released in release_kept()] == [True]
     assert servers_of(model) == set()
     assert registry.entries() == []
-    said = "the engine that was kept is released"
+    said = "KeptEngineReleased"
     assert (said in events(tmp_path / "first"), said in events(tmp_path / "second")) == (False, True)
 
 
@@ -88,7 +88,7 @@ def test_a_kept_engine_that_dies_in_mid_run_is_started_again(stock_task: dict[st
     assert [report["general_mcq"].num for report in found] == [8, 8]
     first, second = records(tmp_path)
     assert [record["state"] for record in (first, second)] == ["complete", "complete"]
-    assert events(tmp_path / "second").count("engine died") == 1
+    assert events(tmp_path / "second").count("EngineDied") == 1
     assert second["command"] != first["command"]
     assert second["release"]["released"] is False, "the new one is kept"
     log = (tmp_path / "second" / "evalflow" / "engine.log").read_text()

@@ -173,7 +173,7 @@ def test_the_stock_task_is_this_models_in_its_own_folder(task, folder):
 
 
 def test_the_users_own_batch_size_wins_over_the_engines(task):
-    own = Task(task.flow, {**task.stock, "eval_batch_size": 3}, task.models, task.many, task.work_dir)
+    own = Task(task.flow, {**task.stock, "eval_batch_size": 3}, task.models, task.multi_model, task.work_dir)
     assert load_backend("Native").stock_task(own, own.models[0], 7)["eval_batch_size"] == 3
 
 

@@ -1,4 +1,4 @@
-"""Every test that docs/vlmevalkit.md names exists, where it says."""
+"""Every test that docs/measured/vlmevalkit.md names exists, where it says."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def _tests_of(*files: Path) -> set[str]:
 
 
 def test_every_row_has_its_tests() -> None:
-    text = (ROOT / "docs" / "vlmevalkit.md").read_text()
+    text = (ROOT / "docs" / "measured" / "vlmevalkit.md").read_text()
     rows = text.split("<!-- rows -->")[1].split("<!-- /rows -->")[0].strip().splitlines()[2:]
-    stock = _tests_of(REAL / "test_vlmevalkit_stock.py")
-    ours = _tests_of(REAL / "test_vlmevalkit_failures.py", REAL / "test_vlmevalkit_runs.py")
+    stock = _tests_of(REAL / "backends" / "test_vlmevalkit_stock.py")
+    ours = _tests_of(REAL / "backends" / "test_vlmevalkit_failures.py", REAL / "backends" / "test_vlmevalkit_runs.py")
     shown: set[str] = set()
     for row in rows:
         _, _, theirs, mine = row.strip("| ").split(" | ")

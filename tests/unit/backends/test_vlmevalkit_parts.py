@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import ssl
@@ -30,6 +31,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import (
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.events.worker_requests import StartTask
 
 JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1"}]}
 
@@ -109,9 +111,10 @@ def test_stock_fields_mean_what_they_mean_elsewhere() -> None:
     generation = {"max_tokens": 7, "temperature": 0.5, "retries": 1}
     data = {"model": "/m", "datasets": ["WeMath"], "judge": JUDGE, "generation_config": generation, "limit": 3}
     task = Task.parse({**data, "eval_batch_size": 5, "evalflow": {"judge_max_num_seqs": 6}})
-    told = VLMEvalKit().worker_task(task, task.models[0], 200)
-    assert (told["task"]["eval_config"]["nproc"], told["judge_batch_size"]) == (5, 6)
-    assert (told["limit"], told["generation_config"], told["judge"]) == (3, generation, JUDGE["models"][0])
+    request = VLMEvalKit().start_task(task, task.models[0], ["infer", "judge"], 200)
+    assert (request.stock_task["eval_config"]["nproc"], request.judge_batch_size) == (5, 6)
+    settings = request.settings
+    assert (settings["limit"], settings["generation_config"], settings["judge"]) == (3, generation, JUDGE["models"][0])
     unsaid = Task.parse({**data, "evalflow": {}})
     assert VLMEvalKit().stock_task(unsaid, unsaid.models[0], 200)["eval_config"]["nproc"] == 200
 
@@ -421,11 +424,9 @@ def test_tls_is_what_it_was_when_vlmevalkit_is_imported(tmp_path: Path, monkeypa
         monkeypatch.setattr(worker, name, lambda: None)
     monkeypatch.setattr(worker.VLMEvalKit, "_take_hold", lambda self: None)
     verified = ssl._create_default_https_context
-    told = {
-        "task": {"work_dir": str(tmp_path)}, "model": "m", "datasets": [],
-        "failures": {"file": str(tmp_path / "failures.jsonl"), "cause": ""},
-    }  # fmt: skip
-    worker.VLMEvalKit(told, Any).prepare()
+    request = StartTask("", ["infer"], {"work_dir": str(tmp_path)}, str(tmp_path / "failures.jsonl"), "")
+    request = dataclasses.replace(request, settings={"model": "m", "datasets": []})
+    worker.VLMEvalKit(request, Any).prepare()
     assert "vlmeval.run" in sys.modules
     assert ssl._create_default_https_context is verified
     for name in ("vlmeval", "vlmeval.run", "vlmeval.dataset"):

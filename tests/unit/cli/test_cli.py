@@ -10,6 +10,7 @@ import pytest
 from evalscope_evalflow import __version__, sweep
 from evalscope_evalflow.backends import DatasetResult, Metric
 from evalscope_evalflow.cli import command_line as cli
+from evalscope_evalflow.cli import hide_keys
 from evalscope_evalflow.cli.flags import FLAGS
 from evalscope_evalflow.config import keys
 from evalscope_evalflow.config.task import Task
@@ -196,13 +197,13 @@ def start(monkeypatch):
     def execv(program, arguments):
         raise Restarted(program, arguments)
 
-    monkeypatch.setattr(cli.os, "execv", execv)
+    monkeypatch.setattr(hide_keys.os, "execv", execv)
 
     def run(*words):
         monkeypatch.setattr(sys, "orig_argv", [sys.executable, "/opt/bin/evalflow", *words])
         arguments = None
         try:
-            cli._hide_keys()
+            hide_keys.hide_keys()
         except Restarted as restarted:
             arguments = restarted.args[1]
         moved = {name: value for name, value in os.environ.items() if name.startswith("EVALFLOW_ARGUMENT_") and value}
@@ -271,14 +272,14 @@ def test_the_process_itself_has_no_key_in_its_arguments(tmp_path):
     """For real: /proc shows what other users see, and the key is still understood behind it."""
     code = (
         "import sys; sys.argv[0] = 'evalflow'\n"
-        "from evalscope_evalflow import cli; from evalscope_evalflow.cli import flags\n"
+        "from evalscope_evalflow.cli import command_line, run_flags\n"
         "def show(args):\n"
         "    seen = open('/proc/self/cmdline').read()\n"
         "    from evalscope_evalflow.config.keys import reveal\n"
         "    print(seen.count('sk-a'), reveal(args.judge_api_key))\n"
         "    raise SystemExit(0)\n"
-        "cli.mapping_from_flags = show\n"
-        "cli.main()\n"
+        "run_flags.mapping_from_flags = show\n"
+        "command_line.main()\n"
     )
     (tmp_path / "command.py").write_text(code)
     words = [sys.executable, str(tmp_path / "command.py"), "--judge_api_key", "sk-a"]

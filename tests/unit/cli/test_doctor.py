@@ -30,7 +30,7 @@ def found(env=None):
 def shown(env=None):
     """(whether all is well, what is printed)."""
     out = io.StringIO()
-    well = doctor.show(env, Console(file=out, width=200))
+    well = doctor.show_findings(env, Console(file=out, width=200))
     return well, out.getvalue()
 
 

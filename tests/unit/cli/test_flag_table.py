@@ -7,11 +7,13 @@ import pytest
 
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.cli.flags import FLAGS, add_flags, mapping_from_flags, normalise
-from evalscope_evalflow.config import keys
+from evalscope_evalflow.config import DeployConfig, FlowConfig, ModelConfig, keys
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.engines import Address, resolve_engine
-from evalscope_evalflow.run.resume import needs
+from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.serving import Deployment
 from evalscope_evalflow.worker import credentials as secrets
 
@@ -22,7 +24,7 @@ URL = "--remote_api_url https://api.example/v1/"
 # (flags, what they reach, the value there); CHECKPOINT, GGUF, ENV and HERE are the tests' own.
 #   vllm --option: the word after the option in that engine's argv; vllm 0: that word of it; vllm $NAME: its variable
 #   TaskConfig.x.y: the stock TaskConfig that the worker makes; VLMEvalKit.x.y: the one for the default backend;
-#   told.x.y: what VLMEvalKit's worker is told beside it; worker, phases, flow.x: what EvalFlow does itself
+#   settings.x.y: what VLMEvalKit's worker half gets beside it; worker, phases, flow.x: what EvalFlow does itself
 ROWS = [
     ("--work_dir HERE/out", "TaskConfig.work_dir", "HERE/out/m"),
     ("", "vllm --served-model-name", "m"),
@@ -62,13 +64,13 @@ ROWS = [
     ("--eval_model_name other", "VLMEvalKit.eval_config.model.0.type", "other"),
     ("--eval_max_num_seqs 16", "VLMEvalKit.eval_config.nproc", 16),
     ("", "VLMEvalKit.eval_config.nproc", 200),
-    ("--eval_max_new_tokens 64", "told.generation_config.max_tokens", 64),
-    ("--eval_temperature 0.7", "told.generation_config.temperature", 0.7),
-    ("--verify_md5 False", "told.verify_md5", False),
-    (JUDGE, "told.judge.model_id", "j"),
-    (JUDGE, "told.judge.api_url", "https://judge.example/v1/chat/completions"),
-    (JUDGE, "told.judge.api_key", KEY),
-    (f"{JUDGE} --judge_max_num_seqs 7", "told.judge_batch_size", 7),
+    ("--eval_max_new_tokens 64", "settings.generation_config.max_tokens", 64),
+    ("--eval_temperature 0.7", "settings.generation_config.temperature", 0.7),
+    ("--verify_md5 False", "settings.verify_md5", False),
+    (JUDGE, "settings.judge.model_id", "j"),
+    (JUDGE, "settings.judge.api_url", "https://judge.example/v1/chat/completions"),
+    (JUDGE, "settings.judge.api_key", KEY),
+    (f"{JUDGE} --judge_max_num_seqs 7", "judge_batch_size", 7),
     ("--reuse False", "flow.reuse", False),
     ("--verify_md5 False", "flow.verify_md5", False),
     (JUDGE, "TaskConfig.judge.models.0.model_id", "j"),
@@ -117,7 +119,7 @@ ROWS = [
     ("--extra_args=--threads\u00a03", "llamacpp --threads", "3"),
     ('--env_vars {"A":"1"}', "flow.deploy.env_vars", {"A": "1"}),
 ]
-DOORS = ["flags", "flags with dashes", "keys", "keys with dashes"]
+DOORS = ["flags", "flags with dashes", "section", "section with dashes"]
 
 
 def parsed(words):
@@ -127,20 +129,46 @@ def parsed(words):
 
 
 def task_by(door, words):
-    """The task that the words make, as flags, or as keys of a section."""
+    """The task that the words make, as flags, or as the section's own keys."""
     if door.startswith("flags"):
-        if "dashes" in door:
-            words = [word.partition("=") if word.startswith("--") else (word, "", "") for word in words]
-            words = [(n.replace("_", "-") if n.startswith("--") else n) + e + v for n, e, v in words]
-        return Task.parse(mapping_from_flags(parsed(words)))
-    given = {
-        name: value
-        for name, value in vars(parsed(words)).items()
-        if value not in (None, False) or name in ("reuse", "verify_md5")
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    given.setdefault("datasets", ["arc"])  # the default is the command's
-    return Task.parse({"evalflow": {key.replace("_", "-") if "dashes" in door else key: given[key] for key in given}})
+        return Task.parse(mapping_from_flags(parsed(with_dashes(words) if "dashes" in door else words)))
+    given = {name: value for name, value in vars(parsed(words)).items() if value is not None and value is not False}
+    given |= {name: False for name in ("reuse", "verify_md5") if getattr(parsed(words), name) is False}
+    task = {"evalflow": {}, "datasets": ["arc"]}  # the default datasets are the command's
+    for name, value in given.items():
+        of_api = "remote_api_url" in given
+        place = FLAG_PLACES.get(name, (f"evalflow.{name}",))[-1 if of_api else 0]
+        write(task, place, value)
+    return Task.parse({"evalflow": dashed(task.pop("evalflow")) if "dashes" in door else task.pop("evalflow"), **task})
+
+
+def with_dashes(words):
+    split = [word.partition("=") if word.startswith("--") else (word, "", "") for word in words]
+    return [(name.replace("_", "-") if name.startswith("--") else name) + is_ + value for name, is_, value in split]
+
+
+def write(tree, place, value):
+    """Put a value at a place of a task file; a list goes to the items of a list one by one."""
+    first, _, rest = place.partition(".")
+    if first.endswith("[]"):
+        values = value if isinstance(value, list) else [value]
+        items = tree.setdefault(first.removesuffix("[]"), [])
+        items += [{} for _ in values[len(items) :]]
+        for item, one in zip(items, values, strict=True):
+            write(item, rest, one)
+    elif rest:
+        write(tree.setdefault(first, {}), rest, value)
+    else:
+        tree[first] = value
+
+
+def dashed(tree):
+    """The same with dashes in the names of keys; the engine's variables keep their names."""
+    if isinstance(tree, list):
+        return [dashed(item) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {key.replace("_", "-"): item if key == "env_vars" else dashed(item) for key, item in tree.items()}
 
 
 @pytest.fixture
@@ -178,7 +206,7 @@ def reach(task, where, monkeypatch):
     if where == "engine":
         return engine.name
     if where == "phases":
-        return needs(task, model).phases
+        return remaining(task, model).phases
     if where == "worker":
         return str(Environment.find(task.flow.worker_env).python)
     if where.startswith("flow."):
@@ -187,22 +215,22 @@ def reach(task, where, monkeypatch):
         deployment = Deployment(engine, model, deploy, log=task.work_dir / "log", run_id="x")
         deployment.start()
         return getattr(deployment.wait_ready(), where.removeprefix("endpoint."))
-    if where == "judge_batch_size" or where.startswith(("TaskConfig.", "VLMEvalKit.", "told.")):
+    if where == "judge_batch_size" or where.startswith(("TaskConfig.", "VLMEvalKit.", "settings.")):
         from evalscope.config import TaskConfig
 
         kind, _, path = where.partition(".")
-        backend = load_backend("VLMEvalKit" if kind in ("VLMEvalKit", "told") else "Native")
-        told = backend.worker_task(task, model, engine.max_num_seqs(deploy))
+        backend = load_backend("VLMEvalKit" if kind in ("VLMEvalKit", "settings") else "Native")
+        request = backend.start_task(task, model, ["infer", "judge"], engine.max_num_seqs(deploy))
         if where == "judge_batch_size":
-            return told[where]
+            return request.judge_batch_size
         found = {}
-        public = keys.to_environment(told, found, secrets.KEY_PREFIX)
+        public = keys.to_environment(request.as_dict(), found, secrets.KEY_PREFIX)
         assert KEY not in json.dumps(public, default=str)
         for name, value in found.items():
             monkeypatch.setenv(name, value)
-        if kind == "told":
-            return at(secrets.resolve(public), path)
-        config = TaskConfig.from_dict({**secrets.resolve(public["task"]), "api_key": None})
+        if kind == "settings":
+            return at(secrets.resolve(public["settings"]), path)
+        config = TaskConfig.from_dict({**secrets.resolve(public["stock_task"]), "api_key": None})
         return at(config.to_dict() | {"judge": config.judge, "model": config.model}, path)
     address = Address(deploy.host, deploy.port or 0, keys.reveal(deploy.api_key))
     command = engine.command(model, deploy, address, Environment.find(deploy.env))
@@ -238,6 +266,63 @@ def test_every_flag_reaches_what_it_is_for(line, where, value, door, places, mon
 def test_no_flag_is_missing_from_the_table():
     used = {word.split("=")[0] for line, _, _ in ROWS for word in line.split() if word.startswith("--")}
     assert {f"--{flag.name}" for flag in FLAGS} - used == {"--dry_run", "--verbose"}  # of the command itself
+
+
+def section_refuses(section):
+    with pytest.raises(ConfigError) as error:
+        Task.parse({"datasets": ["arc"], "model": "m", "evalflow": section})
+    [problem] = error.value.problems
+    return problem
+
+
+def test_every_flag_is_a_key_of_the_section_or_has_one_named():
+    for flag in FLAGS:
+        same = flag.name in FlowConfig.model_fields
+        assert same != (flag.name in FLAG_PLACES or flag.name in COMMAND_ONLY), flag.name
+        if flag.target:
+            assert (flag.target,) == FLAG_PLACES.get(flag.name, (f"evalflow.{flag.name}",))
+    assert {*FLAG_PLACES, *COMMAND_ONLY} <= {flag.name for flag in FLAGS}
+
+
+@pytest.mark.parametrize("name", [*FLAG_PLACES, *COMMAND_ONLY])
+@pytest.mark.parametrize("spelling", [str, lambda name: name.replace("_", "-")], ids=["underscores", "dashes"])
+def test_a_flags_name_in_the_section_is_refused_with_the_right_key(name, spelling):
+    problem = section_refuses({spelling(name): "x"})
+    assert problem.where == f"evalflow.{name}"
+    if name in COMMAND_ONLY:
+        assert problem.todo == "Remove it here."
+        return
+    for place in FLAG_PLACES[name]:
+        *_, last = place.split(".")
+        assert f"{last}: …" in problem.todo
+        assert ("beside `evalflow`" in problem.todo) == (not place.startswith("evalflow."))
+
+
+@pytest.mark.parametrize("place", sorted({place for places in FLAG_PLACES.values() for place in places}))
+def test_the_key_that_is_named_exists(place):
+    homes = {"deploy": DeployConfig, "models[]": ModelConfig}
+    inside, _, path = place.partition("evalflow.")
+    if inside:
+        assert place in {flag.target for flag in FLAGS} or place.startswith("judge.models[].")  # EvalScope's own
+        return
+    first, _, rest = path.partition(".")
+    assert (rest in homes[first].model_fields) if rest else (first in FlowConfig.model_fields)
+
+
+def test_the_messages_read_as_written():
+    assert str(section_refuses({"eval-max-model-length": 8192})) == (
+        "evalflow.eval_max_model_length: is a flag of the command (--eval_max_model_length), not a key of the section\n"
+        "    Write `deploy: {max_model_len: …}`."
+    )
+    assert section_refuses({"judge_model_name": "j"}).todo == (
+        "Write `judge: {models: [{model_id: …}]}` beside `evalflow`, not in it."
+    )
+    assert section_refuses({"eval_api_key": "sk"}).todo == (
+        "For a model that is deployed: Write `deploy: {api_key: …}`. For an API: Write `models: [{api_key: …}]`."
+    )
+    assert section_refuses({"datasets": ["arc"]}).what == "is a field of the task, not a key of the section"
+    assert section_refuses({"deploy": {"eval_port": 1}}).where == "evalflow.deploy.eval_port"
+    assert section_refuses({"models": [{"path": "/m", "eval_model_name": "m"}]}).todo == "Write `models: [{name: …}]`."
 
 
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.kind != "flag"], ids=lambda flag: flag.name)

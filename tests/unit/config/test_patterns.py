@@ -139,8 +139,3 @@ def test_on_the_command_line_names_may_be_left_out_or_be_as_many(ckpts):
         by_flags(*every, "--eval_model_name", "a", "b")
     with pytest.raises(ConfigError, match="--eval_model_path: nothing matches"):
         by_flags("--eval_model_path", f"{ckpts}/no-*")
-
-
-def test_the_flag_is_a_key_too(ckpts):
-    task = Task.parse({"datasets": ["gsm8k"], "evalflow": {"eval_model_path": f"{ckpts}/step-*"}})
-    assert [model.name for model in task.models] == ["step-2", "step-10", "step-100"]

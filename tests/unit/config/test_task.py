@@ -175,10 +175,10 @@ def test_a_stock_backend_that_cannot_be_meant_is_refused(written, section, says)
 
 def test_a_command_that_ends_with_its_run_says_that_it_keeps_no_engine():
     kept = Task.parse({**ONE, "evalflow": {**ONE["evalflow"], "deploy": {"keep_alive_s": 60}}})
-    command = kept.keeping_nothing()
+    command = kept.without_keep_alive()
     assert command.flow.deploy.keep_alive_s == 0
     assert "keep_alive_s: without effect" in command.notes[-1]
-    assert Task.parse(ONE).keeping_nothing().notes == ()
+    assert Task.parse(ONE).without_keep_alive().notes == ()
 
 
 def test_a_task_never_shows_keys():

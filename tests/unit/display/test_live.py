@@ -39,26 +39,25 @@ def test_before_anything_is_begun_all_wait(reporter):
 
 def test_what_is_at_work_has_a_row_with_devices_and_state(reporter):
     reporter.given("step-1", "0, 1")
-    with reporter.busy("step-1", "evaluating"):
-        reporter.update("step-1", "evaluating, 3 answers saved, 2 s")
-        lines = shown(reporter).splitlines()
+    reporter.begin("step-1", "evaluating")
+    reporter.update("step-1", "evaluating, 3 answers saved, 2 s")
+    lines = shown(reporter).splitlines()
     (row,) = [line for line in lines if line.startswith("step-1")]
     assert "0, 1" in row
     assert "evaluating, 3 answers saved" in row
     assert "1 evaluating · 4 waiting" in lines[-1]
 
 
-def test_what_is_over_is_counted_and_told(reporter):
+def test_what_is_finished_is_counted_and_reported(reporter):
     for name, error in (("step-1", None), ("step-2", EngineError("it died")), ("step-3", Stopped("by somebody"))):
-        with reporter.busy(name, "judging"):
-            pass
+        reporter.begin(name, "judging")
         reporter.ended(name, result(error))
     assert "5 models, 0 s: 1 done · 1 failed · 1 stopped · 2 waiting" in shown(reporter)
-    told = reporter._console.file.getvalue()
-    assert "step-1: done; 1 of 5 models are over" in told
-    assert "step-2: it died" in told
-    assert "step-2: failed; 2 of 5 models are over" in told
-    assert "step-3: stopped; 3 of 5 models are over" in told
+    said = reporter._console.file.getvalue()
+    assert "step-1: done; 1 of 5 models finished" in said
+    assert "step-2: it died" in said
+    assert "step-2: failed; 2 of 5 models finished" in said
+    assert "step-3: stopped; 3 of 5 models finished" in said
 
 
 def test_no_more_rows_than_the_screen_has_room_for(reporter):
@@ -80,7 +79,8 @@ def test_what_is_printed_has_its_models_name(reporter, capsys):
 def test_without_a_terminal_there_are_lines_and_no_view(capsys):
     reporter = LiveReporter(Reporter(), ["a", "b"])
     assert not reporter.is_live
-    with reporter, reporter.busy("a", "loading"):
+    with reporter:
+        reporter.begin("a", "loading")
         reporter.update("a", "loading, 3 s")
     reporter.ended("a", result())
-    assert capsys.readouterr().err.split("  ")[-1] == "a: done; 1 of 2 models are over\n"
+    assert capsys.readouterr().err.split("  ")[-1] == "a: done; 1 of 2 models finished\n"

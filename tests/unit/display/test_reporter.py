@@ -71,7 +71,7 @@ def test_names_are_shown_as_they_are(name):
 
 def test_what_is_said_goes_to_standard_error_with_the_seconds(capsys):
     reporter = Reporter()
-    reporter.say("loading [weights]")
+    reporter.log("loading [weights]")
     reporter.warn("beware")
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -82,17 +82,19 @@ def test_what_is_said_goes_to_standard_error_with_the_seconds(capsys):
 
 def test_quiet_says_nothing(capsys):
     reporter = Reporter(quiet=True)
-    reporter.say("x")
+    reporter.log("x")
     reporter.warn("y")
-    with reporter.busy("m", "z"):
-        reporter.update("m", "more")
+    reporter.begin("m", "z")
+    reporter.update("m", "more")
+    reporter.end("m")
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 
 
 def test_without_a_terminal_there_is_no_spinner(capsys):
-    with Reporter().busy("m", "loading") as _:
-        pass
+    reporter = Reporter()
+    reporter.begin("m", "loading")
+    reporter.end("m")
     assert capsys.readouterr().err == ""
 
 
@@ -114,10 +116,11 @@ class Gone(io.StringIO):
 def test_a_terminal_that_is_gone_takes_no_run_along(monkeypatch):
     monkeypatch.setattr("sys.stderr", Gone())
     reporter = Reporter()
-    with reporter.busy("m", "loading"):
-        reporter.warn("still there")
+    reporter.begin("m", "loading")
+    reporter.warn("still there")
+    reporter.end("m")
     with LiveReporter(reporter, ["m"]) as live:
-        live.say("still there")
+        live.log("still there")
 
 
 def task_of(mode):
@@ -139,5 +142,5 @@ def test_what_is_only_answered_has_nothing_to_show_in_a_browser():
 
 def test_a_models_name_is_shown_as_it_is(capsys):
     """rich would make a picture of `:x:`."""
-    Reporter().say("m:x: loading")
+    Reporter().log("m:x: loading")
     assert "m:x: loading" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The README's table of the conformance suite is that of a run in which everything passed."""
+"""The table of the conformance suite is that of a run in which everything passed."""
 
 import pytest
 from conformance_doc import BEGIN, DOCUMENT, END, everything_passed, passed_in, table

@@ -1,4 +1,4 @@
-"""docs/faults.md shows the fault matrix as it is."""
+"""docs/measured/faults.md shows the fault matrix as it is."""
 
 import re
 

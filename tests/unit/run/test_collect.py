@@ -8,15 +8,17 @@ from test_resume import checkpoint, make, write  # noqa: F401 - fixtures
 
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.backends.native import native_results
+from evalscope_evalflow.display.model_display import ModelDisplay
 from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.events.run_events import RunFinished, RunState, WorkPlanned
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.collect import collect, finished
+from evalscope_evalflow.run.context import Run
+from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.record import Record
 from evalscope_evalflow.worker.request_failures import Failures
-
-QUIET = Reporter(quiet=True)
 
 
 @pytest.fixture
@@ -24,15 +26,24 @@ def task(make):  # noqa: F811
     return make()
 
 
+def make_run(task, *subscribers):
+    run = Run(task, task.models[0], Control())
+    for subscriber in subscribers:
+        run.subscribe(subscriber)
+    return run
+
+
 def finish(task):
     """A run that has done everything."""
     model = task.models[0]
     for dataset in task.datasets:
         write(task, dataset)
-    record = Record(task.folder(model), "run-1", task=task.part(model), model=model.name)
-    record.set(phases=["infer", "judge"], command=["engine"])
-    result = ModelResult(model, task.folder(model), collect(task, model, {}, QUIET))
-    record.finish("complete" if result.complete else "incomplete", results=result.as_record())
+    run = make_run(task)
+    record = Record(run.folder, "run-1", task=task.part(model), model=model.name)
+    record.on_event(WorkPlanned(["infer", "judge"]))
+    result = ModelResult(model, run.folder, collect(run, {}))
+    state = RunState.COMPLETE if result.complete else RunState.INCOMPLETE
+    record.on_event(RunFinished(state, results=result.as_record()))
     return task.folder(model)
 
 
@@ -44,11 +55,11 @@ def test_what_is_done_and_recorded_stays_as_it_is(task):
     folder = finish(task)
     before = run_json(folder)
     for number in (1, 2):
-        done = finished(task, task.models[0], QUIET)
+        done = finished(make_run(task))
         assert [(item.dataset, item.succeeded) for item in done.datasets] == [("general_qa", 4), ("general_mcq", 4)]
         assert run_json(folder) == before
         events = [json.loads(line)["event"] for line in (folder / "evalflow" / "events.jsonl").read_text().splitlines()]
-        assert events[-number - 1 :] == ["complete", *["nothing is left to do"] * number]
+        assert events[-number - 1 :] == ["RunFinished", *["NothingLeft"] * number]
 
 
 @pytest.mark.parametrize(
@@ -65,32 +76,32 @@ def test_a_record_that_does_not_say_so_is_made_anew(task, change):
     data = json.loads(run_json(folder))
     change(data)
     (folder / "evalflow" / "run.json").write_text(json.dumps(data))
-    assert finished(task, task.models[0], QUIET) is None
+    assert finished(make_run(task)) is None
 
 
-def test_what_failed_for_good_is_told_with_why_where_and_what_to_do(task, capsys):
+def test_permanent_failures_are_reported_with_why_where_and_what_to_do(task, capsys):
     model, folder = task.models[0], task.folder(task.models[0])
     for dataset in task.datasets:
         write(task, dataset, answers=3)
         noted = Failures(str(failures.path_in(folder)), failures.cause(task, model))
         noted.add(dataset, "s", 3, "c", "request_refused", False, "max_tokens must be positive")
     record = Record(folder, "run-1", task=task.part(model), model="m")
-    results = collect(task, model, {}, QUIET)
-    record.finish("incomplete", results=ModelResult(model, folder, results).as_record())
-    assert finished(task, model, Reporter()) is not None
+    results = collect(make_run(task), {})
+    record.on_event(RunFinished(RunState.INCOMPLETE, results=ModelResult(model, folder, results).as_record()))
+    assert finished(make_run(task, ModelDisplay(Reporter(), "m"))) is not None
     said = capsys.readouterr().err
     why = "1 × request refused (permanent): max_tokens must be positive"
     assert f"general_qa is incomplete: 3 of 4 answered; {why} (each of them: {failures.path_in(folder)})" in said
-    assert "what failed for good is asked again when its cause is another, or by `reuse: false`" in said
+    assert "samples that failed permanently are asked again when their cause changes, or with `reuse: false`" in said
 
 
 def test_without_a_record_or_with_something_left_it_is_not_finished(task):
     folder = finish(task)
     (folder / "evalflow" / "run.json").rename(folder / "elsewhere")
-    assert finished(task, task.models[0], QUIET) is None
+    assert finished(make_run(task)) is None
     (folder / "elsewhere").rename(folder / "evalflow" / "run.json")
     (folder / "reports" / "m" / "general_qa.json").unlink()
-    assert finished(task, task.models[0], QUIET) is None
+    assert finished(make_run(task)) is None
 
 
 def test_rows_are_counted_once_and_again_when_their_file_has_changed(task, monkeypatch):
@@ -111,10 +122,10 @@ def test_a_count_of_an_older_version_or_none_is_no_obstacle(task):
     folder = finish(task)
     for cells in (lambda item: item.pop("counted"), lambda item: item.update(counted={"predictions/m/x.jsonl": [1]})):
         data = json.loads(ledger.path_in(folder).read_text())
-        for item in data.values():
+        for item in data["datasets"].values():
             cells(item)
         ledger.path_in(folder).write_text(json.dumps(data))
-        assert finished(task, task.models[0], QUIET) is not None
+        assert finished(make_run(task)) is not None
 
 
 def test_the_record_of_one_model_holds_no_other(task, tmp_path):

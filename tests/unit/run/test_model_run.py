@@ -6,7 +6,7 @@ import pytest
 from test_resume import checkpoint, make  # noqa: F401 - fixtures
 
 from evalscope_evalflow.errors import EvalFlowError
-from evalscope_evalflow.run import model_run as flow
+from evalscope_evalflow.run import model_run
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,9 @@ def test_an_end_without_words_is_recorded_as_what_it_was(make, monkeypatch, erro
     def end(*_):
         raise error
 
-    monkeypatch.setattr(flow, "_evaluate", end)
+    monkeypatch.setattr(model_run, "_evaluate", end)
     task = make()
     with pytest.raises(type(error)):
-        flow.run_model(task, task.models[0])
+        model_run.run_model(task, task.models[0])
     found = json.loads((task.folder(task.models[0]) / "evalflow" / "run.json").read_text())
     assert (found["state"], found["error"]) == (state, said)

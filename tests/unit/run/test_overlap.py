@@ -2,7 +2,7 @@
 
 import pytest
 
-from evalscope_evalflow.run.attempt import overlap
+from evalscope_evalflow.run.overlap import overlap
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,6 @@ from evalscope_evalflow.run.attempt import overlap
 )
 def test_share(worker_began: float, worker_ready: float, engine_ready: float, share: float) -> None:
     found = overlap(100.0, worker_began, worker_ready, engine_ready)
-    assert found["share"] == share
-    assert found["engine_ready_s"] == engine_ready - 100
-    assert found["worker_ready_s"] == worker_ready - 100
+    assert found.share == share
+    assert found.engine_ready_s == engine_ready - 100
+    assert found.worker_ready_s == worker_ready - 100

@@ -7,10 +7,9 @@ import pytest
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices import pool
 from evalscope_evalflow.errors import ConfigError
-from evalscope_evalflow.run import fingerprints as fingerprint
-from evalscope_evalflow.run import host_checks as surroundings
+from evalscope_evalflow.run import fingerprints, host_checks
 from evalscope_evalflow.run.preflight import preflight
-from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.state import cells
 
 KEY = "sk-never-to-be-seen"
 
@@ -149,7 +148,7 @@ def test_a_folder_with_answers_to_another_task_hides_no_other_problem(task, tmp_
     before = task(limit=1)
     model = before.models[0]
     (before.folder(model) / "evalflow").mkdir(parents=True)
-    ledger.update(before.folder(model), "general_qa", predictions=fingerprint.predictions(before, model, "general_qa"))
+    cells.update(before.folder(model), "general_qa", predictions=fingerprints.predictions(before, model, "general_qa"))
     path = before.folder(model) / "predictions" / model.name / "general_qa_default.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text('{"index": 0, "model_output": {"choices": []}}\n')
@@ -340,7 +339,7 @@ def test_a_work_dir_that_cannot_be_written_is_told(task, folder):
 
 @pytest.mark.parametrize(("free", "says"), [(63, "has 63 MiB of room left"), (65, None), (1023, None)])
 def test_room_in_work_dir(task, tmp_path, monkeypatch, free, says):
-    monkeypatch.setattr(surroundings.shutil, "disk_usage", lambda path: SimpleNamespace(free=free * 1024**2))
+    monkeypatch.setattr(host_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=free * 1024**2))
     if says:
         assert f"work_dir: {tmp_path} {says}" in refused(task())
     else:

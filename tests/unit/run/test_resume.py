@@ -6,9 +6,9 @@ import os
 import pytest
 
 from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.run import fingerprints as fingerprint
-from evalscope_evalflow.run.resume import check_saved, check_there_is_something_to_judge, needs
-from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.run import fingerprints
+from evalscope_evalflow.run.resume import check_saved, check_there_is_something_to_judge, remaining
+from evalscope_evalflow.state import cells as saved_cells
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.sweep.show_plan import cells
 from evalscope_evalflow.worker.request_failures import Failures
@@ -52,7 +52,7 @@ def write(task, dataset, answers=4, requested=4, verdicts=True, report=True, jud
     (folder / "evalflow").mkdir(exist_ok=True)
     changes = {}
     if verdicts:
-        changes["verdicts"] = fingerprint.verdicts(task)
+        changes["verdicts"] = fingerprints.verdicts(task)
     if report:
         path = folder / "reports" / "m" / f"{dataset}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,14 +61,14 @@ def write(task, dataset, answers=4, requested=4, verdicts=True, report=True, jud
         data = {"dataset_name": dataset, "model_name": "m", "metrics": [metric], "execution_summary": summary}
         path.write_text(json.dumps({**data, "judge_summary": judge}))
         changes["report"] = path.stat().st_mtime_ns
-    ledger.update(
-        folder, dataset, predictions=fingerprint.predictions(task, model, dataset), requested=requested,
+    saved_cells.update(
+        folder, dataset, predictions=fingerprints.predictions(task, model, dataset), requested=requested,
         answered=answers, cause=failures.cause(task, model), **changes,
     )  # fmt: skip
 
 
 def left(task):
-    found = needs(task, task.models[0])
+    found = remaining(task, task.models[0])
     return found.infer, found.judge
 
 
@@ -80,14 +80,14 @@ def both(task, **how):
 def test_in_an_empty_folder_all_is(make):
     assert left(make()) == (["general_qa", "general_mcq"],) * 2
     assert left(make({"mode": "infer"})) == (["general_qa", "general_mcq"], [])
-    assert needs(make(), make().models[0]).phases == ["infer", "judge"]
+    assert remaining(make(), make().models[0]).phases == ["infer", "judge"]
 
 
 def test_with_every_verdict_nothing_is(make):
     task = make()
     both(task)
     assert left(task) == ([], [])
-    assert needs(task, task.models[0]).phases == []
+    assert remaining(task, task.models[0]).phases == []
 
 
 def test_with_every_answer_no_engine_is_needed(make):
@@ -107,7 +107,7 @@ def test_one_answer_that_is_missing_is_asked_and_its_dataset_judged_again(make):
     assert left(make({"mode": "judge"})) == ([], []), "its report stands on more than is there"
 
 
-def test_what_failed_for_good_is_not_asked_again_while_its_cause_is_the_same(make):
+def test_what_failed_permanent_is_not_asked_again_while_its_cause_is_the_same(make):
     task = make(deploy={"max_model_len": 64})
     both(task, answers=3)
     assert left(task) == (task.datasets, task.datasets), "nobody knows why they are missing"
@@ -115,8 +115,8 @@ def test_what_failed_for_good_is_not_asked_again_while_its_cause_is_the_same(mak
     for dataset in task.datasets:
         noted.add(dataset, "s", 3, "c", "context_too_long", False, "too long")
     assert left(task) == ([], [])
-    assert needs(task, task.models[0]).for_good == dict.fromkeys(task.datasets, 1)
-    assert str(cells(task, task.models[0])[0]) == "general_qa: done, 3 answers are saved, 1 failed for good"
+    assert remaining(task, task.models[0]).permanent == dict.fromkeys(task.datasets, 1)
+    assert str(cells(task, task.models[0])[0]) == "general_qa: done, 3 answers are saved, 1 failed permanently"
     longer = make(deploy={"max_model_len": 128})
     assert left(longer) == (task.datasets, task.datasets)
     noted.add("general_qa", "s", 3, "c", "timeout", True, "slow")
@@ -137,8 +137,8 @@ def test_another_judge_judges_anew_and_another_address_does_not(make):
     assert left(make(judge=moved)) == ([], [])
     other = make(judge={"models": [{**JUDGE["models"][0], "model_id": "k"}]})
     assert left(other) == ([], other.datasets)
-    assert needs(other, other.models[0]).rejudge == other.datasets
-    assert needs(make(), make().models[0]).rejudge == other.datasets
+    assert remaining(other, other.models[0]).rejudge == other.datasets
+    assert remaining(make(), make().models[0]).rejudge == other.datasets
 
 
 def test_a_report_that_somebody_changed_is_made_again(make):
@@ -223,12 +223,12 @@ def test_there_must_be_something_to_judge(make):
 def test_no_key_is_written(make):
     task = make(judge=JUDGE)
     both(task)
-    assert "sk-1" not in ledger.path_in(task.work_dir).read_text()
+    assert "sk-1" not in saved_cells.path_in(task.work_dir).read_text()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"general_qa": 3}', '{"general_qa": {"unknown": 1}}'])
 def test_a_broken_ledger_means_that_all_is_left(make, text):
     task = make()
     both(task)
-    ledger.path_in(task.work_dir).write_text(text)
+    saved_cells.path_in(task.work_dir).write_text(text)
     assert left(task) == (task.datasets, task.datasets)

@@ -30,13 +30,13 @@ from serving_fixtures import (
 )
 
 from evalscope_evalflow import ConfigError, EngineError, deploy
+from evalscope_evalflow.cli.stop import stop_runs
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.keys import NO_KEY
 from evalscope_evalflow.engines import Engine, known_engines, load_engine
 from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import new_run_id
-from evalscope_evalflow.run import active_runs as runs
 from evalscope_evalflow.serving import Deployment, http
 from evalscope_evalflow.serving import deployment as deployment_module
 
@@ -415,7 +415,7 @@ class TestFailures:
     def test_a_stop_is_told_to_whoever_uses_it(self, scripted):
         def use():
             with scripted() as endpoint:
-                assert runs.stop(None, Console(file=io.StringIO()))
+                assert stop_runs(None, Console(file=io.StringIO()))
                 assert ask(endpoint).status == 0
 
         with pytest.raises(Stopped, match="was stopped by `evalflow stop` while it was in use"):

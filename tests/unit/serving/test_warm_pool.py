@@ -16,8 +16,9 @@ from rich.console import Console
 from serving_fixtures import SCRIPTED, alive, below, kill, read, wait_gone, wait_until
 
 from evalscope_evalflow import deploy, release_kept
+from evalscope_evalflow.cli.ps import show_runs
+from evalscope_evalflow.cli.stop import stop_runs
 from evalscope_evalflow.processes import ports, registry
-from evalscope_evalflow.run import active_runs as runs
 from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.warm_pool import STORE
 
@@ -277,8 +278,8 @@ class TestEnd:
     def test_stop(self, scripted, tmp_path):
         first = use(scripted())
         with (tmp_path / "said").open("w") as file:
-            runs.show(Console(file=file, width=300))
-            assert runs.stop("m", Console(file=file, width=300))
+            show_runs(Console(file=file, width=300))
+            assert stop_runs("m", Console(file=file, width=300))
         said = read(tmp_path / "said")
         assert "kept until" in said
         assert "is stopped; nothing of it runs any more" in said

@@ -1,19 +1,21 @@
 import json
 import stat
-import threading
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from evalscope_evalflow.state.record import Record, mark_dead, read
+from evalscope_evalflow.events.engine_events import EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded, Progress, RunFinished, RunState
+from evalscope_evalflow.state.record import SCHEMA, Record, mark_dead, read
 
 KEY = "sk-never-to-be-seen"
 
 
 @pytest.fixture
 def record(tmp_path):
-    return Record(tmp_path, "run-1", model="m", task={"datasets": ["a"], "judge": {"models": [{"api_key": KEY}]}})
+    task = {"datasets": ["a"], "judge": {"models": [{"api_key": KEY}]}}
+    return Record(tmp_path, "run-1", versions={"evalscope": "1.14.1"}, model="m", task=task)
 
 
 def saved(record):
@@ -24,57 +26,101 @@ def events(record):
     return [json.loads(line) for line in (record.folder / "events.jsonl").read_text().splitlines()]
 
 
+def names(record):
+    return [item["event"] for item in events(record)]
+
+
+def end(record, state=RunState.COMPLETE, **fields):
+    record.on_event(RunFinished(state, **fields))
+
+
+STARTING = EngineStarting("vllm", "0.32.0", True, "engine.log", ["vllm", "serve"], {"devices": ["0"]})
+RELEASED = EngineReleased("vllm", True, 0.5, 30.0, [], [], {"processes": ()})
+
+
 def test_it_is_on_disk_from_the_start(record, tmp_path):
     assert record.folder == tmp_path / "evalflow"
     found = saved(record)
     assert (found["run_id"], found["state"], found["model"]) == ("run-1", "running", "m")
+    assert found["schema"] == SCHEMA
     assert found["task"]["datasets"] == ["a"]
-    assert found["versions"]["evalscope"]
+    assert found["versions"]["evalscope"] == "1.14.1"
+    assert found["versions"]["evalscope-evalflow"]
     assert found["pid"]
-    assert events(record)[0]["event"] == "started"
+    assert names(record) == ["RunStarted"]
+    assert events(record)[0]["schema"] == SCHEMA
 
 
-def test_no_key_is_ever_in_it(record):
-    record.set(deploy={"api_key": SecretStr(KEY), "env_vars": {"HF_TOKEN": KEY}}, reference={"api_key": "${MY_KEY}"})
-    record.event("asked", headers={"Authorization": KEY})
-    record.finish("failed", error="it died", request={"api_key": KEY})
+def test_no_key_is_ever_in_it(tmp_path):
+    request = {"deploy": {"api_key": SecretStr(KEY), "env_vars": {"HF_TOKEN": KEY}}, "judge": {"api_key": "${MY_KEY}"}}
+    record = Record(tmp_path, "run-1", task=request)
+    record.on_event(EngineReleased("vllm", True, 0.5, 30.0, [], [], {"headers": {"Authorization": KEY}}))
+    end(record, results={"request": {"api_key": KEY}})
     for path in record.folder.iterdir():
         assert KEY not in path.read_text()
-    assert saved(record)["reference"] == {"api_key": "${MY_KEY}"}
+    assert saved(record)["task"]["judge"] == {"api_key": "${MY_KEY}"}
 
 
-def test_phases_have_their_seconds(record):
+def test_the_seconds_of_a_phase_add_up(record):
     for _ in range(2):  # an engine that was started again
-        with record.phase("load"):
-            threading.Event().wait(0.05)
-    record.finish("complete")
-    assert list(saved(record)["phases_s"]) == ["load"]
-    assert 0.1 <= saved(record)["phases_s"]["load"] < 10
-    once = ["phase begins", "phase ends"]
-    assert [item["event"] for item in events(record)] == ["started", *once, *once, "complete"]
+        record.on_event(PhaseBegan(Phase.LOAD))
+        record.on_event(PhaseEnded(Phase.LOAD, 1.25))
+    record.on_event(PhaseEnded(Phase.COLLECT, 1.0))  # which is not measured
+    end(record)
+    assert saved(record)["phases_s"] == {"load": 2.5}
+    once = ["PhaseBegan", "PhaseEnded"]
+    assert names(record) == ["RunStarted", *once, *once, "PhaseEnded", "RunFinished"]
+    assert events(record)[1]["phase"] == "load"
 
 
-def test_a_phase_that_was_interrupted_is_closed(record):
-    with pytest.raises(KeyboardInterrupt), record.phase("load"):
-        raise KeyboardInterrupt
-    record.finish("interrupted")
+def test_the_engine_is_recorded_with_its_own_version(record):
+    record.on_event(STARTING)
     found = saved(record)
-    assert (found["state"], list(found["phases_s"])) == ("interrupted", ["load"])
+    assert (found["engine"], found["versions"]["vllm"]) == ("vllm", "0.32.0")
+    assert found["command"] == ["vllm", "serve"]
+    assert found["placement"] == {"devices": ["0"]}
+
+
+def test_an_engine_that_was_kept_is_recorded_until_another_is_started(record):
+    record.on_event(EngineReused("vllm", "0.32.0", "run-0", "engine.log", ["vllm"], {}))
+    assert saved(record)["reused"] == {"run_id": "run-0", "log": "engine.log"}
+    record.on_event(STARTING)
+    assert "reused" not in saved(record)
+
+
+def test_the_time_in_which_engines_were_held_adds_up(record):
+    for _ in range(2):
+        record.on_event(RELEASED)
+    assert saved(record)["engine_held_s"] == 60.0
+    assert saved(record)["release"] == {"released": True, "processes": []}
+
+
+def test_how_it_ended(record):
+    end(record, RunState.FAILED, error="no memory")
+    found = saved(record)
+    assert (found["state"], found["error"]) == ("failed", "no memory")
     assert found["ended"]
+    assert not (record.folder / ".reserve").exists()
 
 
-def test_what_is_no_json_is_written_as_text(record, tmp_path):
-    record.set(folder=tmp_path, score=0.5, name="Prüfung")
-    assert saved(record)["folder"] == str(tmp_path)
+def test_results_are_in_the_record_and_not_once_more_in_the_events(record):
+    end(record, results={"a": {"metrics": {"acc": 0.5}, "name": "Prüfung"}})
+    assert saved(record)["results"]["a"]["metrics"] == {"acc": 0.5}
     assert "Prüfung" in (record.folder / "run.json").read_text()
+    assert events(record)[-1]["results"] is None
+
+
+def test_progress_is_shown_and_not_recorded(record):
+    record.on_event(Progress(Phase.INFER, 3))
+    assert names(record) == ["RunStarted"]
 
 
 def test_a_second_run_appends_to_the_events_and_replaces_the_record(record, tmp_path):
-    record.finish("failed")
+    end(record, RunState.FAILED, error="x")
     again = Record(tmp_path, "run-2", model="m")
     assert saved(again)["run_id"] == "run-2"
     assert "error" not in saved(again)
-    assert [item["event"] for item in events(again)] == ["started", "failed", "started"]
+    assert names(again) == ["RunStarted", "RunFinished", "RunStarted"]
 
 
 def test_the_record_is_replaced_as_a_whole_and_nothing_is_left_beside_it(record, monkeypatch):
@@ -87,7 +133,7 @@ def test_the_record_is_replaced_as_a_whole_and_nothing_is_left_beside_it(record,
     before = (record.folder / "run.json").read_text()
     monkeypatch.setattr(Path, "replace", dump)
     with pytest.raises(Full):
-        record.set(score=1)
+        record.on_event(STARTING)
     assert (record.folder / "run.json").read_text() == before
     assert sorted(path.name for path in record.folder.iterdir()) == [".reserve", "events.jsonl", "run.json"]
 
@@ -118,7 +164,7 @@ class TestRead:
         assert read(tmp_path)["state"] == "running"
 
     def test_it_has_ended(self, record, tmp_path):
-        record.finish("failed")
+        end(record, RunState.FAILED)
         change(tmp_path, pid=2**22 + 1)
         assert read(tmp_path)["state"] == "failed"
 
@@ -133,7 +179,7 @@ class TestRead:
 
     def test_the_next_run_tells_of_it(self, killed):
         again = Record(killed, "run-2")
-        assert [item["event"] for item in events(again)] == ["started", "died", "started"]
+        assert [item["event"] for item in events(again)] == ["RunStarted", "PreviousRunDied", "RunStarted"]
         assert events(again)[1]["run_id"] == "run-1"
 
     def test_marking_it(self, killed):

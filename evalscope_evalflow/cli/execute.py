@@ -1,0 +1,56 @@
+"""What `run`, `check`, `demo` and bare flags end in: check or run a task, and print the outcome."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from evalscope_evalflow.errors import ExitCode
+
+
+def task_from_file(path: str, work_dir: str | None) -> dict[str, Any]:
+    """The task in a file.
+
+    Args:
+        path: YAML or JSON.
+        work_dir: replaces the file's own.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    from evalscope_evalflow.config.task import read_mapping
+
+    data = read_mapping(path)
+    return {**data, "work_dir": work_dir} if work_dir else data
+
+
+def execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
+    """Run a task and print its results, or print its plan.
+
+    Args:
+        data: the task, as a YAML file holds it.
+        verbose: whether to show what EvalScope prints.
+        check: only check the task and print its plan.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EvalFlowError: the task cannot work, or failed as a whole.
+    """
+    from evalscope_evalflow.config.task import Task
+
+    task = Task.parse(data).without_keep_alive()
+    if check or task.flow.dry_run or data.get("dry_run"):
+        from evalscope_evalflow.sweep.show_plan import show_plan
+
+        show_plan(task)
+        return ExitCode.COMPLETE
+    from evalscope_evalflow import sweep
+    from evalscope_evalflow.display.reporter import Reporter
+    from evalscope_evalflow.results.tables import show_table, where_to_look
+
+    result = sweep.run(task, Reporter(forward=verbose))
+    show_table(result.rows())
+    sys.stdout.write(where_to_look(task) + "\n")
+    return result.exit_code

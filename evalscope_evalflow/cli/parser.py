@@ -1,0 +1,34 @@
+"""The parser of every command, and the flags that several have in common."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from evalscope_evalflow.errors import ExitCode, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that names the flag that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = ""
+        if message.startswith("unrecognized arguments: "):
+            known = [option for action in self._actions for option in action.option_strings]
+            # Names alone: the value of a flag that is not ours may be a key.
+            words = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("-")]
+            message = "unknown flag " + ", ".join(words) if words else "some words belong to no flag"
+            hint = "\n    " + nearest(words[0], known) if words and nearest(words[0], known) else ""
+        self.exit(ExitCode.BAD_CONFIG, f"{self.prog}: {message}{hint}\n    All flags: {self.prog} --help\n")
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """A task file, and what of it can be set on the command line."""
+    parser.add_argument("file", help="YAML or JSON file")
+    parser.add_argument("--work_dir", help="where results go, instead of the file's work_dir")
+    add_verbose(parser)
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """`--verbose`."""
+    parser.add_argument("--verbose", action="store_true", help="show what EvalScope prints")

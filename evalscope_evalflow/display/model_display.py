@@ -1,0 +1,111 @@
+"""What a person is shown of one model's run: a line for each event that matters, and what it is busy with."""
+
+from __future__ import annotations
+
+from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.events import engine_events as engine
+from evalscope_evalflow.events import run_events as run
+from evalscope_evalflow.events import worker_events as worker
+from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.run_events import Phase
+
+BUSY = {
+    Phase.LOAD: "loading",
+    Phase.INFER: "evaluating",
+    Phase.SAVE: "saving the answers",
+    Phase.WAIT_FOR_JUDGE: "waiting for the judge",
+    Phase.JUDGE: "judging",
+}
+
+
+class ModelDisplay:
+    """Shows the events of one model's run, in the voice of a reporter."""
+
+    def __init__(self, reporter: Reporter, model: str) -> None:
+        """
+        Args:
+            reporter: whose terminal it is.
+            model: the model's name, with which each line begins.
+        """
+        self._reporter, self._model = reporter, model
+
+    def on_event(self, event: Event) -> None:
+        """Show it, if a person should know."""
+        match event:
+            case run.PhaseBegan(phase) if phase in BUSY:
+                self._reporter.begin(self._model, BUSY[phase])
+            case run.PhaseEnded(phase) if phase in BUSY:
+                self._reporter.end(self._model)
+            case run.Progress(phase, answers):
+                more = "" if answers is None else f", {answers} answers saved"
+                self._reporter.update(self._model, f"{BUSY[phase]}{more}")
+            case run.RunStarted() | run.WorkPlanned() | run.PhaseBegan() | run.PhaseEnded():
+                pass
+            case _:
+                self._say(event)
+
+    def _say(self, event: Event) -> None:
+        for text in _warnings(event):
+            self._reporter.warn(f"{self._model}: {text}")
+        line = _line(event)
+        if line:
+            self._reporter.log(f"{self._model}: {line}")
+
+
+def _line(event: Event) -> str:
+    """What happened as it should, in words; empty for all else."""
+    match event:
+        case run.NothingLeft():
+            return "nothing is left to do; nothing was started"
+        case run.ResultsArchived(folder, None):
+            return f"reuse is off; earlier results are kept in {folder}"
+        case run.ResultsArchived(folder, datasets) if datasets:
+            return f"another judge; earlier verdicts on {', '.join(datasets)} are kept in {folder}"
+        case engine.EngineReused(name, run_id=run_id):
+            return f"{name} has been kept since run {run_id}"
+        case engine.EngineStarting(name, local=True, log=log):
+            return f"starting {name} (log: {log})"
+        case engine.EngineReady(name, api_url, load_s) if load_s is not None:
+            return f"{name} is ready at {api_url} ({load_s:.1f} s)"
+        case engine.EngineNotNeeded(name):
+            return f"nothing was left to ask; {name} was not needed"
+        case engine.EngineKept(name, until):
+            return f"{name} is kept until {until}"
+        case engine.EngineReleased(name, released=True, seconds=seconds):
+            return f"{name} and all it started are gone ({seconds:.1f} s)"
+        case worker.VerdictsDropped(dataset, number):
+            return f"{number} verdicts on {dataset} were not the judge's own; they are made again"
+        case worker.DatasetNotSplit(dataset):
+            return f"{dataset} has an evaluator of its own: it is judged while the engine runs"
+    return ""
+
+
+def _warnings(event: Event) -> list[str]:
+    """What did not happen as it should, in words."""
+    match event:
+        case engine.EngineNotice(text):
+            return [text]
+        case engine.EngineDied(error, answers, added, restart, max_restarts):
+            return [
+                error.splitlines()[0],
+                f"starting it again ({restart} of {max_restarts}); {answers} answers are saved, {added} of them since "
+                "its last start",
+            ]
+        case engine.EngineReleased(name, problems=problems, warnings=warnings):
+            return [f"{name} was ended, but {line}" for line in (*problems, *warnings)]
+        case worker.DatasetFailed(dataset, message):
+            return [f"{dataset} failed: {message}; the other datasets go on"]
+        case run.DatasetIncomplete():
+            return [_incomplete(event)]
+        case run.FailuresStand():
+            return ["samples that failed permanently are asked again when their cause changes, or with `reuse: false`"]
+    return []
+
+
+def _incomplete(event: run.DatasetIncomplete) -> str:
+    notes = "".join(f"; {note}" for note in event.notes)
+    if event.failures_file:
+        notes += f" (each of them: {event.failures_file})"
+    if not event.reported:
+        return f"no report for {event.dataset}{notes}"
+    return f"{event.dataset} is incomplete: {event.answered} of {event.requested} answered{notes}"

@@ -1,0 +1,84 @@
+"""What the parent asks of its worker, one JSON line each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class WorkerRequest:
+    """Goes to the worker. Subclasses are frozen dataclasses whose fields JSON can hold."""
+
+    kinds: ClassVar[dict[str, type[WorkerRequest]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        WorkerRequest.kinds[cls.__name__] = cls
+
+    def as_dict(self) -> dict[str, Any]:
+        """The request as JSON has it: its name under `request`, and its fields."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {"request": type(self).__name__, **values}
+
+
+@dataclass(frozen=True)
+class StartTask(WorkerRequest):
+    """The first request: what to do.
+
+    Attributes:
+        backend: the worker half of the stock backend, as `module:class`.
+        phases: what to do, of `infer` and `judge`, in this order.
+        stock_task: fields of EvalScope's TaskConfig, without the model's URL and key; other keys are references.
+        failures_file: where samples without an answer or a score are written down.
+        failure_cause: fingerprint of everything in the task, other than a prompt, that can make a request fail.
+        judge_batch_size: answers that are judged at once; None for as many as the model is asked at once.
+        settings: what else the worker half of this backend needs.
+    """
+
+    backend: str
+    phases: Sequence[str]
+    stock_task: dict[str, Any]
+    failures_file: str
+    failure_cause: str
+    judge_batch_size: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelReady(WorkerRequest):
+    """The model can be asked.
+
+    Attributes:
+        api_url: the base URL of its API.
+    """
+
+    api_url: str
+
+
+@dataclass(frozen=True)
+class JudgeAnswers(WorkerRequest):
+    """The saved answers may be judged: the engine is released.
+
+    Attributes:
+        at_once: answers that are judged at once, where other models ask the same judge; None: as the task says.
+    """
+
+    at_once: int | None = None
+
+
+def parse_request(data: Mapping[str, Any]) -> WorkerRequest:
+    """The request that `as_dict` has written.
+
+    Raises:
+        ValueError: no request has that name, or a field that it needs is missing.
+    """
+    kind = WorkerRequest.kinds.get(str(data.get("request")))
+    known = {item.name for item in dataclasses.fields(kind)} if kind else set()
+    try:
+        if kind is not None:
+            return kind(**{name: value for name, value in data.items() if name in known})
+    except TypeError as error:
+        raise ValueError(f"not a request to the worker: {error}") from None
+    raise ValueError(f"not a request to the worker: {data.get('request')!r}")

@@ -1,0 +1,181 @@
+"""The engine of one attempt, from its start until it is kept or released, with the events that say so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict
+
+from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines import Engine
+from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.engine_events import (
+    EngineExited,
+    EngineKept,
+    EngineNotice,
+    EngineReady,
+    EngineReleased,
+    EngineReused,
+    EngineStarting,
+    EngineUnwell,
+    KeptEngineReleased,
+)
+from evalscope_evalflow.events.run_events import Phase
+from evalscope_evalflow.processes.registry import Registration
+from evalscope_evalflow.run.context import Run
+from evalscope_evalflow.serving import Deployment, Endpoint, Release, Watch
+from evalscope_evalflow.serving.warm_pool import clock
+
+
+class EngineSession:
+    """One engine that a run uses.
+
+    Attributes:
+        run: the run.
+        engine: the engine's kind.
+        deployment: the engine itself.
+    """
+
+    def __init__(self, run: Run, engine: Engine, entry: Registration, notify: Callable[[Event], None]) -> None:
+        """Prepare; nothing is started.
+
+        Args:
+            run: who uses it.
+            engine: its kind.
+            entry: the run's entry in the registry.
+            notify: is called, in whatever thread, when it has exited or does not work any more.
+        """
+        self.run, self.engine = run, engine
+        self.deployment = Deployment(
+            engine,
+            run.model,
+            run.deploy,
+            log=run.record_folder / "engine.log",
+            run_id=run.run_id,
+            on_exit=lambda: notify(EngineExited()),
+            entry=entry,
+        )
+        self._entry, self._notify = entry, notify
+        self._began = 0.0
+        self._keep: bool | None = None  # not decided
+        self._deciding = threading.Lock()
+        self._over = False
+
+    def start(self) -> None:
+        """Start it, or take the same one where it was kept, and return at once."""
+        self._began = time.monotonic()
+        self.deployment.start()
+        self._announce()
+
+    def wait_ready(self) -> Endpoint:
+        """Wait until it can be asked.
+
+        Raises:
+            EngineError: it could not be started; the message says why.
+        """
+        before = self.deployment.argv
+        endpoint = self.deployment.wait_ready()
+        if self.deployment.argv != before:  # a start that failed was tried again, at another port
+            self._announce()
+        self.run.emit(EngineReady(self.engine.name, endpoint.api_url, self.deployment.load_s))
+        return endpoint
+
+    def watched(self, endpoint: Endpoint) -> AbstractContextManager[object]:
+        """A block in which it is looked after; `EngineUnwell` says when it does not work any more."""
+        process = self.deployment.process
+        if process is None:
+            return nullcontext()
+        return Watch(
+            self.engine,
+            process,
+            endpoint,
+            self.run.deploy.stall_timeout_s,
+            lambda cause: self._notify(EngineUnwell(cause)),
+        )
+
+    def request_stop(self) -> None:
+        """Begin to end it, without waiting; from any thread."""
+        if self.deployment.process is not None:
+            self.deployment.process.ask_to_stop()
+
+    def all_answered(self) -> None:
+        """Nobody will ask it anything more: decide whether it is kept, and else begin to end it; from any thread."""
+        with self._deciding:
+            if self._keep is None:
+                self._keep = self._may_keep()
+        if not self._keep:
+            self.request_stop()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was decided that it is kept."""
+        return bool(self._keep)
+
+    def close(self) -> None:
+        """Keep it, if that was decided and it is well; else release it. Once."""
+        if self._over:
+            return
+        if not (self._keep and self._kept()):
+            self._release()
+        self._over = True
+
+    def release(self) -> None:
+        """End it, whatever was decided. Nothing to do after `close`."""
+        if not self._over:
+            self._over = True
+            self._release()
+
+    def _announce(self) -> None:
+        deployment, name = self.deployment, self.engine.name
+        version = self.engine.version(Environment.find(self.run.deploy.env)) if self.engine.local else None
+        log, command, placement = str(deployment.log), list(deployment.argv), deployment.placement_facts
+        if deployment.reused:
+            self.run.emit(EngineReused(name, version, deployment.reused, log, command, placement))
+        else:
+            self.run.emit(EngineStarting(name, version, self.engine.local, log, command, placement))
+        for note in deployment.notes:
+            self.run.emit(EngineNotice(note))
+        deployment.notes.clear()
+
+    def _may_keep(self) -> bool:
+        """Whether it may stay for whoever wants the same one next."""
+        wanted = self.run.deploy.keep_alive_s > 0 and self.deployment.is_ready
+        return wanted and not self._entry.stopped and self.run.control.may_keep()
+
+    def _kept(self) -> bool:
+        def released(found: Release) -> None:
+            with suppress(OSError):
+                self.run.emit(KeptEngineReleased(bool(found), found.problems()))
+
+        until = self.deployment.keep(released)
+        if until is None:
+            return False
+        with suppress(OSError):  # a full disk must not keep the run from going on
+            self.run.emit(EngineKept(self.engine.name, clock(until), round(time.monotonic() - self._began, 3)))
+        return True
+
+    def _release(self) -> None:
+        deployment = self.deployment
+        if deployment.process is None:  # an API that runs elsewhere, or a start that came to nothing
+            deployment.release()
+            return
+        began = time.monotonic()
+        with suppress(OSError), self.run.phase(Phase.RELEASE):
+            released = deployment.release()
+        ended = time.monotonic()
+        problems = released.problems()
+        self.run.left += [f"{self.engine.name} was ended, but {line}" for line in problems]
+        with suppress(OSError):
+            self.run.emit(
+                EngineReleased(
+                    self.engine.name,
+                    released=bool(released),
+                    seconds=round(ended - began, 3),
+                    held_s=round(ended - self._began, 3),
+                    problems=problems,
+                    warnings=released.warnings(),
+                    details=asdict(released),
+                )
+            )

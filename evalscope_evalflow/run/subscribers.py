@@ -1,0 +1,61 @@
+"""Who is told of a run's events beside its record and its display: the registry, cells.json and the executor."""
+
+from __future__ import annotations
+
+from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.engine_events import DevicesFree, EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.run_events import Phase, PhaseBegan
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed
+from evalscope_evalflow.processes.registry import Registration
+from evalscope_evalflow.run.context import Run
+from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.state import failures
+
+# What `evalflow ps` shows. While it loads and is released, the engine says so itself.
+SHOWN = {
+    Phase.INFER: "evaluating",
+    Phase.JUDGE: "judging",
+    Phase.WAIT_FOR_JUDGE: "judging",
+    Phase.COLLECT: "collecting",
+}
+
+
+class RegistrySubscriber:
+    """Keeps the run's entry, which `evalflow ps` shows."""
+
+    def __init__(self, entry: Registration) -> None:
+        self._entry = entry
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, PhaseBegan) and event.phase in SHOWN:
+            self._entry.phase(SHOWN[event.phase])
+        elif isinstance(event, (EngineStarting, EngineReused)):
+            self._entry.set(engine=event.engine)
+
+
+class CellsSubscriber:
+    """Keeps cells.json, by which the next run knows what is left to do."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, DatasetAnswered):
+            cause = failures.cause(self._run.task, self._run.model)
+            changes = {"requested": event.requested, "answered": event.answered, "cause": cause}
+            self._run.update_cells({event.dataset: changes})
+        elif isinstance(event, DatasetFailed):
+            self._run.update_cells({event.dataset: {"error": event.message}})
+
+
+class ExecutorSubscriber:
+    """Tells whoever runs several models that devices are free, and whether they are clean."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, EngineReleased) and event.problems:
+            self._control.clean = False
+        elif isinstance(event, DevicesFree):
+            self._control.devices_over()
