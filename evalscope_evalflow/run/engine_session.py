@@ -79,7 +79,7 @@ class EngineSession:
         endpoint = self.deployment.wait_ready()
         if self.deployment.argv != before:  # a start that failed was tried again, at another port
             self._announce()
-        self.run.emit(EngineReady(self.engine.name, endpoint.api_url, self.deployment.seconds))
+        self.run.emit(EngineReady(self.engine.name, endpoint.api_url, self.deployment.load_s))
         return endpoint
 
     def watched(self, endpoint: Endpoint) -> AbstractContextManager[object]:

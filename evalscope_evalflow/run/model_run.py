@@ -83,6 +83,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
             return done
         entry = Registration(run.run_id, model=run.model.name, work_dir=run.folder.absolute())
         cleanup.callback(entry.close)
+        cleanup.callback(entry.end_commands)  # those that a Ctrl-C came between
         run.subscribe(_record(run))
         run.subscribe(RegistrySubscriber(entry))
         run.subscribe(CellsSubscriber(run))
