@@ -6,7 +6,7 @@ and imports nothing heavy: the names below are loaded when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ConfigError",

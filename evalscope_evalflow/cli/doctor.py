@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -154,7 +155,7 @@ def _engines(env: str | None) -> Iterator[Finding]:
             engines.append(load_engine(name))
         except ConfigError as error:
             yield Finding(BAD, f"Engine {name}", error.problems[0].what, "Repair or uninstall the package it is from.")
-    modules = [engine.module for engine in engines if engine.local and engine.module]
+    modules = list(dict.fromkeys(name for engine in engines if engine.local for name in engine.modules))
     for place in places:
         where = f"in {place.prefix}"
         try:
@@ -169,16 +170,18 @@ def _engines(env: str | None) -> Iterator[Finding]:
             if not engine.local:
                 if place.own:
                     yield Finding(GOOD, what, "nothing to install")
-            elif not engine.module:
+            elif not engine.modules:
                 yield Finding(GOOD, what, f"can be used {where}")
-            elif found[engine.module] is None:
-                yield Finding(NOTE, what, f"not installed {where}", "" if not place.own else engine.install)
+            elif missing := [name for name in engine.modules if found[name] is None]:
+                lacks = f"; {', '.join(missing)} is missing" if len(missing) < len(engine.modules) else ""
+                todo = engine.install or f"{place.installer} {shlex.quote(engine.requirement or engine.modules[0])}"
+                yield Finding(NOTE, what, f"not installed {where}{lacks}", "" if not place.own else todo)
             else:
-                yield Finding(GOOD, what, f"{found[engine.module] or 'of unknown version'} {where}")
+                yield Finding(GOOD, what, f"{engine.version(place) or 'of unknown version'} {where}")
 
 
 def _ask(place: Environment, modules: list[str]) -> Mapping[str, str | None]:
-    """Versions by module, "" where there is no metadata, None where there is no module; and that of Python."""
+    """Whether each module is there ("" or None); and the version of Python."""
     done = subprocess.run(
         [str(place.python), "-c", _ASK, *modules],
         env=place.variables(os.environ), stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/",

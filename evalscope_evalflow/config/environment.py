@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,42 @@ class Environment:
             folders = sorted(self.prefix.glob(f"lib/python3*/site-packages/{package}"))
         return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
+    def version_of(self, distribution: str) -> str | None:
+        """The version of an installed distribution; None if its metadata are not found there.
+
+        Read from the name of its metadata's folder (`NAME-VERSION.dist-info`): no interpreter is started.
+        """
+        found = self.dist_info(distribution)
+        return found.name.removesuffix(".dist-info").rpartition("-")[2] if found else None
+
+    def dist_info(self, distribution: str) -> Path | None:
+        """The folder with the metadata of an installed distribution; None if it is not found. Nothing is run."""
+        wanted = _normalised(distribution)
+        for folder in self.package_folders:
+            for found in folder.glob("*.dist-info"):
+                if _normalised(found.name.removesuffix(".dist-info").rpartition("-")[0]) == wanted:
+                    return found
+        return None
+
+    @property
+    def package_folders(self) -> list[Path]:
+        """Where its packages are installed; nothing is run to find out."""
+        if self.own:
+            return [Path(folder) for folder in sys.path if folder]
+        pattern = "lib*/python3*/*-packages"  # Debian's own Python has dist-packages
+        folders = sorted(self.prefix.glob(pattern))
+        with suppress(OSError):
+            lines = (self.prefix / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
+            settings = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+            if settings.get("include-system-site-packages", "").lower() == "true" and settings.get("home"):
+                folders += sorted(Path(settings["home"]).parent.glob(pattern))
+        for folder in tuple(folders):  # as `site` does: a line of a .pth file is a folder, or code
+            for listed in sorted(folder.glob("*.pth")):
+                with suppress(OSError, UnicodeDecodeError):
+                    lines = listed.read_text(encoding="utf-8").splitlines()
+                    folders += [folder / line for line in lines if line and not line.startswith(("#", "import "))]
+        return folders
+
     def variables(self, base: Mapping[str, str]) -> dict[str, str]:
         """The variables of a process in this environment, made from those of this process."""
         env = dict(base)
@@ -140,6 +177,11 @@ class Environment:
             return list(argv)
         source = 'for script in "$0"/*.sh; do . "$script"; done; exec "$@"'
         return ["bash", "-c", source, str(scripts), *argv]
+
+
+def _normalised(distribution: str) -> str:
+    """A distribution's name in the form in which names are compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def conda_prefixes() -> list[Path]:

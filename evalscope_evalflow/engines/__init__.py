@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint
 
-from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.config import plugins as entries
-from evalscope_evalflow.engines.base import Address, Command, Counters, Engine, ParserSource, Rule
+from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig, plugins
+from evalscope_evalflow.engines.base import (
+    INTERFACE_VERSION,
+    Address,
+    Command,
+    Counters,
+    Engine,
+    LogPattern,
+    ParserSource,
+)
 from evalscope_evalflow.engines.options.extra_args import check_extra_args, check_variables
 from evalscope_evalflow.errors import Problem
 
 __all__ = [
     "GROUP",
+    "INTERFACE_VERSION",
     "Address",
     "Command",
     "Counters",
     "Engine",
+    "LogPattern",
     "ParserSource",
-    "Rule",
     "check_engine",
     "known_engines",
     "load_engine",
@@ -26,20 +34,30 @@ __all__ = [
 ]
 
 GROUP = "evalflow.engines"
+RENAMED_ATTRIBUTES = {  # of an Engine, since version 1
+    "rules": "log_patterns",
+    "module": "modules",
+    "package": "requirement",
+    "settings": "reserved_options",
+    "variables": "reserved_variables",
+}
 
 
 def known_engines() -> dict[str, EntryPoint]:
     """Every installed engine, by name; none is loaded."""
-    return entries.known(GROUP)
+    return plugins.known(GROUP)
 
 
 def load_engine(name: str, where: str = "deploy.engine") -> Engine:
     """The engine of this name.
 
     Raises:
-        ConfigError: there is none, or its package is broken.
+        ConfigError: there is none, its package is broken, or it was written for another version of the interface.
     """
-    return entries.load(GROUP, name, what="engine", where=where)()  # type: ignore[no-any-return]
+    found = plugins.load(
+        GROUP, name, what="engine", where=where, interface_version=INTERFACE_VERSION, renamed=RENAMED_ATTRIBUTES
+    )
+    return found()  # type: ignore[no-any-return]
 
 
 def resolve_engine(model: ModelConfig, deploy: DeployConfig) -> Engine:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import is_secret_name, reveal
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
+
+INTERFACE_VERSION = 2  # 1: EvalFlow 0.1
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,23 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A line of an engine's log that tells why it stopped.
+class LogPattern:
+    """A line of an engine's log that explains why it stopped.
 
     Attributes:
-        pattern: regular expression, searched from the end of the log.
-        cause: one line; `{0}` is the first group that matched, or the match.
+        pattern: regular expression; the last match in the log counts.
+        cause: one line; `{0}` is the first group that matched, or the whole match.
         hint: what the user can do.
-        again: a start that ends so may go well a moment later: it is tried again, a few times.
+        retryable: whether the same start may succeed a moment later; it is then tried again, three times in all.
     """
 
     pattern: str
     cause: str
     hint: str
-    again: bool = False
+    retryable: bool = False
 
-    def apply(self, log: str) -> tuple[str, str] | None:
-        """(cause, hint) if the log holds the line."""
+    def explain(self, log: str) -> tuple[str, str] | None:
+        """(cause, hint) if the log has such a line."""
         matches = list(re.finditer(self.pattern, log, re.MULTILINE))
         if not matches:
             return None
@@ -95,13 +98,13 @@ class ParserSource:
 
     Attributes:
         target: "package.module:function" that parses `sys.argv`, or the path of a script that does.
-        words: its subcommand.
+        subcommand: the words before its options, such as `("serve",)`.
         distribution: the package whose version decides which options there are; empty: the script itself does.
         lenient: whether it takes underscores for dashes, and `--option.key value` for JSON, as vLLM does.
     """
 
     target: str
-    words: tuple[str, ...] = ()
+    subcommand: tuple[str, ...] = ()
     distribution: str = ""
     lenient: bool = False
 
@@ -157,38 +160,47 @@ class Engine(ABC):
     """A kind of inference server.
 
     Attributes:
+        interface_version: version of this interface that the engine was written for; declare it as a number.
         name: as in `deploy.engine`.
         local: whether there is something to start.
-        module: the Python module that has to be installed in the engine's environment.
-        install: how to install it here, for the message that it is missing.
-        package: what to install in another environment; default: of the module's name.
-        default_max_num_seqs: sequences served at once where nothing is said.
+        modules: Python modules that the engine's environment must have, extras included.
+        requirement: what pip installs in an environment that lacks them, such as "transformers[serving]>=5";
+            default: the first of `modules`.
+        distribution: the installed package whose version is the engine's, such as "vllm"; empty: it has none.
+        install: how to install it beside EvalFlow, if that differs from installing `requirement`.
+        health_path: path that answers 200 once the server can be used; None: it has none, and `/v1/models` is asked.
+        default_max_num_seqs: sequences served at once unless `deploy.max_num_seqs` says otherwise.
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
+        needs_gpu: whether it stops at its start on a machine without an accelerator (where `uses_devices` holds).
         spreads: what of a model it shares out over devices: the heads of each layer (tensor parallelism), or the
             layers, as far as there is room, the rest being left to the CPU.
         replicates: which models it serves in several replicas behind one address (data parallelism): none of them,
             dense ones (a mixture of experts would be shared out over its replicas), or any.
-        rules: what lines of its log mean, the most telling first.
-        counters: how to see that it works; None: only by its CPU time.
+        log_patterns: what lines of its log mean, the most specific first.
+        counters: metrics that show whether it makes progress; None: its CPU time is all that shows it.
         parser: where its options are found; None: they are not checked.
-        settings: options that have a setting of ours, which says what `extra_args` must not.
-        variables: environment variables that have one.
+        reserved_options: options that EvalFlow sets, and the setting to use in place of each in `extra_args`.
+        reserved_variables: environment variables that EvalFlow sets, and the setting to use in place of each.
     """
 
+    interface_version: ClassVar[int] = INTERFACE_VERSION
     name: ClassVar[str]
     local: ClassVar[bool] = True
-    module: ClassVar[str] = ""
+    modules: ClassVar[tuple[str, ...]] = ()
+    requirement: ClassVar[str] = ""
+    distribution: ClassVar[str] = ""
     install: ClassVar[str] = ""
-    package: ClassVar[str] = ""
+    health_path: ClassVar[str | None] = "/health"
     default_max_num_seqs: ClassVar[int] = 200
     needs_idle_devices: ClassVar[bool] = True
+    needs_gpu: ClassVar[bool] = False
     spreads: ClassVar[Literal["heads", "layers"]] = "heads"
     replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
-    rules: ClassVar[Sequence[Rule]] = ()
+    log_patterns: ClassVar[Sequence[LogPattern]] = ()
     counters: ClassVar[Counters | None] = None
     parser: ClassVar[ParserSource | None] = None
-    settings: ClassVar[Mapping[str, str]] = {}
-    variables: ClassVar[Mapping[str, str]] = {}
+    reserved_options: ClassVar[Mapping[str, str]] = {}
+    reserved_variables: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
@@ -214,6 +226,10 @@ class Engine(ABC):
         """What serving this model takes; files are read, but no weights."""
         return demand(model.path, deploy.max_model_len, self.memory(deploy))
 
+    def version(self, env: Environment) -> str | None:
+        """The version of the engine in an environment; None if it is unknown. Nothing is run or imported."""
+        return env.version_of(self.distribution) if self.distribution else None
+
     def check_keys(self, deploy: DeployConfig) -> Iterable[Problem]:
         """No key may stand in an argument, where every user of the machine can read it."""
         for word in deploy.extra_args:
@@ -236,9 +252,10 @@ class Engine(ABC):
             todo = "Give a conda prefix or its name, a venv, a uv environment, or an interpreter."
             yield Problem("deploy.env", str(error), todo)
             return
-        why = env.why_no_module(self.module) if self.module else None
+        why = next(filter(None, map(env.why_no_module, self.modules)), None)
         if why:
-            install = self.install if env.own else f"{env.installer} {self.package or self.module}"
+            requirement = self.requirement or self.modules[0]
+            install = self.install if env.own and self.install else f"{env.installer} {shlex.quote(requirement)}"
             yield Problem(
                 "deploy.engine",
                 f"{self.name} is not installed in {env.prefix}: {why}",

@@ -14,8 +14,8 @@ from evalscope_evalflow.engines.base import (
     Command,
     Counters,
     Engine,
+    LogPattern,
     ParserSource,
-    Rule,
     absolute,
     check_template,
 )
@@ -33,7 +33,8 @@ class LlamaCpp(Engine):
     """llama.cpp's server, as xllamacpp builds it."""
 
     name = "llamacpp"
-    module = "xllamacpp"
+    modules = ("xllamacpp",)
+    distribution = "xllamacpp"
     install = "pip install 'evalscope-evalflow[llamacpp]'"
     default_max_num_seqs = 4
     needs_idle_devices = False
@@ -44,7 +45,7 @@ class LlamaCpp(Engine):
         progress=("llamacpp:n_decode_total", "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"),
     )
     parser = ParserSource(str(SERVER))
-    settings: ClassVar[Mapping[str, str]] = {
+    reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
         "--alias": "the model's `name`",
         "--host": "deploy.host",
@@ -53,35 +54,35 @@ class LlamaCpp(Engine):
         "--parallel": "deploy.max_num_seqs",
         "--chat-template-file": "deploy.chat_template",
     }
-    variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
-    rules = (
-        Rule(
+    reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    log_patterns = (
+        LogPattern(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",
             "an argument is not understood: {0}",
             f"extra_args for llamacpp are those of `python {SERVER} --help`.",
         ),
         PORT_TAKEN,
-        Rule(
+        LogPattern(
             r"common_chat_templates_init: error: (.+)",
             "the chat template cannot be used: {0}",
             "Mend the Jinja file of deploy.chat_template; without it, the model's own template is used.",
         ),
-        Rule(
+        LogPattern(
             r"(?:unknown model architecture: )('.+?')",
             "this llama.cpp does not know the architecture {0}",
             "Upgrade xllamacpp.",
         ),
-        Rule(
+        LogPattern(
             r"(failed to allocate.*|unable to allocate.*|std::bad_alloc)",
             "there is not enough memory: {0}",
             "Lower max_model_len or max_num_seqs.",
         ),
-        Rule(
+        LogPattern(
             r"error loading model: (.+)",
             "llama.cpp cannot load the file: {0}",
             "Check that the file is complete.",
         ),
-        Rule(r"failed to load model", "llama.cpp cannot load the file", "Check that the file is complete."),
+        LogPattern(r"failed to load model", "llama.cpp cannot load the file", "Check that the file is complete."),
     )
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:

@@ -14,8 +14,8 @@ from evalscope_evalflow.engines.base import (
     Address,
     Command,
     Engine,
+    LogPattern,
     ParserSource,
-    Rule,
     absolute,
     holds_json,
     parallel,
@@ -34,10 +34,11 @@ class LMDeploy(Engine):
     """`lmdeploy serve api_server`, measured with 0.18; `--backend pytorch` or `turbomind` goes into extra_args."""
 
     name = "lmdeploy"
-    module = "lmdeploy"
+    modules = ("lmdeploy",)
+    distribution = "lmdeploy"
     install = "pip install 'evalscope-evalflow[lmdeploy]'"
     parser = ParserSource("lmdeploy.cli:run", ("serve", "api_server"), distribution="lmdeploy")
-    settings: ClassVar[Mapping[str, str]] = {
+    reserved_options: ClassVar[Mapping[str, str]] = {
         "--model-name": "the model's `name`",
         "--server-name": "deploy.host",
         "--server-port": "deploy.port",
@@ -48,60 +49,62 @@ class LMDeploy(Engine):
         "--chat-template": "deploy.chat_template",
         "--api-keys": "deploy.api_key",
     }
-    variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
-    rules = (
-        Rule(REJECTED, "LMDeploy rejects an argument: {0}", "Compare it with `lmdeploy serve api_server --help`."),
-        Rule(
+    reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    log_patterns = (
+        LogPattern(
+            REJECTED, "LMDeploy rejects an argument: {0}", "Compare it with `lmdeploy serve api_server --help`."
+        ),
+        LogPattern(
             r"chat template '(.+?)' is not registered",
             "LMDeploy has no chat template named {0}",
             "Give a JSON file, or one of those that its log names.",
         ),
-        Rule(
+        LogPattern(
             r"(?s:from_json.*?)((?:json\.decoder\.)?JSONDecodeError: [^\n]+)",
             "the chat template is not JSON: {0}",
             "LMDeploy takes a JSON file or the name of a template of its own, no Jinja file.",
         ),
         *WHERE_IS_IT,
-        Rule(
+        LogPattern(
             r"Could not find model architecture from config",
             "this is not a checkpoint: its config.json is missing, or names no architecture",
             "Give the folder that holds config.json and the weights.",
         ),
         PORT_TAKEN,
-        Rule(
+        LogPattern(
             r"(?s:in _mp_proc\n    with condition:.{1,4000}?^EOFError$)",
             "two of LMDeploy's processes missed each other at its start, as may happen on a busy machine",
             "Run the same command again.",
-            again=True,
+            retryable=True,
         ),
-        Rule(
+        LogPattern(
             r"(assert .*num_(?:attention|key_value)_heads %.*|assert tp % .*num_key_value_heads.*"
             r"|TP split: .+ not divisible by tp=\d+)",
             "tensor_parallel does not fit: {0}",
             "Choose a tensor_parallel that divides the attention heads.",
         ),
-        Rule(
+        LogPattern(
             r"(No enough gpu memory for kv cache|No enough free memory blocks)",
             "there is not enough memory for the KV cache: {0}",
             "Raise --cache-max-entry-count (extra_args), lower max_model_len, or raise tensor_parallel.",
         ),
-        Rule(
+        LogPattern(
             r"(Can not found rewrite for (?:architectures|auto_map): .+)",
             "this LMDeploy cannot run the model: {0}",
             "Upgrade LMDeploy in its environment.",
         ),
-        Rule(
+        LogPattern(
             r"(Torch not compiled with CUDA enabled)",
             "LMDeploy needs a GPU and a CUDA build of PyTorch: {0}",
             "Install PyTorch's CUDA build in that environment; without a GPU, use vllm's CPU build or llamacpp.",
         ),
         NO_DEVICE,
-        Rule(
+        LogPattern(
             r"OutOfMemoryError: (.+)|(\[TM\].*out of memory.*)",
             "the device ran out of memory: {0}",
             "Lower --cache-max-entry-count (extra_args) or max_model_len, or raise tensor_parallel.",
         ),
-        Rule(
+        LogPattern(
             r"((?:ModuleNotFoundError|ImportError): .+)",
             "the engine's environment is broken: {0}",
             "Repair that environment.",

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from evalscope_evalflow.engines.base import Rule
+from evalscope_evalflow.engines.base import LogPattern
 
 REJECTED = r"error: (unrecognized arguments: .+|argument \S+: .+|the following arguments are required: .+)"
 WHERE_IS_IT = (
-    Rule(
+    LogPattern(
         r"(?:LocalEntryNotFoundError|OfflineModeIsEnabled): (.+)",
         "the model is not on this machine, and the hub cannot be asked: {0}",
         "Download it first (`hf download NAME`), or give the checkpoint's folder.",
     ),
-    Rule(
+    LogPattern(
         r"(?:Repo id must be in the form .+?: |Repo id must use .+?: |Incorrect path_or_model_id: )('.+?')",
         "the path {0} does not exist",
         "Give the checkpoint's folder.",
     ),
-    Rule(
+    LogPattern(
         r"Invalid repository ID or local directory specified: ('.+?')",
         "{0} is not a checkpoint: it has no config.json that can be read",
         "Give the folder that holds config.json and the weights.",
     ),
-    Rule(
+    LogPattern(
         r"(model type `.+?` but Transformers does not recognize|Model architectures \[.+?\] are not supported"
         r"|.+ has no vLLM implementation)",
         "this engine cannot run the model: {0}",
         "Upgrade the engine in its environment.",
     ),
 )
-PORT_TAKEN = Rule(
+PORT_TAKEN = LogPattern(
     r"Errno 98|[Aa]ddress already in use|Port \d+ is not available|Port is already in use|couldn't bind HTTP server",
     "the port is taken",
     "Choose another port.",
-    again=True,
+    retryable=True,
 )
-NO_DEVICE = Rule(
+NO_DEVICE = LogPattern(
     r"(No CUDA GPUs are available|Found no NVIDIA driver.*|Failed to infer device type)",
     "the engine finds no device that it can use: {0}",
     "Check the driver and `devices`; for a machine without GPU, install vLLM's CPU build.",

@@ -15,8 +15,8 @@ from evalscope_evalflow.engines.base import (
     Command,
     Counters,
     Engine,
+    LogPattern,
     ParserSource,
-    Rule,
     absolute,
     holds_json,
     parallel,
@@ -36,7 +36,8 @@ class SGLang(Engine):
     """`python -m sglang.launch_server`."""
 
     name = "sglang"
-    module = "sglang"
+    modules = ("sglang",)
+    distribution = "sglang"
     install = "pip install sglang, in an environment of its own"
     replicates = "any"
     # Tokens in use move with every step; the others are written at the intervals of its log.
@@ -50,7 +51,7 @@ class SGLang(Engine):
         ),
     )
     parser = ParserSource(str(SERVER), distribution="sglang")
-    settings: ClassVar[Mapping[str, str]] = {
+    reserved_options: ClassVar[Mapping[str, str]] = {
         "--model-path": "the model's `path`",
         "--served-model-name": "the model's `name`",
         "--host": "deploy.host",
@@ -62,48 +63,48 @@ class SGLang(Engine):
         "--chat-template": "deploy.chat_template",
         "--api-key": "deploy.api_key",
     }
-    variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
-    rules = (
-        Rule(
+    reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    log_patterns = (
+        LogPattern(
             REJECTED,
             "SGLang rejects an argument: {0}",
             "Compare it with `python -m sglang.launch_server --help` of that environment.",
         ),
-        Rule(
+        LogPattern(
             r"(Chat template .+? is not a built-in template name\b.*)",
             "SGLang cannot read the chat template: {0}",
             "Give a .jinja file, a JSON file, or one of SGLang's own names.",
         ),
         *WHERE_IS_IT,
-        Rule(
+        LogPattern(
             r"((?:User-specified|Target model's) context_length \(\d+\) is greater than the derived \S+ \(.+?\))",
             "the context is too long for this model: {0}",
             "Lower max_model_len (--eval_max_model_length).",
         ),
-        Rule(
+        LogPattern(
             r"(Not enough memory\. Please try to increase --mem-fraction-static.*)",
             "there is not enough memory for the KV cache: {0}",
             "Raise tensor_parallel, or --mem-fraction-static in extra_args.",
         ),
-        Rule(
+        LogPattern(
             r"OutOfMemoryError: (.+)",
             "the device ran out of memory: {0}",
             "Lower --mem-fraction-static (extra_args) or max_num_seqs, or raise tensor_parallel.",
         ),
         PORT_TAKEN,
-        Rule(
+        LogPattern(
             r"(assert self\.total_num_(?:kv_)?heads % tp_size == 0|AssertionError: \d+ is not divisible by \d+"
             r"|\S+ (?:\(\d+\) )?must be divisible by (?:moe_)?tp_size.*)",
             "tensor_parallel does not fit: {0}",
             "Choose a tensor_parallel that divides the attention heads.",
         ),
-        Rule(
+        LogPattern(
             r"(No accelerator \(.+?\).*is available)",
             "SGLang finds no device that it can use: {0}",
             "Check the driver and `devices`; without a GPU, use vllm's CPU build or llamacpp.",
         ),
         NO_DEVICE,
-        Rule(
+        LogPattern(
             r"((?:ModuleNotFoundError|ImportError): .+)",
             "the engine's environment is broken: {0}",
             "Repair that environment.",

@@ -12,8 +12,8 @@ from evalscope_evalflow.engines.base import (
     Command,
     Counters,
     Engine,
+    LogPattern,
     ParserSource,
-    Rule,
     absolute,
     check_template,
     parallel,
@@ -30,7 +30,8 @@ class VLLM(Engine):
     """`vllm serve`, measured with 0.32."""
 
     name = "vllm"
-    module = "vllm"
+    modules = ("vllm",)
+    distribution = "vllm"
     install = "pip install 'evalscope-evalflow[vllm]'"
     # With several replicas, vLLM makes all their devices share one set of experts, which then have to divide by them.
     replicates = "dense"
@@ -40,7 +41,7 @@ class VLLM(Engine):
         progress=("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:kv_cache_usage_perc"),
     )
     parser = ParserSource("vllm.entrypoints.cli.main:main", ("serve",), distribution="vllm", lenient=True)
-    settings: ClassVar[Mapping[str, str]] = {
+    reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
         "--served-model-name": "the model's `name`",
         "--host": "deploy.host",
@@ -52,64 +53,66 @@ class VLLM(Engine):
         "--chat-template": "deploy.chat_template",
         "--api-key": "deploy.api_key",
     }
-    variables: ClassVar[Mapping[str, str]] = {"VLLM_API_KEY": "deploy.api_key"}
-    rules = (
-        Rule(REJECTED, "vLLM rejects an argument: {0}", "Compare it with `vllm serve --help=all` of that environment."),
-        Rule(
+    reserved_variables: ClassVar[Mapping[str, str]] = {"VLLM_API_KEY": "deploy.api_key"}
+    log_patterns = (
+        LogPattern(
+            REJECTED, "vLLM rejects an argument: {0}", "Compare it with `vllm serve --help=all` of that environment."
+        ),
+        LogPattern(
             r"chat template string \((.+?)\) appears path-like, but doesn't exist",
             "the chat template {0} does not exist",
             "Give the path of a Jinja file.",
         ),
         *WHERE_IS_IT,
-        Rule(  # the head of a weight file is JSON, as its index is
+        LogPattern(  # the head of a weight file is JSON, as its index is
             r"Value error, (Expecting .+? delimiter: .+?)(?: \[type=|$)",
             "a file of the checkpoint is not whole: {0}",
             "Download the checkpoint again, or copy it anew.",
         ),
-        Rule(
+        LogPattern(
             r"(User-specified max_model_len \(\d+\) is greater than the derived max_model_len \(.+?\))",
             "the context is too long for this model: {0}",
             "Lower max_model_len (--eval_max_model_length).",
         ),
-        Rule(  # of a CPU
+        LogPattern(  # of a CPU
             r"(Available memory on node \d+ \(.+?\) on startup is less than .+?\))",
             "the machine's memory is in use by other processes: {0}",
             "Free memory, or lower --gpu-memory-utilization in extra_args: on a CPU, it is a share of the machine's.",
         ),
-        Rule(
+        LogPattern(
             r"(Available memory on node \d+ \(.+?\) on kv cache allocation is less than .+?\))",
             "there is not enough memory for the KV cache: {0}",
             "Free memory, or lower VLLM_CPU_KVCACHE_SPACE (env_vars) or --kv-cache-memory-bytes (extra_args).",
         ),
-        Rule(
+        LogPattern(
             r"((?:To serve at least one request|No available memory for the cache blocks).+)",
             "there is not enough memory for the KV cache: {0}",
             "Lower max_model_len or max_num_seqs, or give it more devices.",
         ),
-        Rule(
+        LogPattern(
             r"(Free memory on device .+)",
             "the device is in use by another process: {0}",
             "Choose an idle device, or lower --gpu-memory-utilization in extra_args.",
         ),
-        Rule(
+        LogPattern(
             r"OutOfMemoryError: (.+)",
             "the device ran out of memory: {0}",
             "Lower max_num_seqs or max_model_len, or raise tensor_parallel.",
         ),
         PORT_TAKEN,
-        Rule(
+        LogPattern(
             r"(Total number of attention heads \(\d+\) must be divisible by tensor parallel size \(\d+\)"
             r"|World size \(\d+\) is larger than the number of available GPUs.+)",
             "tensor_parallel does not fit: {0}",
             "Choose a tensor_parallel that divides the attention heads, and devices that exist.",
         ),
         NO_DEVICE,
-        Rule(
+        LogPattern(
             r"(Worker proc \S+ died unexpectedly \(exit code: -\d+\)|Failed core proc\(s\): \{[^}]*: -\d+[^}]*\})",
             "one of vLLM's processes was killed: {0}",
             "Was it memory? `dmesg` names what the kernel killed; then lower max_num_seqs or max_model_len.",
         ),
-        Rule(
+        LogPattern(
             r"((?:ModuleNotFoundError|ImportError): .+)",
             "the engine's environment is broken: {0}",
             "Repair that environment.",

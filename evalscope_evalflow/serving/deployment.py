@@ -268,7 +268,7 @@ class Deployment:
             seen: what the engine did, where it had to be ended.
         """
         assert self.process is not None
-        found = diagnose_process(self.process, self.engine.rules)
+        found = diagnose_process(self.process, self.engine.log_patterns)
         hangs = seen is not None and seen.startswith("hangs")
         seconds = f"after {time.monotonic() - self._started:.0f} s"
         lines = [

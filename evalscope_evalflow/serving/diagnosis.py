@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalscope_evalflow.engines import Rule
+from evalscope_evalflow.engines import LogPattern
 from evalscope_evalflow.processes.exit_reason import LESS, Ending
 from evalscope_evalflow.processes.supervised import Guarded
 
@@ -67,7 +67,7 @@ def read_tail(log: Path, start: int = 0) -> str:
         return ""
 
 
-def diagnose_process(process: Guarded, patterns: Sequence[Rule] = (), less: str = LESS) -> Diagnosis:
+def diagnose_process(process: Guarded, patterns: Sequence[LogPattern] = (), less: str = LESS) -> Diagnosis:
     """Why a process ended, by what it has printed since its start and by how it ended.
 
     Args:
@@ -78,12 +78,12 @@ def diagnose_process(process: Guarded, patterns: Sequence[Rule] = (), less: str 
     return diagnose(process.log, patterns, process.log_start, process.exit_reason(less))
 
 
-def diagnose(log: Path, rules: Sequence[Rule], start: int = 0, ending: Ending | None = None) -> Diagnosis:
+def diagnose(log: Path, patterns: Sequence[LogPattern], start: int = 0, ending: Ending | None = None) -> Diagnosis:
     """Explain a process's end.
 
     Args:
         log: its output.
-        rules: what lines of it mean; the first that matches is the cause, else its own first error.
+        patterns: what lines of it mean; the first that matches is the cause, else its own first error.
         start: byte of the log to begin with.
         ending: what is known of its end beside the log.
     """
@@ -92,10 +92,10 @@ def diagnose(log: Path, rules: Sequence[Rule], start: int = 0, ending: Ending | 
     told = ending.explain() if ending is not None else None
     if told and ending is not None and ending.killed:  # it had no time to say why
         return Diagnosis(*told, tail)
-    for rule in rules:
-        found = rule.apply(text)
+    for pattern in patterns:
+        found = pattern.explain(text)
         if found:
-            return Diagnosis(*found, tail, rule.again)
+            return Diagnosis(*found, tail, pattern.retryable)
     cause = _own_error(text)
     if told and ending is not None and (cause is None or ending.oom_kills):
         return Diagnosis(told[0] + (f"; its own words: {cause}" if cause else ""), told[1], tail)

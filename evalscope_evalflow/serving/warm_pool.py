@@ -192,7 +192,7 @@ class Store:
         process = kept.running.process
         how = "was ended by somebody else, as by `evalflow stop`" if process.stopped else (
             f"died while nobody used it (exit code {process.exit_code}): "
-            f"{diagnose_process(process, kept.running.engine.rules).cause}; log: {process.log}"
+            f"{diagnose_process(process, kept.running.engine.log_patterns).cause}; log: {process.log}"
         )  # fmt: skip
         with self._lock:
             going = self._remove(kept)

@@ -233,11 +233,11 @@ class EngineConformance:
         engine = made.load()
         venv.create(tmp_path / "bare", symlinks=True)
         problems = list(engine.check_installed(made.settings(env=str(tmp_path / "bare"))))
-        if not engine.module:  # it needs nothing of an environment but its interpreter
+        if not engine.modules:  # it needs nothing of an environment but its interpreter
             assert problems == []
             return
         (problem,) = problems
-        assert engine.module in problem.what
+        assert engine.modules[0] in problem.what
         assert "install" in problem.todo
 
     @area("environment")
@@ -321,7 +321,7 @@ class EngineConformance:
     @area("extra arguments")
     def test_what_has_a_setting_is_a_problem_that_names_the_setting(self, made: Subject) -> None:
         engine = made.load()
-        for option, setting in engine.settings.items():
+        for option, setting in engine.reserved_options.items():
             if is_secret_name(option.lstrip("-").removesuffix("s")):
                 continue  # has a message of its own
             (problem,) = check_extra_args(engine, made.settings(extra_args=[option, "1"]))

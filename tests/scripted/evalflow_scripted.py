@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines import Address, Command, Counters, Engine, Rule
+from evalscope_evalflow.engines import Address, Command, Counters, Engine, LogPattern
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).with_name("scripted_server.py")
@@ -24,9 +24,9 @@ class ScriptedEngine(Engine):
     name = "scripted"
     default_max_num_seqs = 8
     counters = Counters(("scripted_requests_running",), ("scripted_chat_requests_total", "scripted_tokens_total"))
-    rules = (
-        Rule(r"[Aa]ddress already in use", "the port is taken", "Choose another port.", again=True),
-        Rule(r"ScriptedError: (.+)", "the script says: {0}", "Change the script."),
+    log_patterns = (
+        LogPattern(r"[Aa]ddress already in use", "the port is taken", "Choose another port.", retryable=True),
+        LogPattern(r"ScriptedError: (.+)", "the script says: {0}", "Change the script."),
     )
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:

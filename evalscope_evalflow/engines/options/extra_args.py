@@ -65,8 +65,8 @@ def check_variables(engine: Engine, deploy: DeployConfig) -> Iterable[Problem]:
             yield Problem(where, f"{name!r} is no name of a variable", "Letters, digits and underscores make one.")
         elif "\0" in value:
             yield Problem(where, "its value holds a NUL character", "Remove it.")
-        elif name in engine.variables:
-            yield Problem(where, f"{engine.name} is given this by EvalFlow", f"Set {engine.variables[name]}.")
+        elif name in engine.reserved_variables:
+            yield Problem(where, f"{engine.name} is given this by EvalFlow", f"Set {engine.reserved_variables[name]}.")
 
 
 def parse(words: Sequence[str], table: dict[str, Any], engine: Engine) -> Iterable[Problem]:
@@ -90,7 +90,7 @@ def parse(words: Sequence[str], table: dict[str, Any], engine: Engine) -> Iterab
         elif not word.startswith("-"):
             yield Problem(WHERE, f"{word!r} belongs to no option of {engine.name}", "Quote a value that has spaces.")
     for given, options in found.seen:
-        setting = next((engine.settings[name] for name in options if name in engine.settings), None)
+        setting = next((engine.reserved_options[name] for name in options if name in engine.reserved_options), None)
         if setting and not is_secret_name(given.lstrip("-").removesuffix("s")):  # keys have a message of their own
             yield Problem(WHERE, f"{given} is set by EvalFlow", f"Set {setting} in its place.")
 
@@ -141,7 +141,7 @@ def _identity(source: ParserSource, env: Environment) -> str | None:
 
 
 def _dump(source: ParserSource, env: Environment) -> dict[str, Any] | None:
-    done = _python(env, [str(DUMP), source.target, *source.words], timeout_s=DUMP_TIMEOUT_S)
+    done = _python(env, [str(DUMP), source.target, *source.subcommand], timeout_s=DUMP_TIMEOUT_S)
     try:
         table = json.loads(done)
     except ValueError:

@@ -197,7 +197,7 @@ def test_options_that_have_a_setting_or_that_we_understand_exist(name: str) -> N
     assert table is not None
     known = {option for item in table["options"] for option in item["names"]}
     positional = {"--model"} if name == "vllm" else set()
-    assert set(engine.settings) - positional <= known
+    assert set(engine.reserved_options) - positional <= known
     assert set(UNDERSTOOD[name]) <= known
 
 

@@ -151,7 +151,7 @@ def test_vllms_start_failures(
 ) -> None:
     logs, codes = vllm_logs
     _, _, cause, hint = VLLM[name]
-    found = diagnose(logs[name], load_engine("vllm").rules)
+    found = diagnose(logs[name], load_engine("vllm").log_patterns)
     assert codes[name] == (2 if name in ("flag", "value") else 1), found
     assert cause.format(**models) in found.cause
     assert "initialization failed" not in found.cause

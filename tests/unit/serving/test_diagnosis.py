@@ -327,7 +327,7 @@ SGLANG = [
 @pytest.mark.parametrize(("line", "cause", "hint"), VLLM)
 @pytest.mark.parametrize("form", ["{line}\n", TRACE])
 def test_vllms_failures_are_put_in_words(log, form, line, cause, hint):
-    found = diagnose(log(form.format(line=line)), load_engine("vllm").rules)
+    found = diagnose(log(form.format(line=line)), load_engine("vllm").log_patterns)
     assert cause in found.cause
     assert "\n" not in found.cause
     assert hint in found.hint
@@ -335,28 +335,28 @@ def test_vllms_failures_are_put_in_words(log, form, line, cause, hint):
 
 @pytest.mark.parametrize(("text", "cause", "hint"), LLAMACPP)
 def test_llama_cpps_failures_are_put_in_words(log, text, cause, hint):
-    found = diagnose(log(text), load_engine("llamacpp").rules)
+    found = diagnose(log(text), load_engine("llamacpp").log_patterns)
     assert cause in found.cause
     assert hint in found.hint
 
 
 @pytest.mark.parametrize(("text", "cause", "hint"), SGLANG)
 def test_what_sglang_says(log, text, cause, hint):
-    found = diagnose(log(text), load_engine("sglang").rules)
+    found = diagnose(log(text), load_engine("sglang").log_patterns)
     assert found.cause.startswith(cause)
     assert hint in found.hint
 
 
 @pytest.mark.parametrize(("text", "cause", "hint"), LMDEPLOY)
 def test_lmdeploys_failures_are_put_in_words(log, text, cause, hint):
-    found = diagnose(log(text), load_engine("lmdeploy").rules)
+    found = diagnose(log(text), load_engine("lmdeploy").log_patterns)
     assert cause in found.cause
     assert hint in found.hint
 
 
 def test_the_wrapper_is_not_taken_for_the_cause(log):
     text = TRACE.format(line=f"{CORE}safetensors.SafetensorError: the file is cut short")
-    found = diagnose(log(text), load_engine("vllm").rules)
+    found = diagnose(log(text), load_engine("vllm").log_patterns)
     assert found.cause == "SafetensorError: the file is cut short"
 
 
@@ -366,7 +366,7 @@ def test_of_pydantics_errors_the_line_that_says_something_is_shown(log):
         "  Value error, this cannot be [type=value_error, input_value=ArgsKwargs((), {}), input_type=ArgsKwargs]\n"
         "    For further information visit https://errors.pydantic.dev/2.14/v/value_error\n"
     )
-    assert diagnose(log(text), load_engine("vllm").rules).cause == "VllmConfig: this cannot be"
+    assert diagnose(log(text), load_engine("vllm").log_patterns).cause == "VllmConfig: this cannot be"
 
 
 def test_of_errors_that_wrap_each_other_the_first_is_the_cause(log):
@@ -431,24 +431,24 @@ def test_a_crash_without_a_word_is_named(log, code, cause):
 
 def test_what_a_log_explains_is_not_put_down_to_a_signal(log):
     path = log("OSError: [Errno 98] Address already in use\n")
-    assert diagnose(path, load_engine("vllm").rules, ending=Ending(134)).cause == "the port is taken"
+    assert diagnose(path, load_engine("vllm").log_patterns, ending=Ending(134)).cause == "the port is taken"
 
 
 def test_a_start_that_may_go_well_a_moment_later_is_told_apart(log):
-    rules = load_engine("vllm").rules
-    assert diagnose(log("OSError: [Errno 98] Address already in use\n"), rules).again
-    assert not diagnose(log("KeyError: 'x'\n"), rules).again
+    patterns = load_engine("vllm").log_patterns
+    assert diagnose(log("OSError: [Errno 98] Address already in use\n"), patterns).again
+    assert not diagnose(log("KeyError: 'x'\n"), patterns).again
 
 
 def test_an_engine_that_ends_with_no_known_error_shows_its_last_line(log):
-    found = diagnose(log("loading\n\nSegmentation fault (core dumped)\n\n"), load_engine("vllm").rules)
+    found = diagnose(log("loading\n\nSegmentation fault (core dumped)\n\n"), load_engine("vllm").log_patterns)
     assert (found.cause, found.hint) == ("Segmentation fault (core dumped)", "")
 
 
 @pytest.mark.parametrize("text", ["", "\n \n", None])
 def test_an_engine_that_said_nothing_is_told_so(log, tmp_path, text):
     path = tmp_path / "none.log" if text is None else log(text)
-    found = diagnose(path, load_engine("vllm").rules)
+    found = diagnose(path, load_engine("vllm").log_patterns)
     assert (found.cause, found.tail) == ("it printed nothing", [])
 
 
@@ -474,9 +474,9 @@ def test_a_long_log_is_read_from_its_end(log):
 def test_bytes_that_are_no_text_do_not_matter(tmp_path):
     path = tmp_path / "engine.log"
     path.write_bytes(b"\xff\xfe\x00 broken\nOSError: [Errno 98] Address already in use\n")
-    assert diagnose(path, load_engine("vllm").rules).cause == "the port is taken"
+    assert diagnose(path, load_engine("vllm").log_patterns).cause == "the port is taken"
 
 
 def test_the_last_of_equal_lines_is_the_one_to_show(log):
     text = "ValueError: Free memory on device cuda:0 (1/9)\nretrying\nValueError: Free memory on device cuda:1 (2/9)\n"
-    assert "cuda:1" in diagnose(log(text), load_engine("vllm").rules).cause
+    assert "cuda:1" in diagnose(log(text), load_engine("vllm").log_patterns).cause

@@ -55,7 +55,11 @@ def engine(script):
     class Scripted(Engine):
         name = "mine"
         parser = ParserSource(str(script), ("serve",))
-        settings = {"--port": "deploy.port", "--max-model-len": "deploy.max_model_len", "--api-key": "deploy.api_key"}  # noqa: RUF012
+        reserved_options = {  # noqa: RUF012
+            "--port": "deploy.port",
+            "--max-model-len": "deploy.max_model_len",
+            "--api-key": "deploy.api_key",
+        }
 
         def check(self, model, deploy):
             return []
