@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Self
 
+from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
@@ -197,7 +198,11 @@ class PluginChoice(Section):
 class FlowConfig(Section):
     """The `evalflow` section of a task."""
 
-    backend: Literal["VLMEvalKit", "Native"] = Field("VLMEvalKit", description="the stock backend to wrap")
+    backend: str = Field(
+        AUTO,
+        description="what evaluates: Native (EvalScope's own), VLMEvalKit, or the name of an `evalflow.backends` entry "
+        "point; auto: the one that has the datasets",
+    )
     mode: Literal["all", "infer", "judge"] = Field(
         "all", description="all; infer: save answers, and stop; judge: judge those that are saved"
     )
@@ -234,8 +239,12 @@ class FlowConfig(Section):
 
     @field_validator("backend", mode="before")
     @classmethod
-    def _any_case(cls, value: Any) -> Any:
-        return {"vlmevalkit": "VLMEvalKit", "native": "Native"}.get(str(value).lower(), value)
+    def _known_in_any_case(cls, value: Any) -> Any:
+        known = [AUTO, *known_backends()]
+        name = {name.lower(): name for name in known}.get(str(value).lower())
+        if name is None:
+            raise ValueError(f"unknown backend {value!r}. {nearest(str(value), known)} Known: {', '.join(known)}")
+        return name
 
     def deploy_for(self, model: ModelConfig) -> DeployConfig:
         """The common `deploy`, with what this model sets for itself on top."""

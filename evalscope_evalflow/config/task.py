@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig, patterns
+from evalscope_evalflow.config.default_backend import backend_for, known_backends
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 SECTION = "evalflow"
@@ -165,7 +166,19 @@ class Task:
         if data.get("api_url") and not any(model.api_url for model in models):
             notes.append(f"api_url {data['api_url']} is not used: the model is deployed here")
         notes += _without_effect(flow, models)
-        return cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
+        task = cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
+        return task if flow.backend != AUTO else task.with_default_backend()
+
+    def with_default_backend(self) -> Task:
+        """The same with the backend that has its datasets, or that has answered in its run folders.
+
+        Raises:
+            ConfigError: several backends have them, or none has.
+        """
+        folders = [self.folder(model) for model in self.models] if self.flow.reuse else []
+        settings = self.stock.get("dataset_args") or {}
+        backend = backend_for(self.datasets, settings, self.flow.worker_env, folders)
+        return replace(self, flow=self.flow.model_copy(update={"backend": backend}))
 
     @classmethod
     def load(cls, path: str | Path) -> Task:
@@ -185,9 +198,10 @@ def with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:
     """
     if stock is None or str(stock).lower() == SECTION:
         return section
-    known = {name.lower(): name for name in get_args(FlowConfig.model_fields["backend"].annotation)}
+    known = {name.lower(): name for name in known_backends()}
     named = known.get(str(stock).lower())
     said = str(section.get("backend") or named)
+    said = str(named) if said.lower() == AUTO else said
     if named is None:
         names = [SECTION, *known.values()]
         hint = f"{nearest(str(stock), names)} Known: {', '.join(names)}".strip()
