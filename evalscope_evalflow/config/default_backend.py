@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from evalscope_evalflow.config import catalog, plugins
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 AUTO = "auto"
-NATIVE, VLMEVALKIT = "Native", "VLMEvalKit"
 GROUP = "evalflow.backends"
 
 _SAY_WHICH = "Set `backend` in the section (--eval_backend)."
@@ -26,7 +25,7 @@ _SAY_WHICH = "Set `backend` in the section (--eval_backend)."
 
 def known_backends() -> list[str]:
     """The names that `backend` may have, without `auto`."""
-    return list(dict.fromkeys([VLMEVALKIT, NATIVE, *plugins.known(GROUP)]))
+    return list(plugins.known(GROUP))
 
 
 def backend_for(
@@ -76,16 +75,11 @@ def answered_by(folder: Path) -> set[str]:
 
 def _owners(dataset: str, settings: Any, worker_env: str | None) -> set[str]:
     """The backends that have a dataset."""
-    built_in: dict[str, Callable[[], bool]] = {
-        NATIVE: lambda: is_native(dataset, worker_env),
-        VLMEVALKIT: lambda: is_vlmevalkit(dataset, worker_env),
-    }
-    found = {name for name, has in built_in.items() if has()}
-    for name in plugins.known(GROUP):
-        if name not in built_in:
-            backend = plugins.load(GROUP, name, what="backend", where="evalflow.backend")
-            if backend().recognises(dataset, settings, worker_env):
-                found.add(name)
+    found = set()
+    for name in known_backends():
+        backend = plugins.load(GROUP, name, what="backend", where="evalflow.backend")
+        if backend().recognises(dataset, settings or {}, worker_env):
+            found.add(name)
     return found
 
 

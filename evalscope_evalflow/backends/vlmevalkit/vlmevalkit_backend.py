@@ -12,6 +12,7 @@ from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
 from evalscope_evalflow.config import ModelConfig, catalog
+from evalscope_evalflow.config.default_backend import is_vlmevalkit
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
@@ -43,9 +44,7 @@ class VLMEvalKit(Backend):
     worker_half = "vlmevalkit_worker.py:VLMEvalKitWorker"
 
     def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
-        if dataset in catalog.DEFAULT_VLM_DATASETS or (_data_folder() / f"{dataset}.tsv").is_file():
-            return True
-        return catalog.vlmevalkit_folder(worker_env) is not None and dataset in catalog.vlmevalkit_datasets(worker_env)
+        return is_vlmevalkit(dataset, worker_env)
 
     def check_installed(self, worker_env: str | None) -> Iterable[Problem]:
         if catalog.vlmevalkit_folder(worker_env) is None:
