@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import openai
@@ -39,6 +40,7 @@ from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.serving import Deployment, http
 from evalscope_evalflow.serving import deployment as deployment_module
+from evalscope_evalflow.serving.engine_state import EngineState
 
 QUESTION = [{"role": "user", "content": "Which letter?"}]
 
@@ -219,6 +221,25 @@ def test_released_twice(scripted):
     assert deployment.release()
 
 
+def test_it_ends_with_its_last_lease(scripted):
+    """Of several runs that use an engine, each gives back its own lease."""
+    deployment = scripted()
+    deployment.start()
+    with pytest.raises(EngineError, match="is starting, not ready"):
+        deployment.lease("too early")
+    endpoint = deployment.wait_ready()
+    (first,) = deployment.leases.held
+    second = deployment.lease("run-2")
+    assert deployment.keep() is None, "others use it"
+    assert deployment.give_back(first) is None
+    assert ask(endpoint).ok
+    assert deployment.state is EngineState.READY
+    assert deployment.give_back(second)
+    assert deployment.state is EngineState.RELEASED
+    assert 0 < second.device_s < first.device_s + second.device_s
+    assert first.returned < second.returned
+
+
 def test_used_twice(scripted):
     deployment = scripted()
     for _ in range(2):
@@ -384,16 +405,19 @@ class TestFailures:
         assert "of another day" not in str(error)
 
     def test_death_while_serving(self, scripted):
-        told = threading.Event()
+        told, other = threading.Event(), threading.Event()
         deployment = scripted("--daemon-children", "--die-after-requests", "1")
-        deployment._on_exit = told.set
         tree = []
 
         def use():
             with deployment as endpoint:
+                deployment.lease("another run", told.set)
+                deployment.lease("a third one", other.set)
                 tree.extend(below(deployment.process.guard_pid))
                 assert ask(endpoint).status == 0
                 assert told.wait(20)
+                assert other.wait(20)
+                assert deployment.state is EngineState.FAILED
                 assert not any(map(alive, tree))
 
         with pytest.raises(EngineError, match=r"stopped while it was in use \(exit code 137"):
@@ -487,11 +511,12 @@ class TestPorts:
         """To the one who waits for the end of the engine, an engine that was started anew lives."""
         told = []
         deployment = scripted("--bind-fails-once", str(tmp_path / "once"))
-        deployment._on_exit = lambda: told.append("exit")
+        deployment._request = replace(deployment._request, on_exit=lambda: told.append("exit"))
         with deployment as endpoint:
             assert (tmp_path / "once").exists()
             assert ask(endpoint).ok
             assert told == []
+            assert deployment.restarts == 1
         assert told == ["exit"]
 
     def test_always(self, scripted):
@@ -520,6 +545,9 @@ class TestPorts:
             assert ask(endpoint).ok
 
     def test_lease_is_given_back_if_there_is_no_command(self, scripted, monkeypatch):
+        leased = []
+        lease = ports.lease
+        monkeypatch.setattr(ports, "lease", lambda *args: leased.append(lease(*args)) or leased[-1])
         deployment = scripted()
 
         def fail(*_):
@@ -528,7 +556,10 @@ class TestPorts:
         monkeypatch.setattr(deployment.engine, "command", fail)
         with pytest.raises(RuntimeError, match="has a fault"), deployment:
             pytest.fail("it cannot start")
-        assert deployment._lease is None
+        (first,) = leased
+        again = lease("127.0.0.1", first.port)
+        again.release()
+        assert again.port == first.port
 
 
 class TestSettings:

@@ -32,7 +32,7 @@ def write(lines):
 write(before)
 watch = release.DeviceWatch(names)
 write(during)
-watch.look()
+watch.poll()
 engine.kill(); engine.wait()
 if late_s:
     threading.Timer(late_s, write, [after]).start()
@@ -64,7 +64,7 @@ def watch(driver, before, during, after, names=None, late_s=0):
 
 def test_no_driver():
     found = module.DeviceWatch(["0"])
-    found.look()
+    found.poll()
     assert found.prove({1: 1}) == ()
 
 
