@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
@@ -32,10 +30,9 @@ from evalscope_evalflow.serving.engine_state import EngineState, StateMachine
 from evalscope_evalflow.serving.engine_use import Request, Use
 from evalscope_evalflow.serving.health import Symptom
 from evalscope_evalflow.serving.leases import Lease, Leases
-from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.release import Release
 from evalscope_evalflow.serving.server import Server
-from evalscope_evalflow.serving.start_server import prepare_server
+from evalscope_evalflow.serving.start_server import prepare_server, wait_until_usable
 from evalscope_evalflow.serving.warm_pool import POOL, Keeping
 from evalscope_evalflow.serving.with_block import enter, leave
 
@@ -44,8 +41,6 @@ START_ATTEMPTS = 3
 
 class Deployment:
     """One engine, from its start to its proven release; runs hold leases on it.
-
-    Used in a `with` block it is started and released by that; `deploy` makes one for it.
 
     Attributes:
         engine: its kind.
@@ -74,7 +69,7 @@ class Deployment:
         Args:
             engine: what serves it.
             model: what is served.
-            deploy: how.
+            deploy: how it is served.
             log: file that the engine's output is appended to.
             run_id: identifies every process of the run, which holds the first lease.
             on_exit: is called, in a thread, when the engine's processes are gone, for whatever reason.
@@ -86,9 +81,9 @@ class Deployment:
         self.leases = Leases()
         self.restarts = 0
         self.keeping: Keeping | None = None
-        key = reveal(model.api_key if not engine.local else deploy.api_key, "api_key")
-        # Every local server asks for a key: on a shared machine, loopback is open to all its users.
-        key = key or (f"ef-{secrets.token_urlsafe(24)}" if engine.local else None)
+        key = reveal(deploy.api_key if engine.local else model.api_key, "api_key")
+        if engine.local and not key:  # on a shared machine, loopback is open to all its users
+            key = f"ef-{secrets.token_urlsafe(24)}"
         self._request = Request(log, run_id, on_exit, entry, waiting, key)
         self._machine = StateMachine()
         self._entry = entry
@@ -176,23 +171,21 @@ class Deployment:
     def start(self) -> None:
         """Start it, or take the same one if it was kept, and return at once.
 
-        Of an API that runs elsewhere, only the address is noted.
-
         Raises:
             ConfigError: it fits on no devices, or cannot listen at its address.
         """
         self.restarts += self._machine.failures > self.restarts
-        if not self.engine.local:
-            self._to(EngineState.STARTING)
-            self._to(EngineState.READY)
+        if not self.engine.local:  # only its address is noted
+            for state in (EngineState.STARTING, EngineState.READY):
+                self._machine.to(state)
             if self._entry is not None:
                 self._entry.set(api_url=http.public(self._endpoint().api_url))
             return
         if self._request.entry is None:
             with contextlib.suppress(OSError):
                 cleanup.clean()  # what died without a guard may hold the devices
-            about = {"model": self.model.name, "engine": self.engine.name}
-            self._entry = Registration(self.run_id, one_command=True, **about)
+            name, kind = self.model.name, self.engine.name
+            self._entry = Registration(self.run_id, one_command=True, model=name, engine=kind)
         assert self._entry is not None
         wanted: Identity | None = None
         if self.deploy.keep_alive_s or POOL.engines():
@@ -203,7 +196,7 @@ class Deployment:
                 return
             POOL.make_room(self.engine, self.deploy, wanted, self.notes.append)
             POOL.release_one(self)  # it was kept, and something else is wanted of it now
-        self._to(EngineState.STARTING)
+        self._machine.to(EngineState.STARTING)
         with choosing():  # until our command is written down, and with it what we have taken
             self._start(wanted)
         self.leases.take(self.model.name, self.run_id, self._request.on_exit)
@@ -212,27 +205,28 @@ class Deployment:
         """Go on with the server of a handle that was kept, which may be this one; that handle is released."""
         server, kept._server, kept.keeping = kept._server, None, None
         assert server is not None
-        assert self._entry is not None
         if kept is not self:
-            kept._to(EngineState.RELEASED)
+            kept._machine.to(EngineState.RELEASED)
         self._server = server
-        self._to(EngineState.STARTING)
+        self._machine.to(EngineState.STARTING)
         self._use = Use.begin(server.process.log, server.launch.run_id)
-        self._entry.set(api_url=server.api_url, port=server.address.port, devices=server.deploy.devices or "")
-        self.leases.use_devices(len(split(server.deploy.devices or "")))
+        self._register(server)
         self.leases.take(self.model.name, self.run_id, self._request.on_exit)
 
     def _start(self, wanted: Identity | None) -> None:
         assert self._entry is not None
         self._use = Use.begin(self._request.log)
-        self._server = server = prepare_server(
-            self.engine, self.model, self.deploy, self._request, wanted, self._entry, self._exited
-        )
-        devices = server.deploy.devices or ""
-        self._entry.set(api_url=server.api_url, port=server.address.port, devices=devices)
+        about = self.engine, self.model, self.deploy, self._request
+        self._server = server = prepare_server(*about, wanted, self._entry, self._exited)
+        self._register(server)
         self._entry.phase("loading")
-        self.leases.use_devices(len(split(devices)))
         server.process.start()
+
+    def _register(self, server: Server) -> None:
+        devices = server.deploy.devices or ""
+        self.leases.use_devices(len(split(devices)))
+        if self._entry is not None:
+            self._entry.set(api_url=server.api_url, port=server.address.port, devices=devices)
 
     def wait_ready(self) -> Endpoint:
         """Wait until the engine is ready.
@@ -241,12 +235,8 @@ class Deployment:
             EngineError: it stopped, stalled, or serves something else; the message explains it.
             Stopped: by `evalflow stop`.
         """
-        attempts = Retrying(
-            stop=stop_after_attempt(START_ATTEMPTS),
-            retry=retry_if_exception_type(RetryableStartError),
-            reraise=True,
-        )
-        for attempt in attempts:
+        again = retry_if_exception_type(RetryableStartError)
+        for attempt in Retrying(stop=stop_after_attempt(START_ATTEMPTS), retry=again, reraise=True):
             with attempt, ExitStack() as stack:
                 if self._entry is not None:
                     stack.push(self._entry.as_stopped)
@@ -259,59 +249,38 @@ class Deployment:
     def _wait_ready(self) -> Endpoint:
         if self.is_ready:
             return self._endpoint()
-        server, process = self._server, self.process
+        server = self._server
         assert server is not None
-        assert process is not None
         try:
-            if self.reused is not None:
-                self._wait_for_answer(server)
-            else:
-                Readiness(
-                    process, server.address, self.model.name, self.deploy.stall_timeout_s, self.engine.health_path
-                ).wait()
+            wait_until_usable(server, self.deploy.stall_timeout_s, self.notes.append if self.reused else None)
         except EngineError:
             self._fail()
             raise
-        if not process.exited.is_set():
+        exited = server.process.exited
+        if not exited.is_set():
             server.devices.poll()
         with self._machine.lock:
-            exited = process.exited.is_set()
-            if not exited:
+            if not exited.is_set():
                 self._use.load_s = time.monotonic() - self._use.began
-                self._to(EngineState.READY)
-        if exited:
+                self._machine.to(EngineState.READY)
+        if not self.is_ready and self.load_s is None:
             self._fail()
             raise self.failure("while it was starting")
-        if process.exited.is_set():  # just now, perhaps before anybody would have been told
+        if exited.is_set():  # just now, perhaps before anybody would have been notified
             self._exited()
         if self._entry is not None:
             self._entry.phase("ready")
         return self._endpoint()
 
     def _endpoint(self) -> Endpoint:
-        if self._server is not None:
-            return Endpoint(self._server.api_url, self.model.name, self.api_key)
-        assert self.model.api_url is not None
-        return Endpoint(http.api_base(self.model.api_url), self.model.name, self.api_key)
-
-    def _wait_for_answer(self, server: Server) -> None:
-        """See whether an engine that was kept really answers, which takes a moment."""
-        if server.answers():
-            return
-        if server.process.stop_requested:  # nobody wants it any more
-            server.process.exited.wait()
-            return
-        self.notes.append(f"the {server.name} that was kept does not answer any more; a new one is started")
-        raise RetryableStartError(self.notes[-1])
-
-    def _to(self, state: EngineState) -> None:
-        self._machine.to(state)
+        url = self._server.api_url if self._server is not None else http.api_base(self.model.api_url or "")
+        return Endpoint(url, self.model.name, self.api_key)
 
     def _fail(self) -> None:
         """It does not serve any more, and has to be released."""
         with self._machine.lock:
             if self._machine.allows(EngineState.FAILED):
-                self._to(EngineState.FAILED)
+                self._machine.to(EngineState.FAILED)
 
     def _exited(self) -> None:
         """Its processes are gone: tell whoever uses it.
@@ -350,9 +319,8 @@ class Deployment:
             Until when, in seconds since the epoch; None: it is not kept, and has to be released.
         """
         server, seconds = self._server, self.deploy.keep_alive_s
-        if not seconds or server is None or server.launch.identity is None or len(self.leases.held) > 1:
-            return None
-        if not self.is_ready or not server.is_healthy():
+        wanted = bool(seconds) and self.is_ready and len(self.leases.held) <= 1
+        if not wanted or server is None or server.launch.identity is None or not server.is_healthy():
             return None
         until = POOL.keep(self, seconds, notify or (lambda released: None))
         if until is not None:
@@ -370,11 +338,11 @@ class Deployment:
             if not self.is_ready or not self._server.process.hand_over(keeping.entry, self._exited):
                 return False
             self.keeping = keeping
-            self._to(EngineState.KEPT)
+            self._machine.to(EngineState.KEPT)
             return True
 
     def release_kept(self) -> Release:
-        """End an engine that the warm pool has had; its last user's callback and the user are told what is left."""
+        """End an engine that the warm pool has had."""
         keeping, server = self.keeping, self._server
         assert keeping is not None
         assert server is not None
@@ -382,11 +350,9 @@ class Deployment:
             keeping.entry.phase("releasing")
             released = server.release()
         finally:
-            self._to(EngineState.RELEASED)
+            self._machine.to(EngineState.RELEASED)
             keeping.entry.close()
         keeping.notify(released)
-        for line in (*released.problems(), *released.warnings()):
-            warnings.warn(f"{server.name} was ended, but {line}", RuntimeWarning, stacklevel=3)
         return released
 
     def release(self) -> Release:
@@ -410,7 +376,7 @@ class Deployment:
             return released
         finally:
             if self.state is not EngineState.RELEASED:
-                self._to(EngineState.RELEASED)
+                self._machine.to(EngineState.RELEASED)
             self._let_go()
 
     def _let_go(self) -> None:
@@ -425,9 +391,7 @@ class Deployment:
     def __enter__(self) -> Endpoint:
         return enter(self)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         leave(self, error)
 
     @property

@@ -1,4 +1,4 @@
-"""Prepares the server of an engine: its devices, its port and its command."""
+"""Prepares the server of an engine (its devices, its port, its command), and waits until it can be used."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
+from evalscope_evalflow.serving.engine_failure import RetryableStartError
 from evalscope_evalflow.serving.engine_identity import Identity
 from evalscope_evalflow.serving.engine_use import Request
+from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.release import DeviceWatch
 from evalscope_evalflow.serving.server import Launch, Server
 
@@ -77,6 +79,30 @@ def prepare_server(
     except BaseException:
         port.release()
         raise
+
+
+def wait_until_usable(server: Server, stall_timeout_s: float, log: Callable[[str], None] | None = None) -> None:
+    """Wait until a server is ready, or has exited (`process.exited` tells which).
+
+    Args:
+        server: the server; its process was started.
+        stall_timeout_s: seconds without progress after which it is given up.
+        log: given for a server that was kept: it only has to answer, and this is called with a line if it does not.
+
+    Raises:
+        RetryableStartError: a server that was kept does not answer; a new one has to be started.
+        EngineError: it makes no progress, or serves something else.
+    """
+    if log is None:
+        health = server.engine.health_path
+        Readiness(server.process, server.address, server.model.name, stall_timeout_s, health).wait()
+    elif not server.answers():  # which takes a moment; meanwhile others begin, as when it loads
+        if server.process.stop_requested:  # nobody wants it any more
+            server.process.exited.wait()
+            return
+        text = f"the {server.name} that was kept does not answer any more; a new one is started"
+        log(text)
+        raise RetryableStartError(text)
 
 
 def _device_variables(deploy: DeployConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -119,10 +120,10 @@ class WarmPool:
                 keeping.entry.close()
                 return handle
         except BaseException:
-            handle.release_kept()
+            _end(handle)
             raise
         log(f"the {server.name} that was kept does not answer any more; a new one is started")
-        handle.release_kept()
+        _end(handle)
         return None
 
     def make_room(self, engine: Engine, deploy: DeployConfig, identity: Identity, log: Callable[[str], None]) -> None:
@@ -154,7 +155,7 @@ class WarmPool:
         with self._lock:
             going = self._remove(handle)
         if going:
-            handle.release_kept()
+            _end(handle)
 
     def release(self) -> list[Release]:
         """End all of them, at once."""
@@ -181,7 +182,7 @@ class WarmPool:
             if going and server.launch.identity is not None:
                 self._lost.append((server.launch.identity, f"the {server.name} that was kept {how}"))
         if going:
-            handle.release_kept()
+            _end(handle)
 
     def _remove(self, handle: Deployment) -> bool:
         """Take it out, whoever was first; the lock is held."""
@@ -243,7 +244,16 @@ def _release(going: Iterable[Deployment]) -> list[Release]:
     for handle in going:
         if handle.server is not None:
             handle.server.process.ask_to_stop()
-    return [handle.release_kept() for handle in going]
+    return [_end(handle) for handle in going]
+
+
+def _end(handle: Deployment) -> Release:
+    """End one that is no longer in the pool; a warning tells what is left of it."""
+    released = handle.release_kept()
+    for line in (*released.problems(), *released.warnings()):
+        text = f"{handle.engine.name} with {handle.model.name} was ended, but {line}"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return released
 
 
 def _identity(handle: Deployment) -> Identity | None:
