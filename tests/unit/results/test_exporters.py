@@ -4,7 +4,7 @@ import csv
 import re
 
 import pytest
-from doc_plugin import run_example, names_of_tests
+from doc_plugin import names_of_tests, run_example
 
 from evalscope_evalflow.config import FlowConfig
 from evalscope_evalflow.config.task import Task
