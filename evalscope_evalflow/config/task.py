@@ -44,6 +44,8 @@ _MAPPINGS = {
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs"}
+# Keys of generation_config that say how long a request may take and how it is sent, not what is asked.
+PATIENCE_KEYS = frozenset({"timeout", "retries", "retry_interval", "stream", "batch_size"})
 # What EvalScope writes into its own configs/task_config.yaml beside the task.
 _GENERATED = ("resolved_benchmarks", "evaluation_identity")
 
@@ -128,12 +130,9 @@ class Task:
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
         try:
-            if isinstance(section, FlowConfig):
-                flow = section
-            else:
-                section = expand_models(read_section(section))
-                section = with_backend(section, data.get("eval_backend"))
-                flow = FlowConfig.parse(section, SECTION)
+            section = expand_models(read_section(section))
+            section = with_backend(section, data.get("eval_backend"))
+            flow = FlowConfig.parse(section, SECTION)
         except ConfigError as error:
             raise ConfigError(*problems, *error.problems) from None
         try:
@@ -248,15 +247,21 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 
 def read_section(section: Any) -> Mapping[str, Any]:
-    """The section from any of its forms: a mapping, JSON, or the path of a file that holds it (or a whole task).
+    """The section from any of its forms: a FlowConfig, a mapping, JSON, or the path of a file that holds it (or a
+    whole task).
 
     Raises:
         ConfigError: it is none of these.
     """
     if section is None:
         return {}
+    if isinstance(section, FlowConfig):
+        return section.to_section()
     if isinstance(section, Mapping):
         return section
+    if not isinstance(section, (str, os.PathLike)):
+        what = f"is a {type(section).__name__}"
+        raise ConfigError(Problem(SECTION, what, "Give a FlowConfig, a mapping, JSON, or the path of a file."))
     text = str(section)
     if text.lstrip().startswith("{"):
         try:
@@ -279,9 +284,16 @@ def expand_models(section: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = {str(key).replace("-", "_"): value for key, value in section.items()}
     if isinstance(plain.get("models"), (list, tuple)):
-        models = [{"path": item} if isinstance(item, str) else item for item in plain["models"]]
+        models = [_as_mapping(item) for item in plain["models"]]
         plain["models"] = patterns.expand(models, f"{SECTION}.models")
     return plain
+
+
+def _as_mapping(model: Any) -> Any:
+    """An item of `models` as a mapping: it may be a path alone, or a ModelConfig."""
+    if isinstance(model, ModelConfig):
+        return model.to_section()
+    return {"path": str(model)} if isinstance(model, (str, Path)) else model
 
 
 def safe_name(name: str) -> str:
