@@ -28,7 +28,7 @@ def preflight(
 
     Args:
         task: it.
-        log: is told of what takes longer than a moment.
+        log: is called with a line when something takes longer than a moment.
         survey: is filled with what is left to do; default: one that is forgotten.
         on_this_machine: whether engines will run here; if not, this machine's devices and ports do not matter.
 
