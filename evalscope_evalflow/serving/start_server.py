@@ -23,6 +23,8 @@ from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.release import DeviceWatch
 from evalscope_evalflow.serving.server import Launch, Server
 
+GRACE_S = 5.0  # between SIGTERM and SIGKILL
+
 
 def prepare_server(
     engine: Engine,
@@ -70,6 +72,7 @@ def prepare_server(
             log=request.log,
             run_id=f"{request.run_id}-engine",
             secrets=secret,
+            grace_s=GRACE_S,
             on_exit=on_exit,
             entry=entry,
             role="engine",

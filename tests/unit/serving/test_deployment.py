@@ -38,7 +38,7 @@ from evalscope_evalflow.engines import Engine, known_engines, load_engine
 from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import new_run_id
-from evalscope_evalflow.serving import Deployment, http
+from evalscope_evalflow.serving import Deployment, http, start_server
 from evalscope_evalflow.serving import deployment as deployment_module
 from evalscope_evalflow.serving.engine_state import EngineState
 
@@ -46,8 +46,9 @@ QUESTION = [{"role": "user", "content": "Which letter?"}]
 
 
 @pytest.fixture
-def scripted(tmp_path):
+def scripted(tmp_path, monkeypatch):
     """Makes a deployment of the scripted engine, with these arguments for its server."""
+    monkeypatch.setattr(start_server, "GRACE_S", 0.5)
     made = []
 
     def make(*arguments, name="m", **options):

@@ -104,10 +104,10 @@ def test_not_while_it_is_unhealthy(beside, api):
 
 @pytest.mark.parametrize("script", ["--load-seconds", "--unhealthy-seconds"])
 def test_readiness_is_noticed_within_a_fifth_of_a_second(serve, tmp_path, script):
-    """From silence, or from 503s: the median of five starts, each a little longer, so that no phase is favoured."""
+    """From silence, or from 503s: the median of three starts, each a little longer, so that no phase is favoured."""
     late = []
-    for number in range(5):
-        with serve(script, 0.7 + 0.07 * number) as (process, ready):
+    for number in range(3):
+        with serve(script, 0.5 + 0.07 * number) as (process, ready):
             assert wait(process, ready) is None
             now = time.monotonic()
         healthy_at = float(re.findall(r"healthy at (\S+)", read(tmp_path / "engine.log"))[-1])

@@ -19,14 +19,15 @@ from evalscope_evalflow import deploy, release_kept
 from evalscope_evalflow.cli.ps import show_runs
 from evalscope_evalflow.cli.stop import stop_runs
 from evalscope_evalflow.processes import ports, registry
-from evalscope_evalflow.serving import http
+from evalscope_evalflow.serving import http, start_server
 from evalscope_evalflow.serving.warm_pool import POOL
 
 KEEP_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_kept():
+def _nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(start_server, "GRACE_S", 0.5)
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -291,6 +292,8 @@ class TestEnd:
 OWNER = """
 import json, os, sys, time
 from evalscope_evalflow import deploy
+from evalscope_evalflow.serving import start_server
+start_server.GRACE_S = 0.3
 log, seconds, code = sys.argv[1:]
 deployment = deploy("any/path", engine="scripted", name="m", log_dir=log, keep_alive_s=float(seconds),
                     extra_args=["--daemon-children", "--ignore-sigterm"])
