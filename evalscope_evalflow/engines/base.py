@@ -12,15 +12,17 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.environment import Environment, version_in
 from evalscope_evalflow.config.keys import is_secret_name, reveal
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
 
 INTERFACE_VERSION = 2  # 1: EvalFlow 0.1
+KEY_VARIABLE = "EVALFLOW_ENGINE_API_KEY"  # key_launcher.py reads it
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ class Command:
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+
+
+def key_launcher(env: Environment, option: str, program: str) -> list[str]:
+    """The beginning of the command of a server that takes its key only as an argument, which everybody could read.
+
+    The launcher runs the server in the same process, and hands it the key of the variable `KEY_VARIABLE`.
+
+    Args:
+        env: environment that has the server; it need not have EvalFlow.
+        option: the server's option for its key, without dashes, such as "api-key"; "api-keys+" for one that takes
+            several. The server has to use argparse.
+        program: "package.module" that is run as with `python -m`, or "package.module:function" that is called.
+    """
+    return [str(env.python), str(Path(__file__).with_name("key_launcher.py")), option, program]
 
 
 @dataclass(frozen=True)
@@ -94,19 +110,19 @@ class Counters:
 
 @dataclass(frozen=True)
 class ParserSource:
-    """Where the parser of an engine's command line is found, for checking `extra_args`.
+    """Where the argparse parser of an engine's command line is found, for checking `extra_args` without a start.
+
+    The program is run in the engine's environment up to the point where it would parse its arguments. One that uses
+    something else (click, Typer) cannot be read: its engine has no `parser`, and says itself what it does not take.
 
     Attributes:
-        target: "package.module:function" that parses `sys.argv`, or the path of a script that does.
+        target: "package.module:function" that parses `sys.argv` with argparse, "package.module" that does when it is
+            run as with `python -m`, or the path of a script that does.
         subcommand: the words before its options, such as `("serve",)`.
-        distribution: the package whose version decides which options there are; empty: the script itself does.
-        lenient: whether it takes underscores for dashes, and `--option.key value` for JSON, as vLLM does.
     """
 
     target: str
     subcommand: tuple[str, ...] = ()
-    distribution: str = ""
-    lenient: bool = False
 
 
 def absolute(path: str) -> str:
@@ -226,9 +242,18 @@ class Engine(ABC):
         """What serving this model takes; files are read, but no weights."""
         return demand(model.path, deploy.max_model_len, self.memory(deploy))
 
+    def dist_info(self, env: Environment) -> Path | None:
+        """The metadata folder of the engine's distribution in an environment; None if it is not found there."""
+        return env.dist_info(self.distribution) if self.distribution else None
+
     def version(self, env: Environment) -> str | None:
         """The version of the engine in an environment; None if it is unknown. Nothing is run or imported."""
-        return env.version_of(self.distribution) if self.distribution else None
+        found = self.dist_info(env)
+        return version_in(found) if found else None
+
+    def normalise_argument(self, word: str) -> str:
+        """A word of `extra_args` in the form in which the engine's parser has it, for checking; by default as it is."""
+        return word
 
     def check_keys(self, deploy: DeployConfig) -> Iterable[Problem]:
         """No key may stand in an argument, where every user of the machine can read it."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    KEY_VARIABLE,
     Address,
     Command,
     Counters,
@@ -24,8 +25,7 @@ from evalscope_evalflow.engines.checkpoints.memory import GIB, Demand, Memory, d
 from evalscope_evalflow.engines.log_patterns import PORT_TAKEN
 from evalscope_evalflow.errors import Problem
 
-SERVER = Path(__file__).with_name("llamacpp_launcher.py")
-KEY_VARIABLE = "EVALFLOW_LLAMACPP_API_KEY"  # the server reads it under this name
+LAUNCHER = Path(__file__).with_name("llamacpp_launcher.py")
 DEFAULT_CONTEXT = 8192  # tokens a sequence where nothing is said: every one of them costs memory at once
 
 
@@ -44,7 +44,7 @@ class LlamaCpp(Engine):
         in_flight=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
         progress=("llamacpp:n_decode_total", "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"),
     )
-    parser = ParserSource(str(SERVER))
+    parser = ParserSource(str(LAUNCHER))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
         "--alias": "the model's `name`",
@@ -59,7 +59,7 @@ class LlamaCpp(Engine):
         LogPattern(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",
             "an argument is not understood: {0}",
-            f"extra_args for llamacpp are those of `python {SERVER} --help`.",
+            f"extra_args for llamacpp are those of `python {LAUNCHER} --help`.",
         ),
         PORT_TAKEN,
         LogPattern(
@@ -129,7 +129,7 @@ class LlamaCpp(Engine):
         assert model.path is not None
         # By its file, as the environment that has xllamacpp need not have EvalFlow.
         argv = [
-            str(env.python), str(SERVER),
+            str(env.python), str(LAUNCHER),
             "--model", absolute(model.path), "--alias", model.name,
             "--host", address.host, "--port", str(address.port),
             "--context", str(deploy.max_model_len or _default_context(Path(model.path).expanduser())),

@@ -11,6 +11,7 @@ from typing import ClassVar
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    KEY_VARIABLE,
     Address,
     Command,
     Engine,
@@ -18,6 +19,7 @@ from evalscope_evalflow.engines.base import (
     ParserSource,
     absolute,
     holds_json,
+    key_launcher,
     parallel,
     shown_template,
 )
@@ -26,8 +28,7 @@ from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem, nearest
 
-SERVER = Path(__file__).with_name("lmdeploy_launcher.py")
-KEY_VARIABLE = "EVALFLOW_LMDEPLOY_API_KEY"  # the launcher reads it under this name
+PROGRAM = "lmdeploy.cli:run"
 
 
 class LMDeploy(Engine):
@@ -37,7 +38,7 @@ class LMDeploy(Engine):
     modules = ("lmdeploy",)
     distribution = "lmdeploy"
     install = "pip install 'evalscope-evalflow[lmdeploy]'"
-    parser = ParserSource("lmdeploy.cli:run", ("serve", "api_server"), distribution="lmdeploy")
+    parser = ParserSource(PROGRAM, ("serve", "api_server"))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model-name": "the model's `name`",
         "--server-name": "deploy.host",
@@ -136,9 +137,8 @@ class LMDeploy(Engine):
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
-        # By its file, as the environment that has LMDeploy need not have EvalFlow.
         argv = [
-            str(env.python), str(SERVER), "serve", "api_server", absolute(model.path),
+            *key_launcher(env, "api-keys+", PROGRAM), "serve", "api_server", absolute(model.path),
             "--model-name", model.name,
             "--server-name", address.host, "--server-port", str(address.port),  # its default is every address
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.

