@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -22,9 +23,19 @@ class ExitCode(IntEnum):
 
 
 class EvalFlowError(Exception):
-    """Anything that EvalFlow reports as its own failure."""
+    """Anything that EvalFlow reports as its own failure. It can be pickled, whatever a subclass's `__init__` takes."""
 
     exit_code = ExitCode.FAILED
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[EvalFlowError], args: tuple[Any, ...]) -> EvalFlowError:
+    """An error as it was pickled, without calling its `__init__`; pickle then sets its attributes."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 @dataclass(frozen=True)

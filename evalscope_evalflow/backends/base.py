@@ -154,10 +154,12 @@ class Backend(ABC):
     Attributes:
         name: as in the section's `backend`.
         worker: the half of it that runs in the worker, as `module:class`.
+        distributions: installed packages of the worker's environment whose versions run.json records.
     """
 
     name: ClassVar[str]
     worker: ClassVar[str]
+    distributions: ClassVar[tuple[str, ...]] = ("evalscope",)
 
     @abstractmethod
     def look(self, task: Task, model: ModelConfig) -> Saved:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Self
 
 from evalscope_evalflow.config.flag_hints import flag_hint
@@ -167,6 +167,28 @@ class ModelConfig(Section):
         return DeployConfig.model_validate(value).model_dump(exclude_unset=True)
 
 
+class PluginChoice(Section):
+    """A plug-in by its name, with options of its own: `NAME`, or `{name: NAME, OPTION: …}`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_its_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        return {"name": self.name, **self.options} if self.options else self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is given beside the name; the plug-in knows what it means."""
+        return dict(self.model_extra or {})
+
+
 class FlowConfig(Section):
     """The `evalflow` section of a task."""
 
@@ -181,8 +203,16 @@ class FlowConfig(Section):
     models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
-    executor: str = Field(
-        "local", description="what runs the models: local: this machine; inline: one after the other; or a plugin's"
+    executor: PluginChoice = Field(
+        "local",
+        validate_default=True,
+        description="what runs the models: local: this machine; inline: one after the other; or a plug-in; with "
+        "options: {name: local, max_models: 2}",
+    )
+    exporters: list[PluginChoice] = Field(
+        default_factory=list,
+        description="what is written into work_dir at the end, beside the reports: csv: scores.csv; or a plug-in; with "
+        "options: [{name: NAME, …}]",
     )
     verify_md5: bool = Field(True, description="take only the published files under the names of VLMEvalKit's datasets")
     dry_run: bool = Field(False, description="check and print the plan, start nothing")
@@ -191,6 +221,11 @@ class FlowConfig(Section):
     @classmethod
     def _eval_means_judge(cls, value: Any) -> Any:
         return "judge" if value == "eval" else value  # VLMEvalKit's word
+
+    @field_validator("exporters", mode="before")
+    @classmethod
+    def _one_exporter(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, Mapping)) else value
 
     @field_validator("backend", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What became of a task: model by model, with the exit code that says so."""
+"""The results of a task: one for each model, and the exit code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from evalscope_evalflow.errors import EvalFlowError, ExitCode
 
 @dataclass
 class ModelResult:
-    """What became of one model.
+    """The results of one model.
 
     Attributes:
-        model: it.
+        model: the model.
         folder: its run folder.
-        datasets: its results.
-        error: what ended it, if something did.
+        datasets: its results, dataset by dataset.
+        error: what ended it early; None: nothing did.
         left: what of its engine could not be released, a line each.
     """
 
@@ -32,11 +32,11 @@ class ModelResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every score stands on all of its samples."""
+        """Whether every score covers all of its samples."""
         return self.error is None and all(result.complete for result in self.datasets)
 
     def as_record(self) -> dict[str, Any]:
-        """The results as run.json has them."""
+        """The results, as run.json holds them."""
         return {
             item.dataset: {
                 "metrics": {metric.name: metric.score for metric in item.metrics},
@@ -55,20 +55,25 @@ class ModelResult:
 
 @dataclass
 class FlowResult:
-    """What became of a task."""
+    """The results of a task.
+
+    Attributes:
+        task: the task.
+        models: the results of each of its models, in their order.
+    """
 
     task: Task
     models: list[ModelResult]
 
     def rows(self) -> list[tuple[str, list[DatasetResult], str | None]]:
-        """What the table shows: each model's name, results, and error."""
+        """The table's contents: each model's name, results, and error."""
         return [
             (item.model.name, item.datasets, str(item.error or "; ".join(item.left)) or None) for item in self.models
         ]
 
     @property
     def exit_code(self) -> ExitCode:
-        """As documented for the command."""
+        """The exit code of the command."""
         if any(result.error is not None or result.left for result in self.models):
             return ExitCode.FAILED
         return ExitCode.COMPLETE if all(result.complete for result in self.models) else ExitCode.INCOMPLETE

@@ -11,24 +11,21 @@ from rich.table import Table
 
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.results.score_rows import rows_of
 
 
 def score_text(result: DatasetResult) -> str:
-    """The headline figure, marked where it does not stand on every sample."""
-    metric = result.metrics[0] if result.metrics else None
+    """The headline score, marked where it does not cover every sample."""
     if result.predicted_only:
         return "not judged" + ("" if result.complete else " (incomplete)")
-    if metric is None or metric.score is None:
-        return "none"
-    if result.judged == 0 and 0 < result.answered <= result.fallbacks:
-        return "none"  # the judge has said nothing of it: what there is is a rule's, or made of zeros
-    return f"{metric.score:.4f}" + ("" if result.complete else " (incomplete)")
+    score = next(rows_of("", result)).score_text
+    return (score + ("" if result.complete else " (incomplete)")) if score else "none"
 
 
 def show_table(
     results: Sequence[tuple[str, Sequence[DatasetResult], str | None]], console: Console | None = None
 ) -> None:
-    """Print scores with what they stand on.
+    """Print each score with the samples that it covers.
 
     Args:
         results: for each model its name, its results, and the error that ended it, if one did.

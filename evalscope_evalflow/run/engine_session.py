@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import (
@@ -128,7 +129,7 @@ class EngineSession:
 
     def _announce(self) -> None:
         deployment, name = self.deployment, self.engine.name
-        version = None
+        version = self.engine.version(Environment.find(self.run.deploy.env)) if self.engine.local else None
         log, command, placement = str(deployment.log), list(deployment.argv), deployment.placement_facts
         if deployment.reused:
             self.run.emit(EngineReused(name, version, deployment.reused, log, command, placement))

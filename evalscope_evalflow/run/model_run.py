@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.display.model_display import ModelDisplay
 from evalscope_evalflow.display.reporter import Reporter
@@ -82,7 +83,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
             return done
         entry = Registration(run.run_id, model=run.model.name, work_dir=run.folder.absolute())
         cleanup.callback(entry.close)
-        run.subscribe(Record(run.folder, run.run_id, task=run.task.part(run.model), model=run.model.name))
+        run.subscribe(_record(run))
         run.subscribe(RegistrySubscriber(entry))
         run.subscribe(CellsSubscriber(run))
         run.subscribe(OverlapMeter(run.emit))
@@ -100,6 +101,13 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
         state = RunState.FAILED if result.left else RunState.COMPLETE if result.complete else RunState.INCOMPLETE
         run.emit(RunFinished(state, "; ".join(result.left) or None, result.as_record()))
         return result
+
+
+def _record(run: Run) -> Record:
+    """The run's record, from its start."""
+    env = Environment.find(run.task.flow.worker_env)
+    versions = {name: env.version_of(name) for name in run.backend.distributions}
+    return Record(run.folder, run.run_id, versions=versions, task=run.task.part(run.model), model=run.model.name)
 
 
 def _evaluate(run: Run, given: Given) -> list[DatasetResult]:

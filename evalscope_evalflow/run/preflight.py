@@ -17,13 +17,20 @@ from evalscope_evalflow.run.resume import Survey, check_saved, check_there_is_so
 from evalscope_evalflow.serving import check_api
 
 
-def preflight(task: Task, log: Callable[[str], None] | None = None, survey: Survey | None = None) -> list[str]:
+def preflight(
+    task: Task,
+    log: Callable[[str], None] | None = None,
+    survey: Survey | None = None,
+    *,
+    on_this_machine: bool = True,
+) -> list[str]:
     """Check a task.
 
     Args:
         task: it.
         log: is told of what takes longer than a moment.
         survey: is filled with what is left to do; default: one that is forgotten.
+        on_this_machine: whether engines will run here; if not, this machine's devices and ports do not matter.
 
     Returns:
         What is no obstacle, but should be known.
@@ -34,7 +41,7 @@ def preflight(task: Task, log: Callable[[str], None] | None = None, survey: Surv
     notes: list[str] = []
     survey = survey or Survey(task)
     with one_look():
-        problems = list(_problems(task, notes.append, log, survey))
+        problems = list(_problems(task, notes.append, log, survey, on_this_machine))
     if not problems:  # asking an API costs seconds, and perhaps money
         problems = list(_api_problems(task, notes.append, survey))
     if problems:
@@ -43,7 +50,7 @@ def preflight(task: Task, log: Callable[[str], None] | None = None, survey: Surv
 
 
 def _problems(
-    task: Task, notify: Callable[[str], None], log: Callable[[str], None] | None, survey: Survey
+    task: Task, notify: Callable[[str], None], log: Callable[[str], None] | None, survey: Survey, on_this_machine: bool
 ) -> Iterator[Problem]:
     yield from host_checks.check_folder(task.work_dir, notify)
     known = False
@@ -74,7 +81,7 @@ def _problems(
             yield from error.problems
             continue
         yield from check_engine(engine, model, deploy, log, seen)
-        if engine.local:
+        if engine.local and on_this_machine:
             yield from check_placement(engine, model, deploy, notify)
             yield from host_checks.check_port(deploy, notify)
     for number, judge in enumerate(judges(task)):

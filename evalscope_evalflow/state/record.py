@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,7 @@ from evalscope_evalflow.events.run_events import (
 )
 
 FOLDER = "evalflow"
+OURS = "evalscope-evalflow"
 DIED = "died"
 CLOCK_ERROR_S = 5.0  # a start time is counted from the boot, by a clock that may have been set since
 SCHEMA = 2  # of run.json and of each line of events.jsonl; 0.1 wrote none, and is 1
@@ -45,12 +47,15 @@ class Record:
         folder: where it and the logs are.
     """
 
-    def __init__(self, run_folder: Path, run_id: str, **start: Any) -> None:
+    def __init__(
+        self, run_folder: Path, run_id: str, *, versions: Mapping[str, str | None] | None = None, **start: Any
+    ) -> None:
         """Begin a new run.json, and go on with events.jsonl.
 
         Args:
             run_folder: the run folder.
             run_id: the run's name.
+            versions: of packages in the worker's environment, by name; the engine's comes when it is started.
             start: fields of run.json that are known from the start, such as `task` and `model`.
         """
         self.folder = run_folder / FOLDER
@@ -64,7 +69,7 @@ class Record:
             "pid": os.getpid(),
             "pid_started": _start_of(os.getpid()),
             "host": platform.node(),
-            "versions": {name: _version(name) for name in ("evalscope-evalflow", "evalscope")},
+            "versions": {OURS: _version(OURS), **(versions or {})},
             **keys.redact(start),
         }
         if before and before["state"] == DIED:

@@ -1,4 +1,4 @@
-"""A whole task: its models as jobs, on disjoint devices, several at once where there are enough."""
+"""Many models: a task's models as jobs, their order, and the executors that run them."""
 
 from evalscope_evalflow.sweep.runner import run
 

@@ -1,4 +1,4 @@
-"""A task, all of it: its models as jobs, on disjoint devices, several at once where there are enough."""
+"""Runs a task: its models as jobs of the executor, then the result exporters."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import EvalFlowError, Stopped
+from evalscope_evalflow.results.exporters import export
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 from evalscope_evalflow.run.dead_runs import clean_up_before
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
-from evalscope_evalflow.run.preflight import preflight
-from evalscope_evalflow.run.resume import Survey
-from evalscope_evalflow.sweep.executors import Executor, load_executor
+from evalscope_evalflow.sweep.executors.local import Local
 from evalscope_evalflow.sweep.job import Job
-from evalscope_evalflow.sweep.jobs import jobs
+from evalscope_evalflow.sweep.jobs import jobs_of
+from evalscope_evalflow.sweep.preparation import Prepared, prepare
 
 
 def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
-    """Do a task: deploy each model, evaluate it, release it, judge its answers.
+    """Run a task: deploy each model, evaluate it, release it, judge its answers.
 
     Args:
-        task: what to do.
-        reporter: who says what happens; default: nobody.
+        task: the task.
+        reporter: reports to the user; default: nothing is reported.
 
     Returns:
-        The results of every model. One that failed carries its error; the others were done all the same.
+        The results of every model. A model that failed carries its error; the others were finished all the same.
 
     Raises:
         ConfigError: it cannot work; nothing was started.
@@ -36,55 +36,66 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         EvalFlowError: no model could be finished.
     """
     reporter = reporter or Reporter(quiet=True)
-    executor = load_executor(task.flow.executor)
     clean_up_before(reporter.warn)
-    survey = Survey(task)
-    for note in (*task.notes, *preflight(task, reporter.log, survey)):
+    prepared = prepare(task, reporter.log)
+    for note in prepared.notes:
         reporter.warn(note)
     refuse_folders_in_use([task.folder(model) for model in task.models])
-    todo = jobs(task, survey)
-    if len(todo) == 1 and task.flow.executor == "local":  # in this thread, which a Ctrl-C interrupts
-        return FlowResult(task, [todo[0].run(reporter)])
-    results = _many(todo, executor, reporter)
-    for result in results:
-        if isinstance(result.error, Stopped) and result.error.everything:
-            raise Stopped.all(
-                "stopped by `evalflow stop`; what was saved is kept, and the same command goes on from it"
-            )
-    if results and all(result.error is not None for result in results):
-        raise EvalFlowError("no model could be finished:\n" + "\n".join(f"{r.model.name}: {r.error}" for r in results))
-    return FlowResult(task, results)
+    jobs = jobs_of(task, prepared.survey)
+    if len(jobs) == 1 and prepared.executor is Local:  # in this thread, which Ctrl-C interrupts
+        result = FlowResult(task, [_outcome(jobs[0], partial(jobs[0].run, reporter))])
+    else:
+        result = FlowResult(task, _run_all(jobs, prepared, reporter))
+    export(result, prepared.exporters, reporter.warn)
+    _raise_if_nothing_finished(result)
+    return result
 
 
-def _many(todo: Sequence[Job], executor: type[Executor], reporter: Reporter) -> list[ModelResult]:
+def _raise_if_nothing_finished(result: FlowResult) -> None:
+    """Raise what ended the run.
+
+    Raises:
+        Stopped: everything was stopped.
+        EvalFlowError: no model could be finished; of a single model, its own error.
+    """
+    errors = [item.error for item in result.models if item.error is not None]
+    if len(result.models) == 1 and errors:
+        raise errors[0]
+    if any(isinstance(error, Stopped) and error.everything for error in errors):
+        raise Stopped.all("stopped by `evalflow stop`; what was saved is kept, and the same command goes on from it")
+    if result.models and len(errors) == len(result.models):
+        lines = [f"{item.model.name}: {item.error}" for item in result.models]
+        raise EvalFlowError("\n".join(["no model could be finished:", *lines]))
+
+
+def _run_all(jobs: Sequence[Job], prepared: Prepared, reporter: Reporter) -> list[ModelResult]:
     """Each model's result, or the error that ended it.
 
     Raises:
         KeyboardInterrupt: everything was ended.
     """
-    results: list[ModelResult | None] = [None] * len(todo)
-    left: list[int] = []
-    for number, job in enumerate(todo):
-        if job.claim.needs:
-            left.append(number)
-        else:
-            results[number] = _outcome(job, partial(job.run, reporter))  # a matter of milliseconds
-    with LiveReporter(reporter, [todo[number].model.name for number in left]) as live:
-        runner = executor(live)
+    results: dict[str, ModelResult] = {}
+    left = [job for job in jobs if job.phases]
+    for job in jobs:
+        if not job.phases:  # a matter of milliseconds
+            results[job.model.name] = _outcome(job, partial(job.run, reporter))
+    with LiveReporter(reporter, [job.model.name for job in left]) as live:
+        executor = prepared.start_executor(live)
         try:
-            futures = runner.submit([todo[number] for number in left])
-            names = {future: todo[number].model.name for number, future in zip(left, futures, strict=True)}
+            futures = executor.submit(left)
+            names = {future: job.model.name for future, job in zip(futures, left, strict=True)}
             for future in as_completed(futures):  # here: a future's callbacks may come after those that wait for it
                 live.ended(names[future], future)
         except BaseException:
-            runner.cancel()
+            executor.cancel()
             raise
-    for number, future in zip(left, futures, strict=True):
-        results[number] = _outcome(todo[number], future.result)
-    return [result for result in results if result is not None]
+    for job, future in zip(left, futures, strict=True):
+        results[job.model.name] = _outcome(job, future.result)
+    return [results[job.model.name] for job in jobs]
 
 
 def _outcome(job: Job, result: Callable[[], ModelResult]) -> ModelResult:
+    """The result of a job, or one that carries the error that ended it."""
     try:
         return result()
     except EvalFlowError as error:

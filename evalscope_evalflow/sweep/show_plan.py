@@ -1,9 +1,10 @@
-"""`evalflow check`: what a task would do, without doing it."""
+"""`evalflow check`: prints what a task would do, and starts nothing."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,17 +14,17 @@ from rich.markup import escape
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.devices.claims import settle
+from evalscope_evalflow.devices.claims import Claim, settle
 from evalscope_evalflow.devices.nvml import one_look
 from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
-from evalscope_evalflow.run.preflight import preflight
-from evalscope_evalflow.run.resume import Remaining, Survey, remaining
-from evalscope_evalflow.sweep.executors import load_executor
+from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.sweep.job import Job
-from evalscope_evalflow.sweep.jobs import jobs, order_of
+from evalscope_evalflow.sweep.jobs import jobs_of, order_of
+from evalscope_evalflow.sweep.local_claims import claims_here
+from evalscope_evalflow.sweep.preparation import prepare
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Cell:
 
     Attributes:
         dataset: its name.
-        state: done: nothing is left of it; answered: it is to be judged; started: some answers are saved; to do: none.
+        state: done: nothing is left to do; answered: answers are to be judged; started: some answers are saved; to do:
+            none are.
         answers: how many answers are saved.
-        permanent: samples that have none, and are not asked again.
+        permanent: samples that failed permanently, and are not asked again.
     """
 
     dataset: str
@@ -50,12 +52,12 @@ class Cell:
 
 
 def cells(task: Task, model: ModelConfig, left: Remaining | None = None) -> list[Cell]:
-    """What of a model's part of the task is done, dataset by dataset; EvalScope is not imported.
+    """What is done of a model, dataset by dataset; EvalScope is not imported.
 
     Args:
-        task: it.
-        model: the model.
-        left: what is left of it, where that was looked at just now.
+        task: the task.
+        model: one of its models.
+        left: what is left of the model; default: its run folder is read.
     """
     left = left or remaining(task, model)
     if not task.flow.reuse and left.infer:
@@ -72,41 +74,43 @@ def cells(task: Task, model: ModelConfig, left: Remaining | None = None) -> list
 
 
 def show_plan(task: Task, console: Console | None = None) -> None:
-    """Check a task, and print what it would do.
+    """Check a task and print what it would do.
 
     Raises:
         ConfigError: it cannot work.
     """
     console = console or Console(emoji=False, soft_wrap=True, highlight=False)
     errors = Console(stderr=True, emoji=False, soft_wrap=True, highlight=False)
-    load_executor(task.flow.executor)
     with one_look():
         _show_plan(task, console, errors)
 
 
 def _show_plan(task: Task, console: Console, errors: Console) -> None:
-    survey = Survey(task)
-    notes = preflight(task, lambda text: errors.print(escape(text), style="dim"), survey)
+    prepared = prepare(task, lambda text: errors.print(escape(text), style="dim"))
+    survey, here = prepared.survey, prepared.executor.on_this_machine
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
+    notes = list(prepared.notes)
     try:
         refuse_folders_in_use([task.folder(model) for model in task.models])
-    except ConfigError as error:  # it may be over when the task is run
+    except ConfigError as error:  # that run may have ended when the task is run
         notes += [f"it cannot run now: {problem}" for problem in error.problems]
-    for note in (*task.notes, *notes):
+    for note in notes:
         console.print(f"Note: {escape(note)}", style="yellow")
-    todo = jobs(task, survey)
-    left_to_do = [job for job in todo if job.claim.needs]
-    turns = {left_to_do[number].model.name: rank for rank, number in enumerate(order_of(left_to_do).jobs, start=1)}
+    jobs = jobs_of(task, survey)
+    turns = _turns([job for job in jobs if job.phases]) if here else {}
     free_port = False
-    for model, job in zip(task.models, todo, strict=True):
+    for model, job in zip(task.models, jobs, strict=True):
         console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
         left = survey.remaining(model)
-        if left.infer:
+        if left.infer and not here:
+            engine = resolve_engine(model, job.deploy).name
+            console.print(f"  {escape(engine)}, where the executor {escape(prepared.executor.name)} runs it")
+        elif left.infer:
+            turn = turns[model.name]
             if len(turns) > 1:
-                console.print(f"  {escape(_turn(job, turns[model.name], len(turns)))}")
-            deploy = task.flow.deploy_for(model)
-            free_port |= deploy.port is None and resolve_engine(model, deploy).local
-            for line in _serving(job, len(turns) - 1, first=turns[model.name] == 1):
+                console.print(f"  {escape(turn.describe(len(turns)))}")
+            free_port |= job.deploy.port is None and resolve_engine(model, job.deploy).local
+            for line in _serving(job, turn, len(turns) - 1):
                 console.print(f"  {escape(line)}")
         elif left.judge:
             console.print("  no engine: every answer that can be had is saved")
@@ -114,33 +118,55 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
             console.print("  nothing is left to do")
         for cell in cells(task, model, left):
             console.print(f"  {escape(str(cell))}")
+    for exporter in prepared.exporters:
+        console.print(f"Results are exported by: {escape(exporter.name)}")
     if free_port:
         console.print("Port 0, in a command, stands for one that is free.")
     console.print("Nothing was started.")
 
 
-def _turn(job: Job, rank: int, models: int) -> str:
-    """When a model's turn comes, and what it is given then."""
-    names = job.claim.devices
-    what = names[0] if len(names) == 1 else f"{job.claim.needs} of the devices {', '.join(names)}"
-    return f"number {rank} of {models} to begin, when it can have {what}"
+@dataclass(frozen=True)
+class _Turn:
+    """When a model's turn comes, from 1, and the devices that it may then be given."""
+
+    rank: int
+    claim: Claim
+
+    def describe(self, models: int) -> str:
+        """The turn in words."""
+        names = self.claim.devices
+        what = names[0] if len(names) == 1 else f"{self.claim.needs} of the devices {', '.join(names)}"
+        return f"number {self.rank} of {models} to begin, when it can have {what}"
 
 
-def _serving(job: Job, waiting: int, *, first: bool) -> list[str]:
-    """How a model would be served, if it were the first of those that wait, which `first` says that it is."""
-    model, deploy = job.model, job.task.flow.deploy_for(job.model)
+def _turns(jobs: Sequence[Job]) -> dict[str, _Turn]:
+    """The turn of each job's model, by the model's name."""
+    claims = claims_here(jobs)
+    order = order_of(jobs, claims).jobs
+    return {jobs[number].model.name: _Turn(rank, claims[number]) for rank, number in enumerate(order, start=1)}
+
+
+def _serving(job: Job, turn: _Turn, waiting: int) -> list[str]:
+    """How a model would be served, if it were the first of those that wait.
+
+    Args:
+        job: the model's job.
+        turn: its turn.
+        waiting: other models that wait for devices.
+    """
+    model, deploy, claim = job.model, job.deploy, turn.claim
     engine = resolve_engine(model, deploy)
     if not engine.local:
         return [f"{engine.name}: {model.api_url}, which answers"]
-    if waiting and not job.claim.measured:
-        settings = settle(engine, model, deploy, job.claim, job.claim.devices, waiting)
+    if waiting and not claim.measured:
+        settings = settle(engine, model, deploy, claim, claim.devices, waiting)
         deploy = deploy.model_copy(update=settings or {})
-    among = job.claim.devices if waiting and job.claim.measured else None
+    among = claim.devices if waiting and claim.measured else None
     placement = place(engine, model, deploy, waiting=waiting, among=among)
     deploy = placement.apply(deploy)
     env = Environment.find(deploy.env)
     command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)
-    such_as = "" if first or not deploy.devices else "such as "  # whoever comes before it may have others
+    such_as = "" if turn.rank == 1 or not deploy.devices else "such as "  # models before it may have others
     devices = f"devices {such_as}{deploy.devices or 'none'}"
     if deploy.devices is None:
         devices = "every device that it finds"

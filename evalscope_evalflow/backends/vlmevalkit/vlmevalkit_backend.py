@@ -36,6 +36,7 @@ class VLMEvalKit(Backend):
     """`eval_backend: VLMEvalKit`."""
 
     name = "VLMEvalKit"
+    distributions = ("evalscope", "ms-vlmeval")
     worker = "evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker:VLMEvalKit"
 
     def check(self, task: Task) -> Iterable[Problem]:

@@ -1,4 +1,4 @@
-"""What runs jobs: here, or on a cluster."""
+"""The interface of executors: they run jobs on this machine, or on a cluster."""
 
 from __future__ import annotations
 
@@ -7,43 +7,68 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import ClassVar
 
+from evalscope_evalflow.config.plugin_options import PluginOptions
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.sweep.job import Job
 
+INTERFACE_VERSION = 1
+
 
 class Executor(ABC):
-    """Runs jobs, each where there is room for it.
+    """Runs jobs, each as soon as there is room for it.
 
-    A new one is one file with a subclass, and an entry point in the group `evalflow.executors`. A job is pickled as it
-    is (`Job.run()` does it, in whatever process); it needs the files that it names, and `work_dir` in common.
+    A new one is a subclass with the four class attributes below and the two methods, and an entry point in the group
+    `evalflow.executors`; docs/contributing/add-an-executor.md has a complete example. A job may be pickled and run in
+    another process, on another machine: it needs nothing but the files that it names, and `work_dir` in common.
+    `evalscope_evalflow.sweep.job_process` is a command that runs a pickled job.
 
     Attributes:
-        name: as in the section's `executor`.
+        name: as in the section's `executor`, and of the entry point.
+        interface_version: the version of this interface that it was written for: 1.
+        Options: its options in the section, each a typed field with a default and a description.
+        on_this_machine: whether jobs run on the machine that submits them. If not, preflight checks neither this
+            machine's devices nor its ports.
+        reporter: reports to the user.
+        options: its options, validated.
     """
 
     name: ClassVar[str]
+    interface_version: ClassVar[int]
+    on_this_machine: ClassVar[bool] = True
 
-    def __init__(self, reporter: LiveReporter) -> None:
+    class Options(PluginOptions):
+        """No options."""
+
+    def __init__(self, reporter: LiveReporter, options: PluginOptions | None = None) -> None:
         """
         Args:
-            reporter: who says what happens.
+            reporter: reports to the user; `reporter.given(model, devices)` when a job begins.
+            options: an instance of `Options`; default: none is set.
         """
         self.reporter = reporter
+        self.options = self.Options() if options is None else options
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> list[Future[ModelResult]]:
-        """Have jobs done.
+        """Run jobs. Called once, with all of them, so that they can be put into a good order.
+
+        Jobs that hold devices at the same time hold different ones: `Job.needs` says how many of the offered devices
+        a job takes, and `Job.with_deploy(devices="0,1")` gives them to it. All jobs together ask the judge for no more
+        verdicts at once than `Size.verdicts_at_once`, which is the same for each: `Job.with_judge_limit` lowers it.
 
         Args:
-            jobs: all of them, so that they can be put into an order. Those that need devices (`Job.needs`) may not
-                share them.
+            jobs: the jobs.
 
         Returns:
-            For each job its result to come, or the error that ended it: an EvalFlowError; of one that was cancelled,
-            Stopped. One that fails harms no other.
+            A future for each job, in the order of `jobs`, with its result or the EvalFlowError that ended it:
+            `Stopped.all(…)` for a job that was cancelled, ended or never begun. A job that fails, or whose process
+            dies, harms no other.
         """
 
     @abstractmethod
     def cancel(self) -> None:
-        """End every job that runs, in order, and begin no other; return when nothing of them runs any more."""
+        """End every job that runs, begin no other, and return when nothing of them runs any more.
+
+        May be called from another thread than `submit`, at any time, and more than once.
+        """

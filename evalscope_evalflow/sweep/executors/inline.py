@@ -1,36 +1,68 @@
-"""The trivial executor: one job after the other, in this thread."""
+"""The trivial executor: one job after the other, in the thread that submits them."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from evalscope_evalflow.config.plugin_options import PluginOptions
+from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.errors import EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import ModelResult
+from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
 
 
 class Inline(Executor):
-    """Does each job as it is submitted; a Ctrl-C, and `evalflow stop --all`, end it and all that follow."""
+    """Runs each job as it is submitted; Ctrl-C and `evalflow stop --all` end it and all that follow."""
 
     name = "inline"
+    interface_version = 1
+
+    def __init__(self, reporter: LiveReporter, options: PluginOptions | None = None) -> None:
+        super().__init__(reporter, options)
+        self._lock = threading.Lock()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._thread: int | None = None
+        self._control: Control | None = None
+        self._stopped: Stopped | None = None
 
     def submit(self, jobs: Sequence[Job]) -> list[Future[ModelResult]]:
-        futures: list[Future[ModelResult]] = []
-        stopped: Stopped | None = None
-        for job in jobs:
-            future: Future[ModelResult] = Future()
-            futures.append(future)
-            if stopped is not None:
-                future.set_exception(stopped)
-                continue
-            try:
-                future.set_result(job.run(self.reporter))
-            except EvalFlowError as error:
-                stopped = error if isinstance(error, Stopped) and error.everything else None
-                future.set_exception(error)
-        return futures
+        self._idle.clear()
+        self._thread = threading.get_ident()
+        try:
+            return [self._run(job) for job in jobs]
+        finally:
+            self._idle.set()
 
     def cancel(self) -> None:
-        """Nothing runs outside of `submit`."""
+        with self._lock:
+            self._stopped = self._stopped or Stopped.all("interrupted before it began")
+            control = self._control
+        if control is not None:
+            control.cancel()
+        if self._thread != threading.get_ident():
+            self._idle.wait()
+
+    def _run(self, job: Job) -> Future[ModelResult]:
+        """The future of a job that has ended, or that is not begun any more."""
+        future: Future[ModelResult] = Future()
+        control = Control()
+        with self._lock:
+            stopped, self._control = self._stopped, control
+        if stopped is not None:
+            future.set_exception(stopped)
+            return future
+        try:
+            future.set_result(job.run(self.reporter, control))
+        except EvalFlowError as error:
+            if isinstance(error, Stopped) and error.everything:
+                self._stopped = error
+            future.set_exception(error)
+        finally:
+            with self._lock:
+                self._control = None
+        return future

@@ -117,7 +117,7 @@ def test_models_share_two_slots_and_one_that_fails_fails_alone(a_sweep: Sweep) -
         "complete",
     ]
     assert "bad: scripted stopped while it was starting (exit code 7" in done.stderr
-    assert "4 of 4 models are over" in done.stderr
+    assert "4 of 4 models finished" in done.stderr
     for name in ("a", "b", "c"):
         line = next(line for line in done.stdout.splitlines() if f"│ {name} " in line)
         assert f"{ITEMS}/{ITEMS}" in line

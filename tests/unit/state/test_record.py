@@ -14,7 +14,8 @@ KEY = "sk-never-to-be-seen"
 
 @pytest.fixture
 def record(tmp_path):
-    return Record(tmp_path, "run-1", model="m", task={"datasets": ["a"], "judge": {"models": [{"api_key": KEY}]}})
+    task = {"datasets": ["a"], "judge": {"models": [{"api_key": KEY}]}}
+    return Record(tmp_path, "run-1", versions={"evalscope": "1.14.1"}, model="m", task=task)
 
 
 def saved(record):
@@ -43,7 +44,8 @@ def test_it_is_on_disk_from_the_start(record, tmp_path):
     assert (found["run_id"], found["state"], found["model"]) == ("run-1", "running", "m")
     assert found["schema"] == SCHEMA
     assert found["task"]["datasets"] == ["a"]
-    assert found["versions"]["evalscope"]
+    assert found["versions"]["evalscope"] == "1.14.1"
+    assert found["versions"]["evalscope-evalflow"]
     assert found["pid"]
     assert names(record) == ["RunStarted"]
     assert events(record)[0]["schema"] == SCHEMA

@@ -3,21 +3,24 @@
 import pickle
 import threading
 from concurrent.futures import wait
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from evalscope_evalflow.config import FlowConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.display.reporter import Reporter
-from evalscope_evalflow.errors import ConfigError, EvalFlowError, Stopped
+from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.sweep.executors import Executor, load_executor
+from evalscope_evalflow.run.attempt import EngineLost
+from evalscope_evalflow.sweep.executors import load_executor
 from evalscope_evalflow.sweep.executors.inline import Inline
 from evalscope_evalflow.sweep.executors.local import Local
-from evalscope_evalflow.sweep.job import Job, alone
-from evalscope_evalflow.sweep.jobs import jobs as jobs_of
-from evalscope_evalflow.sweep.jobs import order_of
+from evalscope_evalflow.sweep.job import Job, single_model_task
+from evalscope_evalflow.sweep.jobs import jobs_of, order_of
+from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.size import UNKNOWN_SAMPLES, Size, samples
 
 WAIT_S = 10
@@ -41,8 +44,11 @@ class Stage:
             self.events.append(event)
 
 
+@dataclass(frozen=True)
 class Scripted(Job):
-    """A job that waits for its gate, frees its devices, and then waits for another."""
+    """A job that waits for its gate, frees its devices, and is then judged."""
+
+    claim: Claim = field(default=Claim())
 
     def run(self, reporter=None, control=None):
         stage, name = STAGES[id(self.task.stock)], self.model.name
@@ -76,6 +82,13 @@ class Scripted(Job):
 STAGES = {}
 
 
+class Slots(Local):
+    """Offers each job what the job itself says, in place of this machine's devices."""
+
+    def claims_of(self, jobs):
+        return [job.claim for job in jobs]
+
+
 @pytest.fixture
 def stage():
     return Stage()
@@ -90,7 +103,9 @@ def make(stage, tmp_path, gguf_file):
         STAGES[id(task.stock)] = stage
         claim = Claim(tuple(devices.split(",")), needs, told=True)
         return [
-            Scripted(alone(task, model), Size(10**9, (answers or {}).get(model.name, 100), **size), claim)
+            Scripted(
+                single_model_task(task, model), Size(10**9, (answers or {}).get(model.name, 100), **size), claim=claim
+            )
             for model in task.models
         ]
 
@@ -118,7 +133,7 @@ def begun(stage):
 
 class TestLocal:
     def test_two_run_at_once_on_two_devices_and_the_third_when_one_is_free(self, make, stage, live):
-        futures = Local(live).submit(make("a", "b", "c"))
+        futures = Slots(live).submit(make("a", "b", "c"))
         until(lambda: len(begun(stage)) == 2)
         assert sorted(begun(stage)) == ["a", "b"]
         stage.gate("b").set()
@@ -132,7 +147,7 @@ class TestLocal:
 
     def test_the_next_begins_when_the_engine_is_gone_though_judging_goes_on(self, make, stage, live):
         """With one device, judging overlaps the next load."""
-        executor = Local(live)
+        executor = Slots(live)
         first, second = make("a", "b", devices="0", verdicts=4, verdicts_at_once=4)
         futures = executor.submit([first, second])
         stage.gate("a").set()
@@ -143,14 +158,14 @@ class TestLocal:
         assert names.index(("a", "engine gone")) < names.index(("b", "begins")) < names.index(("b", "engine gone"))
 
     def test_the_longest_is_begun_first(self, make, stage, live):
-        futures = Local(live).submit(make("a", "b", "c", devices="0", answers={"b": 5000, "c": 1000}))
+        futures = Slots(live).submit(make("a", "b", "c", devices="0", answers={"b": 5000, "c": 1000}))
         for name in "abc":
             stage.gate(name).set()
         wait(futures, WAIT_S)
         assert begun(stage) == ["b", "c", "a"]
 
     def test_one_that_fails_fails_alone(self, make, stage, live):
-        futures = Local(live).submit(make("a", "bad", "c"))
+        futures = Slots(live).submit(make("a", "bad", "c"))
         for name in ("a", "bad", "c"):
             stage.gate(name).set()
         assert futures[0].result(WAIT_S).model.name == "a"
@@ -159,15 +174,15 @@ class TestLocal:
             futures[1].result(WAIT_S)
 
     def test_what_is_not_free_of_an_engine_is_given_to_nobody(self, make, stage, live):
-        futures = Local(live).submit(make("dirty", "b", devices="0"))
+        futures = Slots(live).submit(make("dirty", "b", devices="0"))
         stage.gate("dirty").set()
         assert futures[0].result(WAIT_S)
-        with pytest.raises(EvalFlowError, match="it needs 1 of the devices 0, and not so many are left"):
+        with pytest.raises(EvalFlowError, match="it needs 1 of the devices 0, and too few are left"):
             futures[1].result(WAIT_S)
         assert begun(stage) == ["dirty"]
 
     def test_cancelled_what_runs_is_ended_and_what_waits_is_never_begun(self, make, stage, live):
-        executor = Local(live)
+        executor = Slots(live)
         futures = executor.submit(make("a", "b", "c"))
         until(lambda: len(begun(stage)) == 2)
         executor.cancel()
@@ -181,8 +196,8 @@ class TestLocal:
 
     def test_a_model_that_needs_two_devices_has_them_for_itself(self, make, stage, live):
         large, *small = make("large", "b", "c")
-        large = Scripted(large.task, large.size, Claim(("0", "1"), 2, told=True))
-        futures = Local(live).submit([large, *small])
+        large = replace(large, claim=Claim(("0", "1"), 2, told=True))
+        futures = Slots(live).submit([large, *small])
         until(lambda: begun(stage) == ["large"])
         assert stage.devices["large"] == "0,1"
         for name in ("large", "b", "c"):
@@ -191,45 +206,84 @@ class TestLocal:
         assert sorted(begun(stage)[1:]) == ["b", "c"]
 
     def test_what_is_only_judged_needs_no_engine_here(self, make, stage, live):
-        jobs = [job.served(engine="is-not-installed") for job in make("a", "b")]
-        jobs = [Scripted(job.task, job.size, Claim(("judging 0", "judging 1"), 1), serves=False) for job in jobs]
-        futures = Local(live).submit(jobs)
+        jobs = [job.with_deploy(engine="is-not-installed") for job in make("a", "b")]
+        jobs = [replace(job, claim=Claim(("judging 0", "judging 1"), 1), phases=("judge",)) for job in jobs]
+        futures = Slots(live).submit(jobs)
         for name in "ab":
             stage.gate(name).set()
         assert [future.result(WAIT_S).model.name for future in futures] == ["a", "b"]
 
     def test_one_that_cannot_be_begun_fails_alone(self, make, stage, live):
         bad, good = make("a", "b")
-        futures = Local(live).submit([bad.served(engine="is-not-installed"), good])
+        futures = Slots(live).submit([bad.with_deploy(engine="is-not-installed"), good])
         stage.gate("b").set()
         assert futures[1].result(WAIT_S).model.name == "b"
         with pytest.raises(ConfigError, match="unknown engine"):
             futures[0].result(WAIT_S)
 
+    def test_no_more_models_are_served_at_once_than_the_option_says(self, make, stage, live):
+        futures = Slots(live, Local.Options(max_models=1)).submit(make("a", "b"))
+        until(lambda: len(begun(stage)) == 1)
+        stage.gate(begun(stage)[0]).set()
+        until(lambda: len(begun(stage)) == 2)
+        for name in "ab":
+            stage.gate(name).set()
+        wait(futures, WAIT_S)
+        assert stage.most_at_once == 1
+
 
 class TestInline:
+    def test_cancelled_the_one_that_runs_is_ended_and_the_next_never_begun(self, make, stage, live):
+        executor, jobs, futures = Inline(live), make("a", "b"), []
+        thread = threading.Thread(target=lambda: futures.extend(executor.submit(jobs)), daemon=True)
+        thread.start()
+        until(lambda: begun(stage) == ["a"])
+        executor.cancel()
+        assert stage.at_once == 0
+        thread.join(WAIT_S)
+        assert [type(future.exception()) for future in futures] == [Stopped, Stopped]
+        assert begun(stage) == ["a"]
+
     def test_one_after_the_other_in_order(self, make, stage, live):
-        futures = Inline(live).submit([*make("a", "b")])
+        for name in "ab":
+            stage.gate(name).set()
+        futures = Inline(live).submit(make("a", "b"))
         assert [future.result().model.name for future in futures] == ["a", "b"]
         assert stage.most_at_once == 1
 
-    def test_one_that_fails_fails_alone(self, make, live):
+    def test_one_that_fails_fails_alone(self, make, stage, live):
+        for name in ("bad", "b"):
+            stage.gate(name).set()
         futures = Inline(live).submit(make("bad", "b"))
         assert isinstance(futures[0].exception(), EvalFlowError)
         assert futures[1].result().model.name == "b"
 
 
+def load(choice):
+    return load_executor(FlowConfig.parse({"executor": choice}).executor)
+
+
 class TestByName:
     def test_ours_are_there(self):
-        assert load_executor("local") is Local
-        assert load_executor("inline") is Inline
+        assert load("local") == (Local, Local.Options())
+        assert load("inline") == (Inline, Inline.Options())
 
     def test_one_that_is_not(self):
         with pytest.raises(ConfigError, match=r"unknown executor 'locl'\s+Did you mean 'local'"):
-            load_executor("locl")
+            load("locl")
 
-    def test_they_are_executors(self):
-        assert all(issubclass(load_executor(name), Executor) for name in ("local", "inline"))
+    def test_options_are_the_executors_own(self):
+        assert load({"name": "local", "max-models": 3})[1] == Local.Options(max_models=3)
+
+    def test_an_option_that_there_is_not_is_refused_with_those_that_there_are(self):
+        with pytest.raises(ConfigError, match=r"evalflow\.executor\.max_model: unknown key\s+.*Known: max_models"):
+            load({"name": "local", "max_model": 3})
+        with pytest.raises(ConfigError, match="executor 'inline' has no options, and is given max_models"):
+            load({"name": "inline", "max_models": 3})
+
+    def test_a_wrong_value_is_refused(self):
+        with pytest.raises(ConfigError, match=r"evalflow\.executor\.max_models: .*greater than 0"):
+            load({"name": "local", "max_models": 0})
 
 
 class TestJobs:
@@ -264,23 +318,30 @@ class TestJobs:
             assert again.model.name == job.model.name
 
     def test_each_has_one_model_what_is_left_of_it_and_what_it_may_be_given(self, task, gguf_file):
-        here, there = jobs_of(task)
+        here, _ = jobs = jobs_of(task)
         assert [model.name for model in here.task.models] == ["a"]
         assert here.task.flow.models == [here.model]
-        assert here.claim == Claim(("2", "3"), 1, told=True)
         assert here.size == Size(gguf_file.stat().st_size, answers=14, verdicts=14, verdicts_at_once=5)
-        assert there.claim == Claim(("the API at api.example.com",), 1)
+        assert claims_here(jobs) == [Claim(("2", "3"), 1, told=True), Claim(("the API at api.example.com",), 1)]
 
     def test_settings_of_its_devices_are_its_own(self, task):
         job = jobs_of(task)[0]
-        served = job.served(devices="3", tensor_parallel=1)
-        deploy = served.task.flow.deploy_for(served.model)
+        deploy = job.with_deploy(devices="3", tensor_parallel=1).deploy
         assert (deploy.devices, deploy.tensor_parallel) == ("3", 1)
-        assert job.task.flow.deploy_for(job.model).devices == "2,3"
+        assert job.deploy.devices == "2,3"
+
+    def test_a_lower_limit_of_the_judge_is_its_own(self, task):
+        job = jobs_of(task)[0]
+        limited = job.with_judge_limit(2)
+        assert (limited.task.flow.judge_max_num_seqs, limited.size.verdicts_at_once) == (2, 2)
+        assert job.task.flow.judge_max_num_seqs == 5
 
     def test_errors_come_back_from_another_process(self):
         error = pickle.loads(pickle.dumps(Stopped.all("x")))
         assert error.everything
+        again = pickle.loads(pickle.dumps(EngineLost(EngineError("it died\nits log"), 3)))
+        assert (type(again), again.added) == (EngineLost, 3)
+        assert str(again) == "it died\nits log"
 
 
 def test_a_model_on_several_devices_is_not_taken_for_a_longer_one(tmp_path):
@@ -289,11 +350,8 @@ def test_a_model_on_several_devices_is_not_taken_for_a_longer_one(tmp_path):
     task = Task.parse({"datasets": ["gsm8k"], "work_dir": str(tmp_path), "evalflow": {"models": models}})
     sizes = (Size(0, 4000), 4), (Size(0, 3000), 1), (Size(0, 500), 1)
     devices = ("0", "1", "2", "3")
-    jobs = [
-        Job(alone(task, model), size, Claim(devices, needs))
-        for model, (size, needs) in zip(task.models, sizes, strict=True)
-    ]
-    order = order_of(jobs)
+    jobs = [Job(single_model_task(task, model), size) for model, (size, _) in zip(task.models, sizes, strict=True)]
+    order = order_of(jobs, [Claim(devices, needs) for _, needs in sizes])
     assert order.makespan_s == sizes[0][0].engine_s(4) + sizes[1][0].engine_s(1)
 
 

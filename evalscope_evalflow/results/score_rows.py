@@ -1,0 +1,117 @@
+"""Scores as the table and every exporter show them: one row for each model, dataset and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.results.outcome import FlowResult, ModelResult
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric of one model on one dataset.
+
+    Attributes:
+        model: the model's name.
+        dataset: the dataset's name.
+        metric: the metric's name; empty where there is no report.
+        score: the score, mostly from 0 to 1; None: there is none that could be trusted, and `why_not` says why.
+        requested: samples that were to be answered; None: never counted.
+        answered: samples that were answered.
+        scored: samples that were answered and scored.
+        failed: samples that have no answer or no score.
+        judged: samples with a verdict of the judge's own; None: no judge is used.
+        fallbacks: samples that the judge gave no usable verdict on.
+        complete: whether the score covers every sample.
+        why_not: why the score is missing or incomplete; empty where it is complete.
+        headline: whether it is the dataset's headline metric, which is the one in the table.
+    """
+
+    model: str
+    dataset: str
+    metric: str = ""
+    score: float | None = None
+    requested: int | None = None
+    answered: int | None = None
+    scored: int | None = None
+    failed: int | None = None
+    judged: int | None = None
+    fallbacks: int | None = None
+    complete: bool = False
+    why_not: str = ""
+    headline: bool = True
+
+    @property
+    def score_text(self) -> str:
+        """The score with four decimals, as in the table; empty where there is none."""
+        return "" if self.score is None else f"{self.score:.4f}"
+
+
+def score_rows(result: FlowResult) -> Iterator[ScoreRow]:
+    """Every score of a run; a dataset without one, be it that its model failed, has a row all the same.
+
+    Args:
+        result: a finished run.
+    """
+    for model in result.models:
+        name, seen = model.model.name, set()
+        for dataset in model.datasets:
+            seen.add(dataset.dataset)
+            yield from rows_of(name, dataset)
+        for missing in result.task.datasets:
+            if missing not in seen:
+                yield ScoreRow(name, missing, why_not=_first_line(model) or "no result")
+
+
+def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
+    """A row for each metric of a dataset, the headline metric first.
+
+    Args:
+        model: the model's name.
+        result: its result on the dataset.
+    """
+    scored = not no_verdict_at_all(result)
+    counts = {
+        "requested": result.requested,
+        "answered": result.answered or result.succeeded,
+        "scored": result.succeeded,
+        "failed": result.failed,
+        "judged": result.judged,
+        "fallbacks": result.fallbacks,
+        "complete": result.complete,
+        "why_not": "" if result.complete and not result.predicted_only else why_not(result),
+    }
+    if not result.metrics:
+        yield ScoreRow(model, result.dataset, **counts)  # type: ignore[arg-type]
+    for number, metric in enumerate(result.metrics):
+        score = metric.score if scored else None
+        yield ScoreRow(model, result.dataset, metric.name, score, headline=not number, **counts)  # type: ignore[arg-type]
+
+
+def no_verdict_at_all(result: DatasetResult) -> bool:
+    """Whether the judge gave no verdict on any sample, so that the report holds a rule's score, or zeros."""
+    return result.judged == 0 and 0 < result.answered <= result.fallbacks
+
+
+def why_not(result: DatasetResult) -> str:
+    """Why a score is missing or incomplete."""
+    reasons = []
+    if result.predicted_only:
+        reasons.append("not judged")
+    elif result.report is None:
+        reasons.append("no report")
+    elif no_verdict_at_all(result):
+        reasons.append("no verdict of the judge")
+    elif not result.metrics or result.metrics[0].score is None:
+        reasons.append("nothing could be scored")
+    counted = result.answered if result.predicted_only else result.succeeded
+    if counted < result.requested:
+        reasons.append(f"{result.requested - counted} of {result.requested} samples are missing")
+    return "; ".join([*reasons, *result.notes])
+
+
+def _first_line(result: ModelResult) -> str:
+    """What ended a model, on one line."""
+    return str(result.error).splitlines()[0] if result.error is not None else ""

@@ -1,0 +1,40 @@
+"""What a job may be given on this machine: its devices, by this machine's driver, or what stands for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from evalscope_evalflow.devices.claims import Claim, claim
+from evalscope_evalflow.devices.nvml import one_look
+from evalscope_evalflow.engines import resolve_engine
+from evalscope_evalflow.sweep.job import Job
+
+JUDGED_AT_ONCE = 4  # models with nothing to ask: each has a process that imports EvalScope
+
+
+def claims_here(jobs: Iterable[Job]) -> list[Claim]:
+    """The claim of each job, with one reading of the driver for all.
+
+    Raises:
+        ConfigError: a model fits nowhere.
+    """
+    with one_look():
+        return [claim_here(job) for job in jobs]
+
+
+def claim_here(job: Job) -> Claim:
+    """The devices that a job may be given, or a place at its API, or among the models that are judged.
+
+    Raises:
+        ConfigError: it fits nowhere.
+    """
+    if not job.phases:
+        return Claim()
+    if not job.asks_model:
+        return Claim(tuple(f"judging {number}" for number in range(JUDGED_AT_ONCE)), 1)
+    model, deploy = job.model, job.deploy
+    engine = resolve_engine(model, deploy)
+    if not engine.local:
+        return Claim((f"the API at {urlsplit(model.api_url or '').netloc}",), 1)
+    return claim(engine, model, deploy)

@@ -1,0 +1,71 @@
+"""Everything that is checked before a task is run or its plan is shown: the section's plug-ins, and preflight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from evalscope_evalflow.config.plugin_options import PluginOptions
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.display.live import LiveReporter
+from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.results.exporters import Exporter, load_exporter
+from evalscope_evalflow.run.preflight import preflight
+from evalscope_evalflow.run.resume import Survey
+from evalscope_evalflow.sweep.executors import Executor, load_executor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task that can run.
+
+    Attributes:
+        executor: what runs its jobs.
+        options: the executor's.
+        exporters: what writes its results, in the section's order.
+        survey: what is left to do of each model.
+        notes: what is no obstacle, but should be known.
+    """
+
+    executor: type[Executor]
+    options: PluginOptions
+    exporters: tuple[Exporter, ...]
+    survey: Survey
+    notes: tuple[str, ...]
+
+    def start_executor(self, reporter: LiveReporter) -> Executor:
+        """The executor, ready for jobs."""
+        return self.executor(reporter, self.options)
+
+
+def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
+    """Check a task.
+
+    Args:
+        task: the task.
+        log: is called with a line about each check that takes longer than a moment.
+
+    Raises:
+        ConfigError: with every problem found; nothing was started.
+    """
+    problems: list[Problem] = []
+    executor: tuple[type[Executor], PluginOptions] | None = None
+    try:
+        executor = load_executor(task.flow.executor)
+    except ConfigError as error:
+        problems += error.problems
+    exporters = []
+    for number, choice in enumerate(task.flow.exporters):
+        try:
+            exporters.append(load_exporter(choice, f"evalflow.exporters.{number}"))
+        except ConfigError as error:
+            problems += error.problems
+    survey = Survey(task)
+    here = executor is None or executor[0].on_this_machine
+    try:
+        notes = preflight(task, log, survey, on_this_machine=here)
+    except ConfigError as error:
+        raise ConfigError(*problems, *error.problems) from None
+    if executor is None or problems:
+        raise ConfigError(*problems)
+    return Prepared(*executor, tuple(exporters), survey, (*task.notes, *notes))
