@@ -22,6 +22,8 @@ from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
 
 INTERFACE_VERSION = 2  # 1: EvalFlow 0.1
+# Settings of `deploy` that mean something to some engines only.
+HONOURABLE = ("devices", "tensor_parallel", "data_parallel", "max_model_len", "chat_template")
 KEY_VARIABLE = "EVALFLOW_ENGINE_API_KEY"  # key_launcher.py reads it
 
 
@@ -125,8 +127,11 @@ class ParserSource:
     subcommand: tuple[str, ...] = ()
 
 
-def absolute(path: str) -> str:
-    """A path as an engine needs it, which runs in a folder of its own; what is no file here (a hub id) as it is."""
+def absolute_path(path: str) -> str:
+    """A path as an engine needs it, which runs in a folder of its own.
+
+    What is no file here stays as it is: the name of a model on a hub, or a template's name or text.
+    """
     full = os.path.abspath(os.path.expanduser(path))
     return full if os.path.exists(full) else path
 
@@ -184,9 +189,13 @@ class Engine(ABC):
             default: the first of `modules`.
         distribution: the installed package whose version is the engine's, such as "vllm"; empty: it has none.
         install: how to install it beside EvalFlow, if that differs from installing `requirement`.
+        honours: settings of `deploy` that change its command or environment, of `HONOURABLE`. Any other of these
+            that the user sets is refused, as it would have no effect.
         health_path: path that answers 200 once the server can be used; None: it has none, and `/v1/models` is asked.
         default_max_num_seqs: sequences served at once unless `deploy.max_num_seqs` says otherwise.
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
+        reserves_context: whether it allocates the whole context of every sequence at its start, so that a long default
+            would cost memory at once; it then has a default of its own.
         needs_gpu: whether it stops at its start on a machine without an accelerator (where `uses_devices` holds).
         spreads: what of a model it shares out over devices: the heads of each layer (tensor parallelism), or the
             layers, as far as there is room, the rest being left to the CPU.
@@ -206,9 +215,11 @@ class Engine(ABC):
     requirement: ClassVar[str] = ""
     distribution: ClassVar[str] = ""
     install: ClassVar[str] = ""
+    honours: ClassVar[frozenset[str]] = frozenset()
     health_path: ClassVar[str | None] = "/health"
     default_max_num_seqs: ClassVar[int] = 200
     needs_idle_devices: ClassVar[bool] = True
+    reserves_context: ClassVar[bool] = False
     needs_gpu: ClassVar[bool] = False
     spreads: ClassVar[Literal["heads", "layers"]] = "heads"
     replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
@@ -223,7 +234,18 @@ class Engine(ABC):
         """What is wrong with this model and these settings, as far as files tell; starts nothing."""
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
-        """How to run it. Only local engines have an answer."""
+        """How to run it; only local engines implement it. It is called by `command_of`, which prepares the arguments.
+
+        The server has to listen at `address` only, to ask for `address.api_key` if there is one (not as an argument),
+        to serve the model as `model.name`, and to sample as requests say: defaults that a checkpoint brings in its
+        generation_config.json must not apply. `deploy.extra_args` come last, as they are.
+
+        Args:
+            model: the model; its path is absolute if it exists on this machine.
+            deploy: the settings, with devices and parallelism decided; the path of a chat template is absolute.
+            address: where to listen, and the key.
+            env: the environment that has the engine.
+        """
         raise NotImplementedError(self.name)
 
     def max_num_seqs(self, deploy: DeployConfig) -> int:
@@ -232,7 +254,7 @@ class Engine(ABC):
 
     def uses_devices(self, deploy: DeployConfig) -> bool:
         """Whether it can use GPUs at all, as it is built in its environment; nothing is run."""
-        return True
+        return "devices" in self.honours
 
     def memory(self, deploy: DeployConfig) -> Memory:
         """What it does with a device's memory."""
@@ -254,6 +276,14 @@ class Engine(ABC):
     def normalise_argument(self, word: str) -> str:
         """A word of `extra_args` in the form in which the engine's parser has it, for checking; by default as it is."""
         return word
+
+    def check_settings(self, deploy: DeployConfig) -> Iterable[Problem]:
+        """Settings that would have no effect on this engine."""
+        without_meaning = {"devices": (AUTO, ""), "tensor_parallel": (AUTO, 1), "data_parallel": (AUTO, 1)}
+        for name in HONOURABLE:
+            value = getattr(deploy, name)
+            if name not in self.honours and value is not None and value not in without_meaning.get(name, ()):
+                yield Problem(f"deploy.{name}", f"{self.name} has no {name}: it would have no effect", "Leave it out.")
 
     def check_keys(self, deploy: DeployConfig) -> Iterable[Problem]:
         """No key may stand in an argument, where every user of the machine can read it."""

@@ -17,7 +17,6 @@ from evalscope_evalflow.engines.base import (
     Engine,
     LogPattern,
     ParserSource,
-    absolute,
     check_template,
 )
 from evalscope_evalflow.engines.checkpoints import gguf
@@ -36,8 +35,10 @@ class LlamaCpp(Engine):
     modules = ("xllamacpp",)
     distribution = "xllamacpp"
     install = "pip install 'evalscope-evalflow[llamacpp]'"
+    honours = frozenset({"devices", "max_model_len", "chat_template"})
     default_max_num_seqs = 4
     needs_idle_devices = False
+    reserves_context = True
     spreads = "layers"
     # Its totals of tokens move only when an answer is finished; decode calls, with every token.
     counters = Counters(
@@ -111,8 +112,6 @@ class LlamaCpp(Engine):
                     f"Lower it to {longest} (--eval_max_model_length).",
                 )
         yield from check_template(deploy)
-        if deploy.tensor_parallel not in ("auto", 1) or deploy.data_parallel not in ("auto", 1):
-            yield Problem("deploy", "llamacpp has no tensor_parallel and no data_parallel", "Leave them out.")
 
     def memory(self, deploy: DeployConfig) -> Memory:
         # It makes room for every sequence at its start, and needs little beside.
@@ -130,13 +129,13 @@ class LlamaCpp(Engine):
         # By its file, as the environment that has xllamacpp need not have EvalFlow.
         argv = [
             str(env.python), str(LAUNCHER),
-            "--model", absolute(model.path), "--alias", model.name,
+            "--model", model.path, "--alias", model.name,
             "--host", address.host, "--port", str(address.port),
             "--context", str(deploy.max_model_len or _default_context(Path(model.path).expanduser())),
             "--parallel", str(self.max_num_seqs(deploy)),
         ]  # fmt: skip
         if deploy.chat_template:
-            argv += ["--chat-template-file", absolute(deploy.chat_template)]
+            argv += ["--chat-template-file", deploy.chat_template]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    HONOURABLE,
     KEY_VARIABLE,
     Address,
     Command,
@@ -18,7 +19,6 @@ from evalscope_evalflow.engines.base import (
     Engine,
     LogPattern,
     ParserSource,
-    absolute,
     holds_json,
     key_launcher,
     parallel,
@@ -40,6 +40,8 @@ class SGLang(Engine):
     modules = ("sglang",)
     distribution = "sglang"
     install = "pip install sglang, in an environment of its own"
+    honours = frozenset(HONOURABLE)
+    needs_gpu = True
     replicates = "any"
     # Tokens in use move with every step; the others are written at the intervals of its log.
     counters = Counters(
@@ -144,7 +146,7 @@ class SGLang(Engine):
         assert model.path is not None
         argv = [
             *key_launcher(env, "api-key", PROGRAM),
-            "--model-path", absolute(model.path), "--served-model-name", model.name,
+            "--model-path", model.path, "--served-model-name", model.name,
             "--host", address.host, "--port", str(address.port),
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
             "--sampling-defaults", "openai",
@@ -159,7 +161,7 @@ class SGLang(Engine):
         if replicas > 1:
             argv += ["--dp-size", str(replicas)]
         if deploy.chat_template:
-            argv += ["--chat-template", absolute(deploy.chat_template)]
+            argv += ["--chat-template", deploy.chat_template]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
 

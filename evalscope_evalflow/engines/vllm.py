@@ -9,13 +9,13 @@ from typing import ClassVar
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    HONOURABLE,
     Address,
     Command,
     Counters,
     Engine,
     LogPattern,
     ParserSource,
-    absolute,
     check_template,
     parallel,
 )
@@ -32,6 +32,8 @@ class VLLM(Engine):
     modules = ("vllm",)
     distribution = "vllm"
     install = "pip install 'evalscope-evalflow[vllm]'"
+    honours = frozenset(HONOURABLE)
+    needs_gpu = True
     # With several replicas, vLLM makes all their devices share one set of experts, which then have to divide by them.
     replicates = "dense"
     # Tokens of a prompt are counted when all of it is read; its KV cache grows with every part of it.
@@ -166,7 +168,7 @@ class VLLM(Engine):
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
         argv = [
-            str(env.python), "-m", "vllm.entrypoints.cli.main", "serve", absolute(model.path),
+            str(env.python), "-m", "vllm.entrypoints.cli.main", "serve", model.path,
             "--served-model-name", model.name,
             "--host", address.host, "--port", str(address.port),
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
@@ -181,7 +183,7 @@ class VLLM(Engine):
         if replicas > 1:
             argv += ["--data-parallel-size", str(replicas)]
         if deploy.chat_template:
-            argv += ["--chat-template", absolute(deploy.chat_template)]
+            argv += ["--chat-template", deploy.chat_template]
         env_vars = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
         if address.api_key:
             env_vars["VLLM_API_KEY"] = address.api_key  # an argument would be readable by every user

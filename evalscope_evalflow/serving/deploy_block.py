@@ -68,7 +68,7 @@ def deploy(
     config, settings = flow.models[0], flow.deploy
     chosen = resolve_engine(config, settings)
     problems = list(
-        check_engine(chosen, config, settings, say=lambda text: print(f"evalflow: {text}", file=sys.stderr))
+        check_engine(chosen, config, settings, notify=lambda text: print(f"evalflow: {text}", file=sys.stderr))
     )
     if chosen.local:
         problems += check_placement(chosen, config, settings, warnings.warn)

@@ -92,7 +92,7 @@ def forbid_serving() -> None:
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise Refused("it began to serve before it parsed its arguments with argparse")
 
-    socket.socket.listen = refuse  # type: ignore[method-assign, assignment]
+    socket.socket.listen = refuse  # type: ignore[method-assign]
     sys.addaudithook(lambda event, args: refuse() if event == "socket.bind" and is_a_port(*args) else None)
     for name in ("click.core", "typer._click.core"):
         with contextlib.suppress(Exception):  # it is not installed, or has no such class

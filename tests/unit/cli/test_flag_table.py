@@ -45,7 +45,7 @@ ROWS = [
     ("--conda_env ENV", "lmdeploy 0", "ENV/bin/python"),
     ("--conda_env ENV", "llamacpp 0", "ENV/bin/python"),
     ("--worker_env ENV", "worker", "ENV/bin/python"),
-    ("--deploy_backend lmdeploy", "lmdeploy 2", "serve"),
+    ("--deploy_backend lmdeploy", "lmdeploy 2", "api-keys+"),
     ("--deploy_backend sglang", "engine", "sglang"),
     ("--deploy_backend llamacpp --eval_model_path GGUF", "engine", "llamacpp"),
     (f"--deploy_backend remote {URL}", "engine", "remote"),

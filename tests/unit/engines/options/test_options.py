@@ -245,11 +245,8 @@ def test_a_program_that_would_serve_is_refused_and_never_serves(engine, script, 
     assert list(cache.glob("*.json")) == []
     listening = [item for item in psutil.net_connections("tcp") if item.laddr and item.laddr.port == 18399]
     assert listening == []
-    assert [
-        item.pid
-        for item in psutil.process_iter(["cmdline"])
-        if {"612.399", str(script), "18399"} & {*item.info["cmdline"]}
-    ] == []
+    marks = {"612.399", str(script), "18399"}
+    assert [item.pid for item in psutil.process_iter(["cmdline"]) if marks & {*(item.info["cmdline"] or ())}] == []
 
 
 def test_looking_for_a_free_port_is_not_serving(engine, script):
