@@ -1,27 +1,35 @@
-"""The stock backends that EvalFlow wraps."""
+"""The stock backends of EvalScope that EvalFlow runs: ours, and those of packages, by `evalflow.backends`."""
 
-from evalscope_evalflow.backends.base import Backend, DatasetResult, Metric, Saved, Stamps
-from evalscope_evalflow.backends.native.native_backend import Native
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_backend import VLMEvalKit
-from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.backends.base import INTERFACE_VERSION, Backend, DatasetResult, Metric, Saved, Stamps
+from evalscope_evalflow.config import plugins
 
-__all__ = ["Backend", "DatasetResult", "Metric", "Saved", "Stamps", "load_backend"]
+__all__ = [
+    "GROUP",
+    "INTERFACE_VERSION",
+    "Backend",
+    "DatasetResult",
+    "Metric",
+    "Saved",
+    "Stamps",
+    "known_backends",
+    "load_backend",
+]
 
-_BACKENDS = {backend.name: backend for backend in (Native, VLMEvalKit)}
+GROUP = "evalflow.backends"
+
+
+def known_backends() -> list[str]:
+    """The names of every installed backend; none is loaded."""
+    return list(plugins.known(GROUP))
 
 
 def load_backend(name: str) -> Backend:
     """The backend of this name, as in the section's `backend`.
 
     Raises:
-        ConfigError: this version does not run it.
+        ConfigError: there is none, its package is broken, or it was written for another version of the interface.
     """
-    if name not in _BACKENDS:
-        raise ConfigError(
-            Problem(
-                "evalflow.backend",
-                f"{name} is not run by this version yet",
-                "Set `backend: Native` in the section (--eval_backend Native).",
-            )
-        )
-    return _BACKENDS[name]()
+    kind: type[Backend] = plugins.load(
+        GROUP, name, what="backend", where="evalflow.backend", interface_version=INTERFACE_VERSION
+    )
+    return kind()

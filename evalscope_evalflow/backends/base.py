@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
 
+INTERFACE_VERSION = 1
 Stamps = Mapping[Path, int]  # report files, and when they were written (ns since the epoch)
 
 
@@ -149,66 +152,99 @@ class Saved(ABC):
 
 
 class Backend(ABC):
-    """A stock backend.
+    """A stock backend of EvalScope: the half that runs here. It starts no process and imports no EvalScope.
+
+    A new one is a folder with two files, this half and the worker half, and an entry point in the group
+    `evalflow.backends`, whose name is `name`.
 
     Attributes:
+        interface_version: version of this interface that the backend was written for.
         name: as in the section's `backend`.
-        worker: the half of it that runs in the worker, as `module:class`.
+        worker_half: the half that runs in the worker, as `FILE.py:CLASS`; FILE.py lies beside the file of this half.
         distributions: installed packages of the worker's environment whose versions run.json records.
     """
 
+    interface_version: ClassVar[int] = INTERFACE_VERSION
     name: ClassVar[str]
-    worker: ClassVar[str]
+    worker_half: ClassVar[str]
     distributions: ClassVar[tuple[str, ...]] = ("evalscope",)
+
+    @abstractmethod
+    def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
+        """Whether this backend has a dataset. Decides which backend a task means that names none.
+
+        Args:
+            dataset: its name.
+            settings: what the task's `dataset_args` say of it.
+            worker_env: the environment that evaluates; None: this one.
+
+        Raises:
+            ConfigError: what the backend needs is not in that environment.
+        """
+
+    def check_installed(self, worker_env: str | None) -> Iterable[Problem]:
+        """What the worker's environment lacks for this backend. Nothing is imported."""
+        return ()
+
+    @abstractmethod
+    def check(self, task: Task) -> Iterable[Problem]:
+        """What is wrong with a task, as far as files tell. Nothing is started."""
+
+    @abstractmethod
+    def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
+        """The fields of EvalScope's TaskConfig for one model, without the URL and the key of the model's API.
+
+        Args:
+            task: the whole task.
+            model: one of its models.
+            max_num_seqs: requests that the model's engine serves at once.
+        """
+
+    def worker_settings(self, task: Task, model: ModelConfig) -> dict[str, Any]:
+        """What the worker half needs beside the stock task; keys in it may be SecretStr or references."""
+        return {}
 
     @abstractmethod
     def look(self, task: Task, model: ModelConfig) -> Saved:
         """What a model's run folder holds now."""
 
     @abstractmethod
-    def check(self, task: Task) -> Iterable[Problem]:
-        """What of the task this backend cannot do, as far as files tell."""
+    def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
+        """Move all results of a run folder to another folder, for `reuse: false`.
+
+        Returns:
+            Whether there were any.
+        """
 
     @abstractmethod
-    def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
-        """The stock task for one model, as a dict for TaskConfig, without URL and key of the model's API."""
+    def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
+        """Move the verdicts and the report of a dataset to another folder, as another judge gave them.
+
+        Returns:
+            Whether there were any.
+        """
+
+    def published_samples(self, task: Task, dataset: str) -> int | None:
+        """Number of samples of a dataset, for estimates of time; None where it is not known."""
+        return None
 
     def stamps(self, task: Task, model: ModelConfig) -> Stamps:
         """`Saved.stamps`, now."""
         return self.look(task, model).stamps()
 
-    def results(self, task: Task, model: ModelConfig, before: Stamps) -> list[DatasetResult]:
-        """`Saved.results`, now."""
-        return self.look(task, model).results(before)
-
-    def answers(self, task: Task, model: ModelConfig, dataset: str) -> int:
-        """`Saved.answers`, now."""
-        return self.look(task, model).answers(dataset)
-
-    @abstractmethod
-    def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
-        """Move all results of a run folder to another one, for `reuse: false`; whether there were any."""
-
-    @abstractmethod
-    def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
-        """Move the verdicts and the report of a dataset to another folder; whether there were any."""
-
-    def worker_settings(self, task: Task, model: ModelConfig) -> dict[str, Any]:
-        """What the worker half needs beside the stock task; keys in it may be SecretStr or references."""
-        return {}
-
     def start_task(self, task: Task, model: ModelConfig, phases: Sequence[str], max_num_seqs: int) -> StartTask:
         """The first request to the worker.
 
         Args:
-            task: the task.
+            task: the whole task.
             model: one of its models.
             phases: what to do, of `infer` and `judge`.
             max_num_seqs: requests that the model's engine serves at once.
         """
         judged = bool((task.stock.get("judge") or {}).get("models"))
+        file, _, name = self.worker_half.partition(":")
         return StartTask(
-            backend=self.worker,
+            worker_half=f"{Path(inspect.getfile(type(self))).with_name(file)}:{name}",
             phases=list(phases),
             stock_task=self.stock_task(task, model, max_num_seqs),
             failures_file=str(failures.path_in(task.folder(model))),
@@ -216,3 +252,22 @@ class Backend(ABC):
             judge_batch_size=task.flow.judge_max_num_seqs if judged else None,
             settings=self.worker_settings(task, model),
         )
+
+
+def move_to(archive: Path, folder: Path, paths: Iterable[Path]) -> bool:
+    """Move files and folders of a run folder to the same places in an archive.
+
+    Args:
+        archive: the folder to move to.
+        folder: the run folder.
+        paths: in the run folder; those that do not exist are passed over.
+
+    Returns:
+        Whether there were any.
+    """
+    found = [path for path in paths if path.exists()]
+    for path in found:
+        target = archive / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(str(path), target)
+    return bool(found)

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from evalscope_evalflow import __version__
+from evalscope_evalflow.backends import known_backends, load_backend
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.devices.nvml import Device, devices
 from evalscope_evalflow.engines import known_engines, load_engine
@@ -37,8 +37,6 @@ MARKS = {GOOD: "[green]✓[/green]", NOTE: "[yellow]–[/yellow]", BAD: "[red]�
 ASK_TIMEOUT_S = 20.0
 SUPPORTED = (1, 11), (2,)  # EvalScope: from, and below
 SHM_WANTED_BYTES = 1024**3  # vLLM's processes talk through it; Docker's default is 64 MiB
-# What the package vlmeval needs, and does not say in its metadata.
-VLMEVAL_LIMITS = {"transformers": 5, "pandas": 3}
 # Asks an environment's Python for modules and versions, without importing any of them.
 _ASK = """
 import json, sys
@@ -104,7 +102,7 @@ def examine(env: str | None = None) -> Iterator[Finding]:
     yield _plugin()
     yield from _engines(env)
     yield from _devices()
-    yield _vlmeval()
+    yield from _backends()
     yield from _runs()
     yield from _room()
 
@@ -217,21 +215,22 @@ def _user_of(pid: int, used_bytes: int | None) -> str:
     return f"PID {pid}{named}" + (f" {_size(used_bytes)}" if used_bytes is not None else "")
 
 
-def _vlmeval() -> Finding:
-    what = "VLMEvalKit"
-    if find_spec("vlmeval") is None:
-        todo = "pip install 'evalscope-evalflow[vlmeval]', here or in an environment of its own: `worker_env`."
-        return Finding(NOTE, what, "not installed: here `backend: Native` alone can be used", todo)
-    found = {name: _version(name) for name in VLMEVAL_LIMITS}
-    wrong = [
-        f"{name} is {found[name]}, and it needs < {limit}" if found[name] else f"{name} is missing"
-        for name, limit in VLMEVAL_LIMITS.items()
-        if not found[name] or _numbers(found[name] or "")[0] >= limit
-    ]
-    if wrong:
-        todo = "pip install " + " ".join(f"'{name}<{limit}'" for name, limit in VLMEVAL_LIMITS.items())
-        return Finding(NOTE, what, f"cannot be used: {'; '.join(wrong)}", f"{todo}, in an environment without vLLM.")
-    return Finding(GOOD, what, f"{_version('ms-vlmeval') or _version('vlmeval')} can be used".strip())
+def _backends() -> Iterator[Finding]:
+    """What this environment lacks for each backend; another one may have it (`worker_env`)."""
+    for name in known_backends():
+        try:
+            backend = load_backend(name)
+            problems = list(backend.check_installed(None))
+        except ConfigError as error:
+            problems = list(error.problems)
+            yield from (Finding(BAD, name, problem.what, problem.todo) for problem in problems)
+            continue
+        for problem in problems:
+            yield Finding(NOTE, name, problem.what, problem.todo)
+        if not problems:
+            versions = {item: _version(item) for item in backend.distributions}
+            found = ", ".join(f"{item} {version}" for item, version in versions.items() if version)
+            yield Finding(GOOD, name, f"can be used ({found})" if found else "can be used")
 
 
 def _runs() -> Iterator[Finding]:

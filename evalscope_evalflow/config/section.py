@@ -101,6 +101,11 @@ class DeployConfig(Section):
         "the same one (a list of tasks, a notebook); `evalflow` itself does one task, and keeps none",
     )
 
+    @property
+    def replicas(self) -> int:
+        """Replicas of the model, where nobody has chosen a number for `auto`: one."""
+        return 1 if self.data_parallel == AUTO else self.data_parallel
+
     @field_validator("devices", mode="before")
     @classmethod
     def _join_devices(cls, value: Any) -> Any:

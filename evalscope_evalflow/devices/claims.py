@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.devices.nvml import VARIABLE, DriverError, holders, is_busy, read, split
+from evalscope_evalflow.devices.nvml import (
+    ALL,
+    CUDA_VISIBLE_DEVICES,
+    NO_DEVICE,
+    DriverError,
+    holders,
+    is_busy,
+    read,
+    split,
+)
 from evalscope_evalflow.devices.placement import place
-from evalscope_evalflow.devices.pool import ALL, Pool, find
+from evalscope_evalflow.devices.pool import ChosenBy, Pool, find
 from evalscope_evalflow.devices.yielding import yielding_devices
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.errors import ConfigError
@@ -24,13 +33,13 @@ class Claim:
     Attributes:
         devices: those that it may be given, or names of something else that one model at a time uses.
         needs: how many of them it takes at least.
-        told: whether it is told which it gets.
+        assigned: whether the engine is given the names of those it gets.
         measured: whether a driver knows their memory, so that the choice among them matters.
     """
 
     devices: tuple[str, ...] = ()
     needs: int = 0
-    told: bool = False
+    assigned: bool = False
     measured: bool = False
 
 
@@ -40,14 +49,16 @@ def claim(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Claim:
     Raises:
         ConfigError: it fits nowhere.
     """
-    named = () if deploy.devices in (AUTO, ALL) or VARIABLE in deploy.env_vars else split(deploy.devices or "")
+    named = (
+        () if deploy.devices in (AUTO, ALL) or CUDA_VISIBLE_DEVICES in deploy.env_vars else split(deploy.devices or "")
+    )
     if not engine.uses_devices(deploy):
-        return Claim(named, 1, told=True) if named else Claim((MACHINE,), 1)  # names of slots, and no more
+        return Claim(named, 1, assigned=True) if named else Claim((MACHINE,), 1)  # names of slots, and no more
     pool = _pool(deploy)
-    if pool.chosen == "variables":  # the engine takes the first of these, whatever they are
+    if pool.chosen_by is ChosenBy.ENV_VARS:  # the engine takes the first of these, whatever they are
         return Claim(tuple(pool.devices) or (MACHINE,), max(1, len(pool.devices)))
     if not pool.known:
-        return Claim(named, _by_number(engine, deploy, len(named)), told=True) if named else Claim((MACHINE,), 1)
+        return Claim(named, _by_number(engine, deploy, len(named)), assigned=True) if named else Claim((MACHINE,), 1)
     if not pool.devices:  # devices: "", for an engine on CPUs; or none is idle, for one that can do without
         return Claim((MACHINE,), 1)
     chosen = split(place(engine, model, deploy, waiting=1, among=pool.devices).devices or "")
@@ -73,7 +84,7 @@ def settle(
     if len(free) < claimed.needs:
         return None
     if not claimed.measured:
-        return {"devices": ",".join(free[: claimed.needs])} if claimed.told else {}
+        return {"devices": ",".join(free[: claimed.needs])} if claimed.assigned else {}
     others = busy(free) if engine.needs_idle_devices else {}
     free = [name for name in free if name not in others]
     if len(free) < claimed.needs:
@@ -83,7 +94,7 @@ def settle(
     except ConfigError:
         return None
     if engine.spreads == "layers":  # with none idle it would go to the CPU, beside what runs there
-        return None if placement.devices == "-1" else {"devices": placement.devices}
+        return None if placement.devices == NO_DEVICE else {"devices": placement.devices}
     return {
         "devices": placement.devices,
         "tensor_parallel": placement.tensor_parallel,
@@ -118,5 +129,4 @@ def _by_number(engine: Engine, deploy: DeployConfig, named: int) -> int:
         return 1
     if deploy.tensor_parallel == AUTO:
         return named
-    replicas = 1 if deploy.data_parallel == AUTO else deploy.data_parallel
-    return min(named, deploy.tensor_parallel * replicas * engine.memory(deploy).pipeline)
+    return min(named, deploy.tensor_parallel * deploy.replicas * engine.memory(deploy).pipeline)

@@ -16,11 +16,13 @@ from typing import Any, TypeAlias
 
 import psutil
 
+from evalscope_evalflow.engines.checkpoints.memory import GIB
 from evalscope_evalflow.errors import EvalFlowError, Problem
 
-GIB = 1 << 30
 LIBRARY = "libnvidia-ml.so.1"
-VARIABLE = "CUDA_VISIBLE_DEVICES"
+CUDA_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+ALL = "all"  # in `deploy.devices`: every device of the machine
+NO_DEVICE = "-1"  # in CUDA_VISIBLE_DEVICES: run on the CPU
 # What others may hold of an idle device: a desktop's screen, or the context of an idle program. vLLM takes 90 %.
 IDLE_BYTES, IDLE_SHARE = GIB, 0.05
 
@@ -93,7 +95,7 @@ def read(names: Sequence[str] | None) -> dict[str, Device]:
 
 
 @contextlib.contextmanager
-def one_look() -> Iterator[None]:
+def cached_reads() -> Iterator[None]:
     """In this block the driver is asked the same thing once, by this thread.
 
     For a pass over many models that starts nothing: each time, bringing the driver up takes from some ms to a second.
@@ -263,7 +265,7 @@ def check_devices(
     """
     where = "deploy.devices"
     names = split(text or "")
-    if not names or names == ("-1",) or VARIABLE in env_vars:
+    if not names or names == (NO_DEVICE,) or CUDA_VISIBLE_DEVICES in env_vars:
         return
     try:
         answer = _ask(None, names)
@@ -295,7 +297,7 @@ def check_devices(
                 where,
                 f"device {name} ({title(found[name])}) is in use: {holders(found[name])}",
                 (f"Idle here: {', '.join(free)}. " if free else "No device is idle. ")
-                + f"To share it all the same, leave `devices` out and set {VARIABLE} in `env_vars`.",
+                + f"To share it all the same, leave `devices` out and set {CUDA_VISIBLE_DEVICES} in `env_vars`.",
             )
 
 

@@ -15,8 +15,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.devices.nvml import VARIABLE, Device, DriverError, check_devices, split
-from evalscope_evalflow.devices.pool import ALL, Pool, describe, find, in_blocks, no_accelerator
+from evalscope_evalflow.devices.nvml import (
+    ALL,
+    CUDA_VISIBLE_DEVICES,
+    NO_DEVICE,
+    Device,
+    DriverError,
+    check_devices,
+    split,
+)
+from evalscope_evalflow.devices.pool import ChosenBy, Pool, describe, find, in_blocks, no_accelerator
 from evalscope_evalflow.devices.yielding import yielding_devices
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.engines.checkpoints.memory import Demand, gib
@@ -84,7 +92,7 @@ def place(
     if deploy.tensor_parallel == AUTO and engine.spreads == "heads" and "tensor_parallel" not in engine.honours:
         deploy = deploy.model_copy(update={"tensor_parallel": 1})
     if not engine.uses_devices(deploy):
-        kept = None if VARIABLE in deploy.env_vars else _kept(deploy)
+        kept = None if CUDA_VISIBLE_DEVICES in deploy.env_vars else _kept(deploy)
         return _by_number(engine.demand(model, deploy), deploy, kept, len(split(kept or "")))
     try:
         pool = find(deploy, run_id)
@@ -93,11 +101,13 @@ def place(
     if among is not None:
         pool = dataclasses.replace(pool, devices={name: pool.devices[name] for name in pool.devices if name in among})
     if engine.spreads == "layers":
-        return _layers(engine, model, deploy, pool if among is None else dataclasses.replace(pool, chosen="us"))
+        return _layers(
+            engine, model, deploy, pool if among is None else dataclasses.replace(pool, chosen_by=ChosenBy.EVALFLOW)
+        )
     demand = engine.demand(model, deploy)
     unmeasured = len(pool.devices) - len(pool.measured)
-    if not pool.known or (unmeasured and (pool.chosen != "us" or not pool.measured)):
-        kept = None if pool.chosen == "variables" else _kept(deploy)
+    if not pool.known or (unmeasured and (pool.chosen_by is not ChosenBy.EVALFLOW or not pool.measured)):
+        kept = None if pool.chosen_by is ChosenBy.ENV_VARS else _kept(deploy)
         return _by_number(demand, deploy, kept, len(pool.devices))
     return _Choice(engine, model, deploy, pool, demand, waiting).make()
 
@@ -157,11 +167,11 @@ def _names(deploy: DeployConfig) -> str | None:
 
 def _layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool) -> Placement:
     """For an engine that shares out layers, and leaves to the CPU what has no room: as few idle devices as hold it."""
-    if pool.chosen == "variables":
+    if pool.chosen_by is ChosenBy.ENV_VARS:
         return Placement(None)
     if not pool.known:
         return Placement(_kept(deploy))
-    if pool.chosen == "user":
+    if pool.chosen_by is ChosenBy.USER:
         return Placement(",".join(pool.devices))
     demand = engine.demand(model, deploy)
     devices = sorted(pool.measured.items(), key=lambda item: -item[1].total_bytes)
@@ -174,7 +184,7 @@ def _layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool
         taken.append(name)
         room += max(0, demand.memory.kv_room(device.total_bytes, 0))
     if not taken:
-        return Placement("-1", lines=("no device is idle: on the CPU alone",))
+        return Placement(NO_DEVICE, lines=("no device is idle: on the CPU alone",))
     line = (
         f"devices {describe({name: device for name, device in devices if name in taken})}, if {engine.name} was built "
         f"for them: {demand.describe_weights()} + {gib(need.kv_bytes)} of KV cache, room for {gib(room)}; the rest is "
@@ -191,7 +201,7 @@ def _kept(deploy: DeployConfig) -> str | None:
 
 def _by_number(demand: Demand, deploy: DeployConfig, devices: str | None, count: int) -> Placement:
     """Where nobody tells of memory: what is given, or all of `count` devices, as far as the model divides."""
-    replicas = 1 if deploy.data_parallel == AUTO else deploy.data_parallel
+    replicas = deploy.replicas
     if deploy.tensor_parallel != AUTO:
         tensor = deploy.tensor_parallel
     else:
@@ -228,7 +238,7 @@ class _Choice:
         if not self.pool.devices:
             raise ConfigError(self._too_few(1))
         given = self.deploy.tensor_parallel
-        replicas = 1 if self.deploy.data_parallel == AUTO else self.deploy.data_parallel
+        replicas = self.deploy.replicas
         wanted = _powers(len(self.pool.devices)) if given == AUTO else [given]
         reasons = {size: self.demand.shape.why_not(size) for size in wanted}
         sizes = [size for size in wanted if not reasons[size]]
@@ -251,7 +261,7 @@ class _Choice:
     def _group(self, size: int, replicas: int) -> dict[str, Device] | None:
         """Devices of one kind that are enough, the largest kind first; else of all kinds; None if they are too few."""
         count = size * replicas * self.demand.memory.pipeline
-        if self.pool.chosen == "variables":  # the engine takes the first of these, whatever they are
+        if self.pool.chosen_by is ChosenBy.ENV_VARS:  # the engine takes the first of these, whatever they are
             if len(self.pool.measured) < count:
                 return None
             if self._fits(size, self.pool.measured):
@@ -283,7 +293,7 @@ class _Choice:
         measured = {name: self.pool.measured[name] for name in names}
         head = (
             f"devices {describe(measured)} of {len(self.pool.everywhere)} "
-            f"{'here' if self.pool.chosen == 'us' else 'named'}: tensor_parallel {size}, "
+            f"{'here' if self.pool.chosen_by is ChosenBy.EVALFLOW else 'named'}: tensor_parallel {size}, "
             f"data_parallel {replicas}{why}"
         )
         if self.demand.weights is None:
@@ -307,7 +317,7 @@ class _Choice:
             "device_bytes": total,
             "lines": lines,
         }
-        devices = None if self.pool.chosen == "variables" else ",".join(names)
+        devices = None if self.pool.chosen_by is ChosenBy.ENV_VARS else ",".join(names)
         return Placement(devices, size, replicas, tuple(lines), facts, tuple(doubts))
 
     def _replicas(self, world: int, group: Mapping[str, Device]) -> tuple[int, str]:
@@ -347,7 +357,7 @@ class _Choice:
     def _too_few(self, count: int) -> Problem:
         """There are not as many devices as are needed."""
         here = len(self.pool.devices)
-        if self.pool.chosen != "us":
+        if self.pool.chosen_by is not ChosenBy.EVALFLOW:
             product = (
                 f"tensor_parallel {self.deploy.tensor_parallel} × data_parallel {self.deploy.data_parallel}"
                 + (f" × {self.demand.memory.pipeline} stages" if self.demand.memory.pipeline > 1 else "")
@@ -358,7 +368,10 @@ class _Choice:
                 "Lower them, or name more devices.",
             )
         if here + len(self.pool.others) < count:
-            what = f"{count} devices are needed, and {VARIABLE} or this machine has {here + len(self.pool.others)}"
+            what = (
+                f"{count} devices are needed, and {CUDA_VISIBLE_DEVICES} or this machine has "
+                f"{here + len(self.pool.others)}"
+            )
             return Problem(TENSOR, what, "Lower tensor_parallel or data_parallel.")
         reasons = "; ".join(f"device {name} {why}" for name, why in self.pool.others.items())
         idle = ", ".join(self.pool.devices) or "none"

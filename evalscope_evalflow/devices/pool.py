@@ -6,19 +6,38 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from evalscope_evalflow.config import AUTO, DeployConfig
-from evalscope_evalflow.devices.nvml import VARIABLE, Device, devices, holders, is_idle, read, split, title
+from evalscope_evalflow.devices.nvml import (
+    ALL,
+    CUDA_VISIBLE_DEVICES,
+    NO_DEVICE,
+    Device,
+    devices,
+    holders,
+    is_idle,
+    read,
+    split,
+    title,
+)
 from evalscope_evalflow.devices.yielding import yielding_devices
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.processes import registry
 
-ALL = "all"
 DEV = Path("/dev")
 # NVIDIA's, the same under WSL, AMD's, Intel's, Ascend's, and others.
 ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "dri/renderD*", "davinci[0-9]*", "accel/*")
+
+
+class ChosenBy(Enum):
+    """Who has decided which devices an engine may have."""
+
+    EVALFLOW = "EvalFlow"  # they are idle, and as many of them are taken as are needed
+    USER = "deploy.devices"  # they are named, and all of them are used
+    ENV_VARS = "deploy.env_vars"  # a variable names them, and nothing is added to that
 
 
 @dataclass(frozen=True)
@@ -28,14 +47,13 @@ class Pool:
     Attributes:
         devices: by the names that CUDA_VISIBLE_DEVICES has for them; of those that are named but unknown to the driver,
             or where there is no driver, None.
-        chosen: who chose them: "user" (they are named), "variables" (`env_vars` name them, and nothing is added to
-            that), or "us" (they are idle, and as many of them are taken as are needed).
+        chosen_by: who has decided that it is these.
         others: devices of this machine that are not in the pool, with the reason in words.
         everywhere: names of all of them, in the driver's order.
     """
 
     devices: Mapping[str, Device | None] = field(default_factory=dict)
-    chosen: str = "us"
+    chosen_by: ChosenBy = ChosenBy.EVALFLOW
     others: Mapping[str, str] = field(default_factory=dict)
     everywhere: tuple[str, ...] = ()
 
@@ -63,15 +81,15 @@ def find(deploy: DeployConfig, run_id: str = "") -> Pool:
     Raises:
         DriverError: there is a driver, but it does not answer.
     """
-    variable = deploy.env_vars.get(VARIABLE)
+    variable = deploy.env_vars.get(CUDA_VISIBLE_DEVICES)
     if variable is not None:
-        return _named(split(variable), "variables")
+        return _named(split(variable), ChosenBy.ENV_VARS)
     if deploy.devices not in (AUTO, ALL):
-        return _named(split(deploy.devices or ""), "user")
-    own = os.environ.get(VARIABLE)  # as a batch system sets it for its job
+        return _named(split(deploy.devices or ""), ChosenBy.USER)
+    own = os.environ.get(CUDA_VISIBLE_DEVICES)  # as a batch system sets it for its job
     here = read(None if own is None else split(own))
     if deploy.devices == ALL:
-        return Pool(here, "user", everywhere=tuple(here))
+        return Pool(here, ChosenBy.USER, everywhere=tuple(here))
     if not here:
         return Pool()
     taken = _taken(run_id)
@@ -82,7 +100,7 @@ def find(deploy: DeployConfig, run_id: str = "") -> Pool:
         if going.isdisjoint((name, device.uuid)) and (why := _why_not(name, device, taken))
     }
     free = {name: device for name, device in here.items() if name not in others}
-    return Pool(free, "us", others, tuple(here))
+    return Pool(free, ChosenBy.EVALFLOW, others, tuple(here))
 
 
 def no_accelerator() -> bool:
@@ -90,11 +108,11 @@ def no_accelerator() -> bool:
     return not devices() and not any(next(DEV.glob(pattern), None) for pattern in ACCELERATORS)
 
 
-def _named(names: tuple[str, ...], chosen: str) -> Pool:
-    if not names or names == ("-1",):
-        return Pool({}, chosen)
+def _named(names: tuple[str, ...], chosen_by: ChosenBy) -> Pool:
+    if names in ((), (NO_DEVICE,)):
+        return Pool({}, chosen_by)
     found = read(names)
-    return Pool({name: found.get(name) for name in names}, chosen, everywhere=tuple(found))
+    return Pool({name: found.get(name) for name in names}, chosen_by, everywhere=tuple(found))
 
 
 def _why_not(name: str, device: Device, taken: Mapping[str, str]) -> str:

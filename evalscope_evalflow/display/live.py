@@ -1,4 +1,4 @@
-"""What a run of several models says while it runs: on a terminal one view of them all, elsewhere lines."""
+"""What a person sees while several models run: one live view on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Row:
     Attributes:
         state: waiting, loading, evaluating, judging, done, failed, …
         text: the state, with what there is to say of it.
-        devices: that it was given.
-        since: when the state began (s, monotonic).
+        devices: the devices that it runs on.
+        since: when the state began, in seconds of the monotonic clock.
     """
 
     state: str = WAITING
@@ -60,7 +60,6 @@ class LiveReporter(Reporter):
         self._lock = threading.Lock()
         self._active: dict[str, Row] = {}  # those that wait or have ended are only counted
         self._counts = Counter({WAITING: len(models)})
-        self._errors: list[str] = []
         self._models = len(models)
         self._live: Live | None = None
         if self._console.is_terminal and not self.forward:
@@ -100,12 +99,12 @@ class LiveReporter(Reporter):
         return _Lines(model).write
 
     def given(self, model: str, devices: str) -> None:
-        """A model has got these devices, and is begun."""
+        """A model starts on these devices."""
         with self._lock:
             self._row(model).devices = devices
 
     def ended(self, model: str, future: Future[Any]) -> None:
-        """A model's result is there."""
+        """A model has finished."""
         error = future.exception()
         how = DONE if error is None else STOPPED if isinstance(error, Stopped) else FAILED
         with self._lock:
@@ -118,7 +117,7 @@ class LiveReporter(Reporter):
         self.log(f"{model}: {how}; {finished} of {self._models} models finished")
 
     def view(self) -> RenderableType:
-        """The view: what is at work, as far as it fits, and how many wait or are over."""
+        """The view: a row for each model at work, as far as they fit, and how many wait or have finished."""
         now = time.monotonic()
         with self._lock:
             rows = [(model, row.devices, row.text, now - row.since) for model, row in self._active.items()]

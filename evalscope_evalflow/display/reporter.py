@@ -20,7 +20,7 @@ class Reporter:
 
         Args:
             forward: show what EvalScope prints, as it comes.
-            quiet: say nothing at all.
+            quiet: print nothing.
         """
         self.forward = forward
         self._console = Console(stderr=True, emoji=False, highlight=False, quiet=quiet, soft_wrap=True)
@@ -66,7 +66,7 @@ class Reporter:
                 status.stop()
 
     def output_of(self, model: str) -> Callable[[bytes], None]:
-        """What passes on what EvalScope prints as it evaluates a model."""
+        """A function that passes on what EvalScope prints while it evaluates a model."""
         return _pass_on
 
 

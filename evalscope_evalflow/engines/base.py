@@ -138,7 +138,7 @@ def absolute_path(path: str) -> str:
 
 def parallel(deploy: DeployConfig) -> tuple[int, int]:
     """(tensor parallel, data parallel) sizes; what nobody has decided: the devices that are named, in one replica."""
-    replicas = 1 if deploy.data_parallel == AUTO else deploy.data_parallel
+    replicas = deploy.replicas
     if deploy.tensor_parallel != AUTO:
         return deploy.tensor_parallel, replicas
     devices = len(deploy.devices.split(",")) if deploy.devices else 1

@@ -96,7 +96,7 @@ class PhaseEnded(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """A look at how far a phase is; told about every second where somebody watches.
+    """How far a phase is; emitted about every second while somebody watches.
 
     Attributes:
         phase: which.

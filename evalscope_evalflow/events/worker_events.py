@@ -1,4 +1,4 @@
-"""What the worker tells its parent, one JSON line each, and what it is told."""
+"""What the worker reports to its parent, one JSON line each."""
 
 from __future__ import annotations
 

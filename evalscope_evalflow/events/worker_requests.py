@@ -28,7 +28,7 @@ class StartTask(WorkerRequest):
     """The first request: what to do.
 
     Attributes:
-        backend: the worker half of the stock backend, as `module:class`.
+        worker_half: the worker half of the stock backend, as `/path/of/file.py:class`.
         phases: what to do, of `infer` and `judge`, in this order.
         stock_task: fields of EvalScope's TaskConfig, without the model's URL and key; other keys are references.
         failures_file: where samples without an answer or a score are written down.
@@ -37,7 +37,7 @@ class StartTask(WorkerRequest):
         settings: what else the worker half of this backend needs.
     """
 
-    backend: str
+    worker_half: str
     phases: Sequence[str]
     stock_task: dict[str, Any]
     failures_file: str

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from evalscope_evalflow.processes import guard, registry
-from evalscope_evalflow.processes import orphans as sweep
+from evalscope_evalflow.processes import guard, orphans, registry
 from evalscope_evalflow.processes.registry import Entry
 from evalscope_evalflow.processes.supervised import GUARD
 
@@ -73,7 +72,7 @@ def _has_guard(entry: Entry) -> bool:
     """Whether a guard of it lives that its owner had no time to write down."""
     if entry.boot != registry.boot_id():
         return False
-    ours = sweep.of_run(*(command.run_id for command in entry.commands.values()))
+    ours = orphans.of_run(*(command.run_id for command in entry.commands.values()))
     return any(_is_guard(process.pid) for process in ours)
 
 
@@ -90,10 +89,10 @@ def _clean(entry: Entry) -> Cleaned:
     folders = [command.scratch for command in entry.commands.values() if _is_ours(command.scratch)]
     memory: list[str] = []
     if entry.boot == registry.boot_id() and entry.commands:
-        ended, left = sweep.end({command.run_id: command.scratch for command in entry.commands.values()})
-        memory = guard.remove_shared_memory(set().union(*map(sweep.noted_shared_memory, folders)))
+        ended, left = orphans.end({command.run_id: command.scratch for command in entry.commands.values()})
+        memory = guard.remove_shared_memory(set().union(*map(orphans.noted_shared_memory, folders)))
     for folder in folders:
-        sweep.remove_scratch(folder)
+        orphans.remove_scratch(folder)
     if not left:
         registry.path_of(entry.run_id).unlink(missing_ok=True)
     return Cleaned(entry, ended, [*folders, *map(Path, memory)], left)

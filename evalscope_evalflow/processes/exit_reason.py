@@ -5,36 +5,48 @@ from __future__ import annotations
 import re
 import signal
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+
+from evalscope_evalflow.processes import guard
 
 _VMSTAT = Path("/proc/vmstat")
 LESS = "lower max_num_seqs or max_model_len"  # for an engine to need less
 
 
+class ExitReason(Enum):
+    """Why a guard ended its command, or that the guard was killed itself. The values are those of its status line."""
+
+    COMMAND_ENDED = guard.COMMAND_ENDED
+    OWNER_DIED = guard.OWNER_DIED
+    SIGNALLED = guard.SIGNALLED
+    GUARD_KILLED = "guard killed"
+
+
 @dataclass(frozen=True)
-class Ending:
-    """The end of a command that ran under a guard.
+class Exit:
+    """How a command that ran under a guard ended.
 
     Attributes:
-        code: exit code, or 128 + signal; None: it had not ended.
-        guard_killed: its guard was killed, and it with that.
+        code: exit code, or 128 + signal; None: it has not ended.
+        reason: what came first.
         oom_kills: processes that the kernel killed for lack of memory while it ran, on the whole machine.
-        less: what to do for it to need less memory.
+        less: the advice to give where it needs less memory.
     """
 
     code: int | None = None
-    guard_killed: bool = False
+    reason: ExitReason = ExitReason.COMMAND_ENDED
     oom_kills: int = 0
     less: str = LESS
 
     @property
     def killed(self) -> bool:
         """Whether it was ended by SIGKILL: then nothing that its log says is the cause."""
-        return self.guard_killed or self.code == 128 + signal.SIGKILL
+        return self.reason is ExitReason.GUARD_KILLED or self.code == 128 + signal.SIGKILL
 
     def explain(self) -> tuple[str, str] | None:
         """(cause, hint), if this tells more than its log can."""
-        if self.guard_killed:
+        if self.reason is ExitReason.GUARD_KILLED:
             return "its guard process was killed by somebody, and it with that", "Run the same command again."
         room = f"Free memory of this machine (or raise its container's limit), or {self.less}."
         name = _name(self.code)

@@ -15,7 +15,9 @@ processes are and what they have mapped there, and removes what nobody uses at t
 (`--notes`), for whoever has to clean up if the guard itself is killed.
 
 Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once; `{"tree": [[PID, start]…], "shm": [inode…]}`
-as they are found, what is new only; `{"exit": CODE, "why": …, "left": [PID…], "removed": [path…]}` at the end.
+as they are found, what is new only; at the end `{"exit": CODE, "reason": …, "signal": …, "left": [PID…],
+"removed": [path…]}`, where the reason is one of COMMAND_ENDED, OWNER_DIED and SIGNALLED, and the signal is the name of
+the one that the guard was sent, or empty.
 Exit code: the command's own, or 128 + signal.
 """
 
@@ -32,6 +34,7 @@ import signal
 import sys
 import time
 
+COMMAND_ENDED, OWNER_DIED, SIGNALLED = "command ended", "owner died", "signalled"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 TRACKER_GRACE_S = 1.5  # multiprocessing's resource_tracker unlinks shared memory once its clients are dead
 GIVE_UP_S = 30.0  # a process stuck in a driver survives even SIGKILL
@@ -209,7 +212,7 @@ class Guard:
         self.look_at = time.monotonic() + self.pause_s
 
     def start(self) -> None:
-        """Start the command. It dies with the guard; what it has started by then is the owner's to sweep."""
+        """Start the command. It dies with the guard; what it has started by then is the owner's to clean up."""
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # our handlers would swallow what reaches the child early
         self.leader = os.fork()
         if self.leader:
@@ -268,7 +271,7 @@ class Guard:
         self.tree.update(tree)
         self.shm |= shm
         if tree or shm:
-            self.say(tree=sorted(tree.items()), shm=sorted(shm))
+            self.report(tree=sorted(tree.items()), shm=sorted(shm))
         self.write_down(now)
 
     def write_down(self, now: dict[int, int]) -> None:
@@ -289,26 +292,26 @@ class Guard:
             self.look_at = time.monotonic() + self.pause_s
         return max(0.0, self.look_at - time.monotonic()) * 1000 + 1
 
-    def watch(self, owner: int, wake: int) -> str:
-        """Wait for a reason to end; return it."""
+    def watch(self, owner: int, wake: int) -> tuple[str, str]:
+        """Wait for a reason to end; return it, with the name of the signal if there was one."""
         poll = select.poll()
         for fd in (owner, wake, self.drain):
             poll.register(fd, select.POLLIN)
         while True:
             for fd, event in poll.poll(self.look_if_due()):
                 if fd == owner:
-                    return "owner died"
+                    return OWNER_DIED, ""
                 if fd == wake:
                     for number in os.read(wake, 64):
                         if number != signal.SIGCHLD:
-                            return f"told to by {signal.Signals(number).name}"
+                            return SIGNALLED, signal.Signals(number).name
                 elif event & select.POLLIN:
                     self.read()
                 else:  # every writer has closed it
                     poll.unregister(fd)
             self.reap()
             if self.code is not None:
-                return "command ended"
+                return COMMAND_ENDED, ""
 
     def end(self, grace_s: float) -> list[int]:
         """Ask the command to stop, wait, then kill all there is. Returns what could not be killed."""
@@ -344,20 +347,21 @@ class Guard:
         """The guard's whole life."""
         self.owner = owner
         self.start()
-        self.say(leader=self.leader)
-        why = self.watch(owner, wake)
-        left = self.end(self.args.orphan_grace if why == "owner died" else self.args.grace)
+        self.report(leader=self.leader)
+        reason, number = self.watch(owner, wake)
+        left = self.end(self.args.orphan_grace if reason == OWNER_DIED else self.args.grace)
         self.read()
         self.log.feed(b"", last=True)
         remove(self.args.remove)
         self.reap()
         code = 128 + signal.SIGKILL if self.code is None else self.code
         code = code if code >= 0 else 128 - code
-        self.say(exit=code, why=why, left=left, removed=remove_shared_memory(self.shm))
+        removed = remove_shared_memory(self.shm)
+        self.report(exit=code, reason=reason, signal=number, left=left, removed=removed)
         return code
 
-    def say(self, **status: object) -> None:
-        """Tell the owner, if it still listens."""
+    def report(self, **status: object) -> None:
+        """Write a status line to the owner, if it still listens."""
         with contextlib.suppress(OSError):
             os.write(self.args.status_fd, (json.dumps(status) + "\n").encode())
 

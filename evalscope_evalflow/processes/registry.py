@@ -24,8 +24,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from typing_extensions import Self
 
 from evalscope_evalflow.errors import EvalFlowError, Stopped
-from evalscope_evalflow.processes import guard
-from evalscope_evalflow.processes import orphans as sweep
+from evalscope_evalflow.processes import guard, orphans
 
 FOLDER_VARIABLE = "EVALFLOW_RUNTIME_DIR"
 END_S = 45.0  # a guard's grace, and its time for killing
@@ -262,20 +261,29 @@ class Registration:
             if self._one_command:
                 self.close()
 
-    def close(self) -> None:
-        """The run is over. Where processes survive, the entry stays for `evalflow clean`.
+    def end_commands(self) -> list[int]:
+        """End every command that still runs, and wait until it is gone.
 
-        A command that still runs is ended: a Ctrl-C came between its start and the owner's taking hold of it.
+        For the owner of the run, before `close`: a Ctrl-C may come between the start of a command and the owner's
+        taking hold of it, and then this entry alone knows of it.
+
+        Returns:
+            PIDs that survive even SIGKILL; they stay in the entry.
         """
         with self._lock:
-            forgotten = {role: command for role, command in self._entry.commands.items() if not command.left}
-        for role, command in forgotten.items():
+            running = {role: command for role, command in self._entry.commands.items() if not command.left}
+        for role, command in running.items():
             self.ended(role, _end(command))
+        return [pid for command in self._entry.commands.values() for pid in command.left]
+
+    def close(self) -> None:
+        """The run is over: remove its file, and write no more. No process is ended by this.
+
+        While commands are left, the file stays, for `evalflow clean`.
+        """
         with self._lock:
-            if not self._closed and not self._entry.commands:
-                with contextlib.suppress(OSError):
-                    path_of(self._entry.run_id).unlink(missing_ok=True)
             self._closed = True
+            self._save()
 
     def as_stopped(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -292,9 +300,11 @@ class Registration:
 
     def _save(self) -> None:
         with self._lock, contextlib.suppress(OSError):
-            if self._closed:
-                return
             path = path_of(self._entry.run_id)
+            if self._closed:
+                if not self._entry.commands:
+                    path.unlink(missing_ok=True)
+                return
             new = path.with_suffix(".new")
             try:
                 new.write_text(self._entry.model_dump_json(), encoding="utf-8")
@@ -314,6 +324,6 @@ def _end(command: Command) -> list[int]:
             retry_error_callback=lambda state: None,
         )
         wait(lambda: command.guard is not None and command.guard.lives)
-    left = sweep.end_run(command.run_id, command.scratch)
-    sweep.remove_scratch(command.scratch)
+    left = orphans.end_run(command.run_id, command.scratch)
+    orphans.remove_scratch(command.scratch)
     return left

@@ -11,32 +11,97 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import IO, Any
 
 import psutil
+from typing_extensions import Self
 
-from evalscope_evalflow.processes import guard
-from evalscope_evalflow.processes import orphans as sweep
-from evalscope_evalflow.processes.exit_reason import LESS, Ending, oom_kills
+from evalscope_evalflow.processes import guard, orphans
+from evalscope_evalflow.processes.exit_reason import LESS, Exit, ExitReason, oom_kills
 from evalscope_evalflow.processes.registry import Command, Registration
 
 GUARD = Path(guard.__file__)
-RUN_ID = sweep.RUN_ID
-TOLD = "told to by "  # how a guard says that it was a signal
+RUN_ID = orphans.RUN_ID
 
 
-class Guarded:
+@dataclass(frozen=True)
+class CommandSpec:
+    """A command, and how it is to be run; SupervisedProcess describes the fields."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    log: Path
+    run_id: str
+    secrets: Sequence[str]
+    grace_s: float
+    stdin: int
+    pass_fds: Sequence[int]
+    cwd: Path | None
+    output: Callable[[bytes], None] | None
+    role: str
+
+
+@dataclass
+class GuardReport:
+    """What the guard has reported of its command so far.
+
+    Attributes:
+        leader: PID of the command itself.
+        tree: every process that was seen of it: start times in clock ticks since boot, by PID.
+        shm: inodes of the shared memory that it uses.
+        exit_code: the command's, or 128 + signal; None while it runs.
+        reason: why it ended; of a command that has not, or whose guard was killed, that the guard was killed.
+        left: PIDs that survived even SIGKILL.
+        removed: files in /dev/shm that it left, and that were deleted.
+        signal: name of the signal that somebody else than the owner has sent to the guard; empty if nobody has.
+    """
+
+    leader: int | None = None
+    tree: dict[int, int] = field(default_factory=dict)
+    shm: set[int] = field(default_factory=set)
+    exit_code: int | None = None
+    reason: ExitReason = ExitReason.GUARD_KILLED
+    left: list[int] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    signal: str = ""
+
+    def update(self, line: Mapping[str, Any]) -> None:
+        """Take in a status line."""
+        self.leader = line.get("leader", self.leader)
+        self.tree.update(line.get("tree", ()))
+        self.shm.update(line.get("shm", ()))
+        if "exit" in line:
+            self.exit_code, self.reason = line["exit"], ExitReason(line["reason"])
+            self.left, self.removed, self.signal = line["left"], line["removed"], line["signal"]
+
+
+@dataclass
+class Owner:
+    """Who a command belongs to now, and since when.
+
+    Attributes:
+        entry: the run's registration.
+        on_exit: is called when the whole tree is gone.
+        log_start: size of the log, in bytes, when it began to be theirs.
+        oom_kills: the kernel's count at that time.
+    """
+
+    entry: Registration | None
+    on_exit: Callable[[], None] | None
+    log_start: int
+    oom_kills: int
+
+
+class SupervisedProcess:
     """A command, and everything it starts, under a guard.
 
     Attributes:
-        leader: PID of the command itself; None until the guard has started it.
+        scratch: its private folder for temporary files; it exists from the start to the end.
         exited: is set when the whole tree is gone.
-        exit_code: the command's, or 128 + signal; None while it runs.
-        left: PIDs that survived even SIGKILL.
-        tree: every process that was seen of it: PID, and start time in clock ticks since boot.
-        removed: files in /dev/shm that it left, and that were deleted.
-        stopped: the signal by which somebody else has told the guard to end it, as `evalflow stop` does; else empty.
+        stop_requested: whether its owner has asked it to end.
     """
 
     def __init__(
@@ -56,7 +121,7 @@ class Guarded:
         entry: Registration | None = None,
         role: str = "command",
     ) -> None:
-        """Start a command.
+        """Prepare a command; `start` runs it.
 
         Args:
             argv: the command.
@@ -66,145 +131,205 @@ class Guarded:
             secrets: names of variables in `env` whose values must not reach the log.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
             stdin: as in subprocess.Popen.
-            cwd: folder to run in; default: an empty one of its own.
             pass_fds: descriptors that the command, and nothing else, inherits.
+            cwd: folder to run in; default: an empty one of its own.
             output: is called with the command's output as it comes, in a thread.
             on_exit: is called, in a thread, when the whole tree is gone.
-            entry: the run's, which is told of it.
-            role: what it is in that entry.
+            entry: the run's registration, which lists the command while it runs.
+            role: what the command is called there.
         """
         # Short, as the paths of unix sockets in it must not exceed 107 bytes.
-        self.scratch = Path(tempfile.mkdtemp(prefix="evalflow-"))
-        self.log, self.run_id, self.grace_s = log, run_id, grace_s
-        self.leader: int | None = None
-        self.exit_code: int | None = None
-        self.left: list[int] = []
-        self.tree: dict[int, int] = {}
-        self.removed: list[str] = []
-        self.stopped = ""
-        self._asked = False
+        self.scratch = Path(tempfile.gettempdir(), f"evalflow-{token_hex(5)}")
         self.exited = threading.Event()
-        self._on_exit = on_exit
-        self._entry, self._role = entry, role
-        self._owning = threading.Lock()
+        self.stop_requested = False
+        self._spec = CommandSpec(
+            argv, env, log, run_id, secrets, grace_s, stdin, pass_fds, cwd, output, role,
+        )  # fmt: skip
+        self._owner = Owner(entry, on_exit, 0, 0)
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._report = GuardReport()
         self._started = threading.Event()
-        self._oom_kills = oom_kills()
-        self._guard_killed = False
-        self._log_start = _size(log)
+        self._lock = threading.Lock()
+
+    def start(self) -> Self:
+        """Run the command under a guard, and return at once.
+
+        Raises:
+            OSError: the guard cannot be started; nothing is left of the attempt.
+        """
+        spec, entry = self._spec, self._owner.entry
+        self.scratch.mkdir(mode=0o700)
+        self._owner.log_start, self._owner.oom_kills = _size(spec.log), oom_kills()
         status, status_end = os.pipe()
-        passed = [status_end, *pass_fds]
-        options: list[str] = []
-        if output is not None:
+        ours, passed = [status], [status_end]
+        options = [word for fd in spec.pass_fds for word in ("--pass-fd", str(fd))]
+        if spec.output is not None:
             tee, tee_end = os.pipe()
             os.set_blocking(tee_end, False)
+            ours.append(tee)
             passed.append(tee_end)
-            options = ["--tee-fd", str(tee_end)]
-        for fd in pass_fds:
-            options += ["--pass-fd", str(fd)]
-        owner = guard.stat(os.getpid())
-        assert owner is not None
+            options += ["--tee-fd", str(tee_end)]
+        cwd = spec.cwd
         if cwd is None:
             cwd = self.scratch / "cwd"
             cwd.mkdir()
         if entry is not None:
-            entry.starting(role, Command(run_id=run_id, scratch=self.scratch, log=log.absolute()))
+            entry.starting(spec.role, Command(run_id=spec.run_id, scratch=self.scratch, log=spec.log.absolute()))
         try:
             self._guard = subprocess.Popen(
-                [
-                    sys.executable, "-IS", str(GUARD),
-                    "--owner", str(os.getpid()), "--owner-start", str(owner[2]),
-                    "--status-fd", str(status_end), "--log", str(log), "--secrets", ",".join(secrets),
-                    "--grace", str(grace_s), "--remove", str(self.scratch),
-                    "--notes", str(self.scratch / sweep.NOTES), *options, "--", *argv,
-                ],
-                env={**env, "TMPDIR": str(self.scratch), RUN_ID: run_id},
+                self._guard_command(status_end, options),
+                env={**spec.env, "TMPDIR": str(self.scratch), RUN_ID: spec.run_id},
                 cwd=cwd,
-                stdin=stdin,
+                stdin=spec.stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=passed,
+                pass_fds=[*passed, *spec.pass_fds],
                 start_new_session=True,  # Ctrl-C goes to us alone
-            )  # fmt: skip
-        except BaseException:
-            os.close(status)
-            if output is not None:
-                os.close(tee)
-            sweep.remove_scratch(self.scratch)
-            if entry is not None:
-                entry.ended(role, [])
+            )
+        except BaseException as error:
+            for fd in ours:
+                os.close(fd)
+            if isinstance(error, Exception):  # else a Ctrl-C: what may have been started stays in the registration
+                orphans.remove_scratch(self.scratch)
+                if entry is not None:
+                    entry.ended(spec.role, [])
+                self.exited.set()
             raise
         finally:
             for fd in passed:
-                if fd not in pass_fds:
-                    os.close(fd)
+                os.close(fd)
         if entry is not None:
-            entry.started(role, self._guard.pid)
-        self.stdin = self._guard.stdin
-        if output is not None:
-            threading.Thread(target=_forward, args=(tee, output), daemon=True, name="evalflow-output").start()
-        threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-status").start()
+            entry.started(spec.role, self._guard.pid)
+        if spec.output is not None:
+            threading.Thread(target=_forward, args=(tee, spec.output), daemon=True, name="evalflow-output").start()
+        listener = threading.Thread(target=self._listen, args=(status, self._guard), daemon=True)
+        listener.name = "evalflow-status"
+        listener.start()
+        return self
+
+    def _guard_command(self, status_fd: int, options: Sequence[str]) -> list[str]:
+        spec, owner = self._spec, guard.stat(os.getpid())
+        assert owner is not None
+        return [
+            sys.executable, "-IS", str(GUARD),
+            "--owner", str(os.getpid()), "--owner-start", str(owner[2]),
+            "--status-fd", str(status_fd), "--log", str(spec.log), "--secrets", ",".join(spec.secrets),
+            "--grace", str(spec.grace_s), "--remove", str(self.scratch),
+            "--notes", str(self.scratch / orphans.NOTES), *options, "--", *spec.argv,
+        ]  # fmt: skip
+
+    @property
+    def log(self) -> Path:
+        """File that its output is appended to."""
+        return self._spec.log
+
+    @property
+    def run_id(self) -> str:
+        """As it stands in its environment."""
+        return self._spec.run_id
+
+    @property
+    def stdin(self) -> IO[bytes] | None:
+        """Its standard input, where that is a pipe."""
+        return self._guard.stdin if self._guard is not None else None
 
     @property
     def guard_pid(self) -> int:
-        """PID of the guard."""
+        """PID of the guard; only of a command that was started."""
+        assert self._guard is not None
         return self._guard.pid
 
-    def exit_reason(self, less: str = LESS) -> Ending:
+    @property
+    def leader(self) -> int | None:
+        """PID of the command itself; None until the guard has started it."""
+        return self._report.leader
+
+    @property
+    def tree(self) -> Mapping[int, int]:
+        """Every process that was seen of it: start times in clock ticks since boot, by PID."""
+        return self._report.tree
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's, or 128 + signal; None while it runs."""
+        return self._report.exit_code
+
+    @property
+    def left(self) -> list[int]:
+        """PIDs that survived even SIGKILL."""
+        return self._report.left
+
+    @property
+    def removed(self) -> list[str]:
+        """Files in /dev/shm that it left, and that were deleted."""
+        return self._report.removed
+
+    @property
+    def stopped(self) -> str:
+        """The signal by which somebody else had the guard end it, as `evalflow stop` does; else empty."""
+        return self._report.signal
+
+    def exit_reason(self, less: str = LESS) -> Exit:
         """How it ended, as far as its exit code, its guard and the kernel tell.
 
         Args:
-            less: what to do for it to need less memory.
+            less: the advice to give where it needs less memory.
         """
-        return Ending(self.exit_code, self._guard_killed, oom_kills() - self._oom_kills, less)
+        reason = self._report.reason if self.exited.is_set() else ExitReason.COMMAND_ENDED
+        return Exit(self.exit_code, reason, oom_kills() - self._owner.oom_kills, less)
 
     @property
     def log_start(self) -> int:
         """Where in the log its present owner's part begins, in bytes."""
-        return self._log_start
+        return self._owner.log_start
 
     def wait_started(self) -> int | None:
-        """PID of the command, as soon as it runs; None if it never did."""
+        """PID of the command, as soon as it runs; None if it never did. Only after `start`."""
         self._started.wait()
         return self.leader
 
     def hand_over(self, entry: Registration, on_exit: Callable[[], None]) -> bool:
-        """From now on it is of another run, or of none.
+        """Give it another owner.
 
         Args:
-            entry: that run's, which is told of it.
+            entry: the new owner's registration.
             on_exit: is called, in a thread, when the whole tree is gone.
 
         Returns:
             Whether it lives; if not, nothing was changed.
         """
-        with self._owning:
+        with self._lock:
             if self.exited.is_set():
                 return False
-            if self._entry is not None:
-                self._entry.hand_over(self._role, entry)
-            self._entry, self._on_exit = entry, on_exit
-            self._oom_kills, self._log_start = oom_kills(), _size(self.log)
+            if self._owner.entry is not None:
+                self._owner.entry.hand_over(self._spec.role, entry)
+            self._owner = Owner(entry, on_exit, _size(self.log), oom_kills())
             return True
 
     def cpu_seconds(self) -> float:
         """CPU time, in seconds, that the living processes of the tree have used."""
         total = 0.0
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self._guard.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    times = process.cpu_times()
-                    total += times.user + times.system
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                total += times.user + times.system
         return total
 
     def listens_at(self, port: int) -> bool:
         """Whether a process of the tree, and not somebody else's, listens at a TCP port."""
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self._guard.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    for connection in process.net_connections("tcp"):
-                        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                            return True
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                for connection in process.net_connections("tcp"):
+                    if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                        return True
         return False
+
+    def _processes(self) -> list[psutil.Process]:
+        """Everything below the guard."""
+        if self._guard is not None:
+            with contextlib.suppress(psutil.Error):
+                return psutil.Process(self._guard.pid).children(recursive=True)
+        return []
 
     def stop(self) -> list[int]:
         """End the whole tree, and wait until it is gone; a Ctrl-C meanwhile is raised afterwards.
@@ -220,61 +345,44 @@ class Guarded:
             raise
         return self.left
 
-    def _wait_gone(self) -> None:
-        if not self.exited.wait(self.grace_s + guard.GIVE_UP_S + 10):
-            self._guard.kill()  # it hangs: its command dies with it, and the sweep gets the rest
-            self.exited.wait(guard.GIVE_UP_S + 10)
-
-    @property
-    def asked(self) -> bool:
-        """Whether its owner has told it to end."""
-        return self._asked
-
-    @property
-    def was_asked(self) -> bool:
-        """Whether its end was wanted by its owner."""
-        return self._asked
-
     def ask_to_stop(self) -> None:
         """Begin to end the tree, without waiting."""
-        self._asked = True
-        if not self.exited.is_set():
+        self.stop_requested = True
+        if self._guard is not None and not self.exited.is_set():
             self._guard.send_signal(signal.SIGTERM)
 
-    def _listen(self, status: int) -> None:
+    def _wait_gone(self) -> None:
+        if self._guard is not None and not self.exited.wait(self._spec.grace_s + guard.GIVE_UP_S + 10):
+            self._guard.kill()  # it hangs: its command dies with it, and the rest is cleaned up here
+            self.exited.wait(guard.GIVE_UP_S + 10)
+
+    def _listen(self, status: int, process: subprocess.Popen[bytes]) -> None:
         """Follow the guard's status lines to their end, which is also the end of everything below it."""
-        told: dict[str, Any] = {}
-        shm: set[int] = set()
+        report = self._report
         with os.fdopen(status, encoding="utf-8") as lines:
             for line in lines:
                 with contextlib.suppress(ValueError):  # half a line, of a guard that was killed
-                    told.update(json.loads(line))
-                self.tree.update(told.pop("tree", ()))
-                shm.update(told.pop("shm", ()))
-                self.leader = told.get("leader", self.leader)
-                if self.leader is not None:
+                    report.update(json.loads(line))
+                if report.leader is not None:
                     self._started.set()
-                if "exit" in told:
+                if report.exit_code is not None:
                     break
-        code = self._guard.wait()
-        self._guard_killed = "exit" not in told
-        if "exit" not in told:  # the guard itself was killed: nobody has cleaned up yet
-            self.left = sweep.end_run(self.run_id, self.scratch)
-            sweep.remove_scratch(self.scratch)
-            self.removed = guard.remove_shared_memory(shm)
-        self.removed = told.get("removed", self.removed)
-        self.left = told.get("left", self.left)
-        self.exit_code = told.get("exit", code if code >= 0 else 128 - code)
-        why = str(told.get("why", ""))
-        self.stopped = why.removeprefix(TOLD) if why.startswith(TOLD) and not self._asked else ""
-        with self._owning:
-            if self._entry is not None:
-                self._entry.ended(self._role, self.left, stopped=self.stopped)
+        code = process.wait()
+        if report.exit_code is None:  # the guard itself was killed: nobody has cleaned up yet
+            report.left = orphans.end_run(self.run_id, self.scratch)
+            orphans.remove_scratch(self.scratch)
+            report.removed = guard.remove_shared_memory(report.shm)
+            report.exit_code = code if code >= 0 else 128 - code
+        if self.stop_requested:
+            report.signal = ""  # it was ours
+        with self._lock:
+            owner = self._owner
+            if owner.entry is not None:
+                owner.entry.ended(self._spec.role, report.left, stopped=self.stopped)
             self._started.set()
             self.exited.set()
-            on_exit = self._on_exit
-        if on_exit is not None:
-            on_exit()
+        if owner.on_exit is not None:
+            owner.on_exit()
 
 
 def _size(log: Path) -> int:

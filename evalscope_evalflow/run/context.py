@@ -82,7 +82,7 @@ class Run:
         """Something has happened. May be called in any thread.
 
         Raises:
-            OSError: a subscriber could not write it down; the others were told all the same.
+            OSError: a subscriber could not write it down; the others have heard of it all the same.
         """
         trouble: OSError | None = None
         with self._lock:

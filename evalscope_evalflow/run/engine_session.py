@@ -22,7 +22,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineUnwell,
     KeptEngineReleased,
 )
-from evalscope_evalflow.events.run_events import Phase
+from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.serving import Deployment, Endpoint, Release, Watch
@@ -61,7 +61,7 @@ class EngineSession:
         self._began = 0.0
         self._keep: bool | None = None  # not decided
         self._deciding = threading.Lock()
-        self._over = False
+        self._closed = False
 
     def start(self) -> None:
         """Start it, or take the same one where it was kept, and return at once."""
@@ -79,7 +79,7 @@ class EngineSession:
         endpoint = self.deployment.wait_ready()
         if self.deployment.argv != before:  # a start that failed was tried again, at another port
             self._announce()
-        self.run.emit(EngineReady(self.engine.name, endpoint.api_url, self.deployment.seconds))
+        self.run.emit(EngineReady(self.engine.name, endpoint.api_url, self.deployment.load_s))
         return endpoint
 
     def watched(self, endpoint: Endpoint) -> AbstractContextManager[object]:
@@ -115,16 +115,16 @@ class EngineSession:
 
     def close(self) -> None:
         """Keep it, if that was decided and it is well; else release it. Once."""
-        if self._over:
+        if self._closed:
             return
         if not (self._keep and self._kept()):
             self._release()
-        self._over = True
+        self._closed = True
 
     def release(self) -> None:
         """End it, whatever was decided. Nothing to do after `close`."""
-        if not self._over:
-            self._over = True
+        if not self._closed:
+            self._closed = True
             self._release()
 
     def _announce(self) -> None:
@@ -146,14 +146,12 @@ class EngineSession:
 
     def _kept(self) -> bool:
         def released(found: Release) -> None:
-            with suppress(OSError):
-                self.run.emit(KeptEngineReleased(bool(found), found.problems()))
+            self._emit(KeptEngineReleased(bool(found), found.problems()))
 
         until = self.deployment.keep(released)
         if until is None:
             return False
-        with suppress(OSError):  # a full disk must not keep the run from going on
-            self.run.emit(EngineKept(self.engine.name, clock(until), round(time.monotonic() - self._began, 3)))
+        self._emit(EngineKept(self.engine.name, clock(until), round(time.monotonic() - self._began, 3)))
         return True
 
     def _release(self) -> None:
@@ -162,20 +160,25 @@ class EngineSession:
             deployment.release()
             return
         began = time.monotonic()
-        with suppress(OSError), self.run.phase(Phase.RELEASE):
-            released = deployment.release()
+        self._emit(PhaseBegan(Phase.RELEASE))
+        released = deployment.release()
         ended = time.monotonic()
+        self._emit(PhaseEnded(Phase.RELEASE, round(ended - began, 3)))
         problems = released.problems()
         self.run.left += [f"{self.engine.name} was ended, but {line}" for line in problems]
-        with suppress(OSError):
-            self.run.emit(
-                EngineReleased(
-                    self.engine.name,
-                    released=bool(released),
-                    seconds=round(ended - began, 3),
-                    held_s=round(ended - self._began, 3),
-                    problems=problems,
-                    warnings=released.warnings(),
-                    details=asdict(released),
-                )
+        self._emit(
+            EngineReleased(
+                self.engine.name,
+                released=bool(released),
+                seconds=round(ended - began, 3),
+                held_s=round(ended - self._began, 3),
+                problems=problems,
+                warnings=released.warnings(),
+                details=asdict(released),
             )
+        )
+
+    def _emit(self, event: Event) -> None:
+        """Tell of its end, as far as that can be: a full disk must not keep an engine from being released."""
+        with suppress(OSError):
+            self.run.emit(event)

@@ -1,4 +1,4 @@
-"""What answers and verdicts depend on: saved ones are gone on from only where it is the same.
+"""What answers and verdicts depend on: saved ones are reused only where it is the same.
 
 Predictions depend on the checkpoint, the dataset, the prompt and the generation settings; verdicts on those, and on
 the judge. EvalScope's own identity mixes the two, and would refuse to judge today what was predicted yesterday.
@@ -84,7 +84,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def checkpoint(path: str) -> dict[str, str]:
     """A fingerprint of each file of a checkpoint: content of small ones, size and time of weights.
 
-    The path is not in it, so a checkpoint may be moved; one that training has written anew is another.
+    The path is not in it, so a checkpoint may be moved; one that training has written again is another.
     """
     root = Path(path).expanduser()
     if not root.exists():

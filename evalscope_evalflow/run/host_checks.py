@@ -18,7 +18,7 @@ LOW_FREE = 1024**3
 
 
 def check_folder(work_dir: Path, notify: Callable[[str], None]) -> Iterator[Problem]:
-    """Whether results can be written there; `notify` is told if there is little room."""
+    """Whether results can be written there; `notify` is called if there is little room."""
     existing = next(path for path in (work_dir, *work_dir.parents) if path.exists())
     if not existing.is_dir():
         yield Problem("work_dir", f"{existing} is not a folder", "Choose another folder.")
@@ -39,7 +39,7 @@ def check_folder(work_dir: Path, notify: Callable[[str], None]) -> Iterator[Prob
 
 
 def check_port(deploy: DeployConfig, notify: Callable[[str], None]) -> Iterator[Problem]:
-    """Whether the engine can listen at its host; `notify` is told if the port is taken, as the next one will do."""
+    """Whether the engine can listen at its host; `notify` is called if the port is taken: the next free one will do."""
     reason = ports.why_not(deploy.host, 0)
     if reason is not None:
         yield Problem(

@@ -83,6 +83,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
             return done
         entry = Registration(run.run_id, model=run.model.name, work_dir=run.folder.absolute())
         cleanup.callback(entry.close)
+        cleanup.callback(entry.end_commands)  # those that a Ctrl-C came between
         run.subscribe(_record(run))
         run.subscribe(RegistrySubscriber(entry))
         run.subscribe(CellsSubscriber(run))
@@ -143,10 +144,10 @@ def _prepare(run: Run) -> Remaining:
     left = remaining(task, model)
     archive = _new_folder(run.record_folder / "kept" / time.strftime("%Y%m%d-%H%M%S"))
     if not task.flow.reuse and task.flow.mode != "judge":
-        if backend.put_aside(task, model, archive):
+        if backend.archive(task, model, archive):
             run.emit(ResultsArchived(str(archive)))
     elif left.rejudge:
-        moved = [dataset for dataset in left.rejudge if backend.put_verdicts_aside(task, model, dataset, archive)]
+        moved = [dataset for dataset in left.rejudge if backend.archive_verdicts(task, model, dataset, archive)]
         if moved:
             run.emit(ResultsArchived(str(archive), moved))
     cause = failures.cause(task, model)

@@ -8,7 +8,7 @@ from typing import Any
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig, keys
 from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.devices.nvml import one_look
+from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
@@ -28,7 +28,7 @@ def preflight(
 
     Args:
         task: it.
-        log: is told of what takes longer than a moment.
+        log: is called with a line when something takes longer than a moment.
         survey: is filled with what is left to do; default: one that is forgotten.
         on_this_machine: whether engines will run here; if not, this machine's devices and ports do not matter.
 
@@ -40,7 +40,7 @@ def preflight(
     """
     notes: list[str] = []
     survey = survey or Survey(task)
-    with one_look():
+    with cached_reads():
         problems = list(_problems(task, notes.append, log, survey, on_this_machine))
     if not problems:  # asking an API costs seconds, and perhaps money
         problems = list(_api_problems(task, notes.append, survey))

@@ -20,8 +20,8 @@ class Remaining:
     Attributes:
         infer: datasets with samples that have no answer, but may get one.
         judge: datasets without a report on all their answers, judged as the task says.
-        rejudge: those of them whose verdicts are another judge's.
-        answers: how many are saved, by dataset; not counted where all is asked anew.
+        rejudge: those of them whose verdicts another judge gave.
+        answers: number of saved answers, by dataset; empty where everything is asked again.
         permanent: samples that failed permanently and are not asked again, by dataset.
     """
 
@@ -38,14 +38,14 @@ class Remaining:
 
 
 def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Remaining:
-    """What of a model's part is left to do in the task's mode; only files are read.
+    """What is left to do for one model, in the task's mode. Only files are read.
 
-    With `reuse: false` everything is.
+    With `reuse: false` everything is left to do.
 
     Args:
-        task: it.
-        model: the model.
-        saved: what its run folder holds, where that was looked at just now.
+        task: the whole task.
+        model: one of its models.
+        saved: what the model's run folder holds, if it was read just now; default: it is read here.
     """
     mode = task.flow.mode
     if not task.flow.reuse and mode != "judge":
@@ -71,9 +71,9 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
 
 
 class Survey:
-    """What is left of each model of a task, looked at when it is first asked for, and once.
+    """What is left to do for each model of a task. Each run folder is read once, when it is first asked for.
 
-    For one pass over a task that starts nothing: runs change what it tells of.
+    Use one for a single pass over a task that starts nothing: a run makes it out of date.
     """
 
     def __init__(self, task: Task) -> None:
@@ -81,18 +81,18 @@ class Survey:
         self._remaining: dict[str, Remaining] = {}
 
     def remaining(self, model: ModelConfig, saved: Saved | None = None) -> Remaining:
-        """What is left of a model's part."""
+        """What is left to do for a model."""
         if model.name not in self._remaining:
             self._remaining[model.name] = remaining(self.task, model, saved)
         return self._remaining[model.name]
 
     def asks(self, model: ModelConfig) -> bool:
-        """Whether a model is asked anything."""
+        """Whether a model still has to be asked."""
         return "infer" in self.remaining(model).phases
 
 
 def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> bool:
-    """Whether every answer that can be had is saved."""
+    """Whether every answer is saved, apart from those of samples that failed permanently."""
     cell = saved.cell(dataset)
     if cell.requested is None:
         return False
@@ -104,7 +104,7 @@ def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> 
 
 
 def _judged(saved: Saved, result: DatasetResult) -> bool:
-    """Whether a report stands on all that is answered."""
+    """Whether there is a report that covers every saved answer."""
     cell = saved.cell(result.dataset)
     if cell.report is None or result.report is None or result.report.stat().st_mtime_ns != cell.report:
         return False
@@ -114,14 +114,20 @@ def _judged(saved: Saved, result: DatasetResult) -> bool:
 
 
 def check_saved(task: Task, model: ModelConfig, saved: Saved | None = None) -> Iterator[Problem]:
-    """Whether what the run folder holds may be gone on from; `saved`: the same, looked at just now."""
+    """Whether the saved answers belong to this task.
+
+    Args:
+        task: the whole task.
+        model: one of its models.
+        saved: what the run folder holds, if it was read just now.
+    """
     if not task.flow.reuse:
         return
     saved = saved or load_backend(task.flow.backend).look(task, model)
     known = {dataset: saved.cell(dataset).predictions for dataset in task.datasets}
     known = {dataset: facts for dataset, facts in known.items() if facts is not None and saved.answers(dataset)}
     now = fingerprints.predictions_on(task, model, known) if known else {}
-    changes: dict[str, list[str]] = {}  # mostly the same on all of them
+    changes: dict[str, list[str]] = {}  # mostly the same for all datasets
     for dataset, facts in known.items():
         changed = fingerprints.differences(facts or {}, now[dataset])
         if changed:
@@ -130,16 +136,16 @@ def check_saved(task: Task, model: ModelConfig, saved: Saved | None = None) -> I
         yield Problem(
             "work_dir",
             f"{saved.folder} holds {model.name}'s answers on {', '.join(datasets)} to another task: {change}",
-            "Choose another work_dir, or set `reuse: false`: it puts them aside, and starts afresh.",
+            "Choose another work_dir, or set `reuse: false`: it archives them and starts again.",
         )
 
 
 def check_there_is_something_to_judge(task: Task, model: ModelConfig, saved: Saved | None = None) -> Iterator[Problem]:
-    """In mode `judge`: whether there are answers; `saved`: what the run folder holds, looked at just now."""
+    """In mode `judge`: whether there are answers. The arguments are those of `check_saved`."""
     try:
         saved = saved or load_backend(task.flow.backend).look(task, model)
     except ConfigError:
-        return  # said elsewhere
+        return  # another check reports it
     empty = [dataset for dataset in task.datasets if not saved.answers(dataset)]
     if empty:
         yield Problem(

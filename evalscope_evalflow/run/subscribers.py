@@ -1,4 +1,4 @@
-"""Who is told of a run's events beside its record and its display: the registry, cells.json and the executor."""
+"""Subscribers to a run's events, beside its record and its display: the registry, cells.json and the executor."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from evalscope_evalflow.events.base import Event, parse
 from evalscope_evalflow.events.worker_events import WorkerExited, WorkerFailed
 from evalscope_evalflow.events.worker_requests import JudgeAnswers, ModelReady, StartTask, WorkerRequest
 from evalscope_evalflow.processes.registry import Registration
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.worker import credentials as secrets
 
@@ -89,7 +89,7 @@ class Worker:
         variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
         variables.setdefault("no_proxy", "127.0.0.1,localhost")
         variables.setdefault("NO_PROXY", variables["no_proxy"])
-        self.process = Guarded(
+        self.process = SupervisedProcess(
             env.wrap([str(env.python), str(_FOLDER)]),
             env=variables,
             log=log,
@@ -103,6 +103,7 @@ class Worker:
             entry=entry,
             role="worker",
         )
+        self.process.start()
         os.close(status_end)
         self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
         self._listener.start()

@@ -19,17 +19,19 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import NO_KEY, is_secret_name, reveal
-from evalscope_evalflow.devices.nvml import VARIABLE, split
+from evalscope_evalflow.devices.nvml import CUDA_VISIBLE_DEVICES, split
 from evalscope_evalflow.devices.placement import Placement, choosing, place
 from evalscope_evalflow.engines import Address, Engine, command_of
 from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Problem, Stopped
 from evalscope_evalflow.processes import cleanup, ports
+from evalscope_evalflow.processes.exit_reason import Exit
 from evalscope_evalflow.processes.registry import Registration
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.engine_identity import Identity, identity
+from evalscope_evalflow.serving.health import Hang, Symptom, Unhealthy
 from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.release import DeviceWatch, Release
 from evalscope_evalflow.serving.running import Running, copy_log
@@ -42,8 +44,8 @@ START_ATTEMPTS = 3
 DEATH_SEEN_S = 0.5  # an engine's death is known here within a tenth of a second
 
 
-class MayGoWell(EngineError):
-    """A start that may go well a moment later, such as after somebody took the port between two looks."""
+class RetryableStartError(EngineError):
+    """A start that may succeed a moment later, such as after somebody took the port just before it was bound."""
 
 
 class Deployment:
@@ -51,7 +53,7 @@ class Deployment:
 
     Attributes:
         process: the engine under its guard; None for an API that runs elsewhere, or before the start.
-        seconds: how long loading took, once it is ready.
+        load_s: how long loading took, in seconds, once it is ready.
         reused: the run that started it, where it was kept since (`deploy.keep_alive_s`); None: it is newly started.
         notes: what the user should know of engines that were kept.
         placement: the devices that were chosen at the last start; None before that.
@@ -82,10 +84,10 @@ class Deployment:
             waiting: models that wait for devices.
         """
         self.engine, self.model, self.deploy, self.log, self.run_id = engine, model, deploy, log, run_id
-        self.process: Guarded | None = None
+        self.process: SupervisedProcess | None = None
         self.argv: list[str] = []
         self._variables: list[str] = []  # those of the command that may be shown, as a shell takes them
-        self.seconds: float | None = None
+        self.load_s: float | None = None
         self.reused: str | None = None
         self.notes: list[str] = []
         self.placement: Placement | None = None
@@ -182,7 +184,7 @@ class Deployment:
         secret = (*command.secrets, *filter(is_secret_name, variables))
         public = {**_devices(deploy), **command.env, **deploy.env_vars}  # as written: a reference may be to a key
         self._variables = [f"{name}={shlex.quote(public[name])}" for name in public if name not in secret]
-        self.process = Guarded(
+        self.process = SupervisedProcess(
             self.argv,
             env={**env.variables(os.environ), **_devices(deploy), **command.env, **variables},
             log=self.log,
@@ -192,6 +194,7 @@ class Deployment:
             entry=self._entry,
             role="engine",
         )
+        self.process.start()
         self._running = Running(
             self.run_id, self.engine, self.model, deploy, self.process, address, self.argv, self.placement,
             self._lease, devices, self._identity,
@@ -206,7 +209,7 @@ class Deployment:
             Stopped: by `evalflow stop`.
         """
         attempts = Retrying(
-            stop=stop_after_attempt(START_ATTEMPTS), retry=retry_if_exception_type(MayGoWell), reraise=True
+            stop=stop_after_attempt(START_ATTEMPTS), retry=retry_if_exception_type(RetryableStartError), reraise=True
         )
         for attempt in attempts:
             with attempt, ExitStack() as told:
@@ -229,14 +232,16 @@ class Deployment:
         if self.reused is not None:
             self._check_reused(self._running)
         else:
-            Readiness(self.process, self._address, self.model.name, self.deploy.stall_timeout_s).wait()
+            Readiness(
+                self.process, self._address, self.model.name, self.deploy.stall_timeout_s, self.engine.health_path
+            ).wait()
         if self.process.exited.is_set():
             raise self.failure("while it was starting")
         self._running.devices.look()
         self._watched = True
         if self.process.exited.is_set():
             self._exited()
-        self.seconds = time.monotonic() - self._started
+        self.load_s = time.monotonic() - self._started
         if self._entry is not None:
             self._entry.phase("ready")
         self._endpoint = Endpoint(f"{self._address.root}/v1", self.model.name, self.api_key)
@@ -246,11 +251,11 @@ class Deployment:
         """Whether it really answers, which takes a moment; meanwhile others begin, as when it loads."""
         if kept.answers():
             return
-        if kept.process.asked:  # nobody wants it any more
+        if kept.process.stop_requested:  # nobody wants it any more
             kept.process.exited.wait()
         else:
             self.notes.append(f"the {kept.name} that was kept does not answer any more; a new one is started")
-            raise MayGoWell(self.notes[-1])
+            raise RetryableStartError(self.notes[-1])
 
     def _exited(self) -> None:
         """Tell, once; while it starts, `wait_ready` tells, and may start another."""
@@ -260,28 +265,33 @@ class Deployment:
         if tell and self._on_exit is not None:
             self._on_exit()
 
-    def failure(self, when: str, seen: str | None = None) -> EngineError:
-        """The error that explains why the engine's process ended.
+    def failure(self, when: str, cause: Symptom | Exit | None = None) -> EngineError:
+        """The error that explains why the engine does not serve any more.
 
         Args:
             when: such as "while it was starting".
-            seen: what the engine did, where it had to be ended.
+            cause: what was seen of it; default: how its process ended.
         """
         assert self.process is not None
         found = diagnose_process(self.process, self.engine.log_patterns)
-        hangs = seen is not None and seen.startswith("hangs")
-        seconds = f"after {time.monotonic() - self._started:.0f} s"
+        after = f"after {time.monotonic() - self._started:.0f} s"
+        hint = found.hint
+        if isinstance(cause, Hang):
+            first, hint = f"{self.engine.name} {cause} ({when}, {after})", ""
+        elif isinstance(cause, Unhealthy):
+            first = f"{self.engine.name} {cause} ({when}, {after}): {found.cause}"
+        else:
+            code = self.process.exit_code if cause is None else cause.code
+            first = f"{self.engine.name} stopped {when} (exit code {code}, {after}): {found.cause}"
         lines = [
-            f"{self.engine.name} {seen} ({when}, {seconds})" + ("" if hangs else f": {found.cause}")
-            if seen
-            else f"{self.engine.name} stopped {when} (exit code {self.process.exit_code}, {seconds}): {found.cause}",
-            *([f"    {found.hint}"] if found.hint and not hangs else []),
+            first,
+            *([f"    {hint}"] if hint else []),
             "  its last lines:",
             *(f"    {line}" for line in found.tail),
             f"  log: {self.log}",
             f"  command: {' '.join([*self._variables, shlex.join(self.argv)])}",
         ]
-        return (MayGoWell if found.again else EngineError)("\n".join(lines))
+        return (RetryableStartError if found.again else EngineError)("\n".join(lines))
 
     def keep(self, tell: Callable[[Release], None] | None = None) -> float | None:
         """Keep the engine for the next one who wants the same, in place of `release`, if `deploy.keep_alive_s` says so.
@@ -325,6 +335,7 @@ class Deployment:
             self._lease.release()
             self._lease = None
         if self._entry is not None and self._given_entry is None:
+            self._entry.end_commands()
             self._entry.close()
         if self.log != self._own_log:
             with contextlib.suppress(OSError):  # the run that started it may have been deleted
@@ -367,7 +378,7 @@ class Deployment:
             wait_s: how long to wait for that, where somebody may have seen it first, by an answer that did not come.
         """
         process = None if self._running is None else self._running.process
-        if process is None or process.was_asked or not process.exited.wait(wait_s):
+        if process is None or process.stop_requested or not process.exited.wait(wait_s):
             return None
         if self._entry is not None and self._entry.stopped:
             return Stopped(f"{self.engine.name} was stopped by `evalflow stop` while it was in use")
@@ -378,9 +389,9 @@ def _devices(deploy: DeployConfig) -> dict[str, str]:
     """Variables that limit the engine to its devices."""
     if deploy.devices is None:
         return {}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", VARIABLE: deploy.devices}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", CUDA_VISIBLE_DEVICES: deploy.devices}
 
 
 def _devices_used(deploy: DeployConfig) -> tuple[str, ...] | None:
     """The devices to watch: those of `devices`, unless the user's own variables say something else; None: all."""
-    return None if deploy.devices is None or VARIABLE in deploy.env_vars else split(deploy.devices)
+    return None if deploy.devices is None or CUDA_VISIBLE_DEVICES in deploy.env_vars else split(deploy.devices)

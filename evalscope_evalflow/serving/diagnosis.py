@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalscope_evalflow.engines import LogPattern
-from evalscope_evalflow.processes.exit_reason import LESS, Ending
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.exit_reason import LESS, Exit
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 
 READ_BYTES = 256 * 1024
 TAIL_LINES = 12
@@ -67,7 +67,7 @@ def read_tail(log: Path, start: int = 0) -> str:
         return ""
 
 
-def diagnose_process(process: Guarded, patterns: Sequence[LogPattern] = (), less: str = LESS) -> Diagnosis:
+def diagnose_process(process: SupervisedProcess, patterns: Sequence[LogPattern] = (), less: str = LESS) -> Diagnosis:
     """Why a process ended, by what it has printed since its start and by how it ended.
 
     Args:
@@ -78,7 +78,7 @@ def diagnose_process(process: Guarded, patterns: Sequence[LogPattern] = (), less
     return diagnose(process.log, patterns, process.log_start, process.exit_reason(less))
 
 
-def diagnose(log: Path, patterns: Sequence[LogPattern], start: int = 0, ending: Ending | None = None) -> Diagnosis:
+def diagnose(log: Path, patterns: Sequence[LogPattern], start: int = 0, ending: Exit | None = None) -> Diagnosis:
     """Explain a process's end.
 
     Args:

@@ -8,22 +8,76 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 
-from tenacity import Retrying, retry_if_result, sleep_using_event
-
 from evalscope_evalflow.engines import Counters, Engine
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.endpoint import Endpoint
-from evalscope_evalflow.serving.readiness import ANSWER_TIMEOUT_S, Progress, one_token
+from evalscope_evalflow.serving.readiness import ANSWER_TIMEOUT_S, MODELS_PATH, Progress, one_token
 
 HEALTH_EVERY_S = 1.0
 METRICS_EVERY_S = 5.0
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 TIMEOUT_S = 5.0  # a busy server is slow to answer: that alone is no sign of anything
+
+
+@dataclass(frozen=True)
+class Hang:
+    """An engine that lives, and gets nowhere with the requests that it has.
+
+    Attributes:
+        stalled_s: seconds for which nothing has moved.
+        in_flight: requests that it works at; None: its counters could not be read.
+        counters: those that have not moved, by name; empty where they could not be read.
+        no_sign: what was missing where there were no counters to read: "counters" or "CPU time".
+        last_answer: what came of a last request of one token, where there were no counters to read.
+    """
+
+    stalled_s: float
+    in_flight: float | None = None
+    counters: Mapping[str, float] = field(default_factory=dict)
+    no_sign: str = ""
+    last_answer: str = ""
+
+    def __str__(self) -> str:
+        """A clause whose subject is the engine."""
+        advice = "where it needs longer, raise deploy.stall_timeout_s"
+        if self.in_flight is None:
+            return (
+                f"hangs: no {self.no_sign} for {self.stalled_s:.0f} s, and no answer to a request of one token: "
+                f"{self.last_answer}; {advice}"
+            )
+        figures = ", ".join(f"{name} {value:.0f}" for name, value in self.counters.items())
+        return (
+            f"hangs: {self.in_flight:.0f} requests are in flight, and its counters have not moved for "
+            f"{self.stalled_s:.0f} s ({figures}); {advice}"
+        )
+
+
+@dataclass(frozen=True)
+class Unhealthy:
+    """An engine whose process lives, and which says, or shows, that it does not work any more.
+
+    Attributes:
+        path: what was asked for.
+        status: of the answer; 0: there was none.
+        message: of the answer, or why there was none.
+    """
+
+    path: str
+    status: int
+    message: str
+
+    def __str__(self) -> str:
+        """A clause whose subject is the engine."""
+        said = f"{self.status} {self.message}".strip() if self.status else self.message
+        return f"does not work any more: {self.path} says {said!r}, twice"
+
+
+Symptom = Hang | Unhealthy
 
 
 @dataclass(frozen=True)
@@ -58,7 +112,9 @@ class Stall:
     asked for one token, as one that has nothing to do uses none either.
     """
 
-    def __init__(self, engine: Engine, process: Guarded, endpoint: Endpoint, root: str, timeout_s: float) -> None:
+    def __init__(
+        self, engine: Engine, process: SupervisedProcess, endpoint: Endpoint, root: str, timeout_s: float
+    ) -> None:
         self._counters, self._endpoint, self._root, self._timeout_s = engine.counters, endpoint, root, timeout_s
         self._every_s = min(METRICS_EVERY_S, timeout_s / 4)
         self._cpu = Progress(process)
@@ -68,8 +124,8 @@ class Stall:
         self._moved = time.monotonic()
         self._looked = 0.0
 
-    def look(self) -> str | None:
-        """What has been seen, if it hangs; else None."""
+    def poll(self) -> Hang | None:
+        """Check once: what was seen if it hangs, else None."""
         now = time.monotonic()
         if self._counters is not None and now - self._looked >= self._every_s:
             self._looked = now
@@ -80,17 +136,13 @@ class Stall:
         if now - self._moved <= self._timeout_s:
             return None
         if self._readable and self._counts is not None:
-            figures = ", ".join(f"{name} {value:.0f}" for name, value in self._counts.progress.items())
-            return (
-                f"{self._counts.in_flight:.0f} requests are in flight, and its counters have not moved for "
-                f"{self._timeout_s:.0f} s ({figures})"
-            )
-        silent = "no counters" if self._counts is not None else "no CPU time"
-        said = self._probe()
-        if said is None:
+            return Hang(self._timeout_s, self._counts.in_flight, self._counts.progress)
+        no_sign = "counters" if self._counts is not None else "CPU time"
+        refused = self._probe()
+        if refused is None:
             self._moved = time.monotonic()
             return None
-        return f"{silent} for {self._timeout_s:.0f} s, and no answer to a request of one token: {said}"
+        return Hang(self._timeout_s, no_sign=no_sign, last_answer=refused)
 
     def _read(self, counters: Counters) -> None:
         reply = http.request(f"{self._root}/metrics", api_key=self._endpoint.api_key, timeout_s=TIMEOUT_S, direct=True)
@@ -122,10 +174,10 @@ class Watch:
     def __init__(
         self,
         engine: Engine,
-        process: Guarded,
+        process: SupervisedProcess,
         endpoint: Endpoint,
         stall_timeout_s: float,
-        tell: Callable[[str], None],
+        notify: Callable[[Symptom], None],
     ) -> None:
         """Prepare.
 
@@ -134,12 +186,13 @@ class Watch:
             process: the engine, under its guard.
             endpoint: where it answers.
             stall_timeout_s: seconds without progress after which an engine with requests in flight hangs.
-            tell: is called in the thread, once, with what the engine does (`hangs: …`), after which nobody looks
-                any more.
+            notify: is called in the thread, once, with what was seen; after that the engine is not watched any more.
         """
-        self._process, self._tell = process, tell
+        self._process, self._notify = process, notify
         self._root = endpoint.api_url.removesuffix("/v1")
         self._stall = Stall(engine, process, endpoint, self._root, stall_timeout_s)
+        self._key = endpoint.api_key
+        self._path = engine.health_path or MODELS_PATH
         self._sick = False
         self._over = threading.Event()
 
@@ -153,26 +206,18 @@ class Watch:
         self._over.set()
 
     def _run(self) -> None:
-        poll = Retrying(
-            retry=retry_if_result(lambda seen: seen is None),
-            wait=lambda _: HEALTH_EVERY_S,
-            sleep=sleep_using_event(self._over),
-        )
-        seen = poll(self._look)
-        if seen and not self._over.is_set():
-            self._tell(seen)
+        while not self._over.wait(HEALTH_EVERY_S) and not self._process.exited.is_set():
+            symptom = self._poll()
+            if symptom is not None:
+                if not self._over.is_set():
+                    self._notify(symptom)
+                return
 
-    def _look(self) -> str | None:
-        """What is wrong; empty when nobody wants to know any more; None while all is well."""
-        if self._over.is_set() or self._process.exited.is_set():
-            return ""
-        reply = http.request(f"{self._root}/health", timeout_s=TIMEOUT_S, direct=True)
+    def _poll(self) -> Symptom | None:
+        """What is wrong; None while all is well."""
+        reply = http.request(f"{self._root}{self._path}", api_key=self._key, timeout_s=TIMEOUT_S, direct=True)
         sick = reply.status >= 500 or reply.cut
         if sick and self._sick:  # once may be chance
-            said = f"{reply.status} {reply.message}".strip() if reply.status else reply.text
-            return f"does not work any more: /health says {said!r}, twice"
+            return Unhealthy(self._path, reply.status, reply.message if reply.status else reply.text)
         self._sick = sick
-        if sick:
-            return None
-        hangs = self._stall.look()
-        return f"hangs: {hangs}; where it needs longer, raise deploy.stall_timeout_s" if hangs else None
+        return None if sick else self._stall.poll()

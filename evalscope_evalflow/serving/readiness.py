@@ -1,9 +1,9 @@
 """When an engine is ready: it lives, is healthy, lists our model, and answers one token.
 
-That is noticed within 0.2 s: it is looked at every 0.1 s. Until something listens, a look is an attempt to connect,
-which the kernel refuses without the engine. From then on it is a request, which costs the engine CPU time: a pause is
-never shorter than the look before it, so an engine that is slow to answer is asked less often; and CPU time that
-requests of ours may have cost does not count as progress.
+It is polled every 0.1 s, so that readiness is noticed within 0.2 s. Until something listens, a poll is an attempt to
+connect, which the kernel refuses without the engine. From then on it is a request, which costs the engine CPU time: a
+pause is never shorter than the poll before it, so an engine that is slow to answer is asked less often; and CPU time
+that our requests may have cost does not count as progress.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from tenacity import RetryCallState, Retrying, retry_if_result, sleep_using_event
-
 from evalscope_evalflow.engines import Address
 from evalscope_evalflow.errors import EngineError
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving import http
 
+HEALTH_PATH, MODELS_PATH = "/health", "/v1/models"
+NO_SUCH_PATH = (404, 405, 501)
 POLL_S = 0.1
 LONGEST_POLL_S = 0.5
 REQUEST_CPU_S = 0.01  # CPU seconds that a request may cost a server: Python's take 1 to 5 ms for one
@@ -31,7 +31,7 @@ _CPU_PROGRESS_S = 0.05  # CPU seconds in one look that count as work: an idle se
 class Progress:
     """Whether a process tree gets anywhere: its log grows, or it uses CPU."""
 
-    def __init__(self, process: Guarded) -> None:
+    def __init__(self, process: SupervisedProcess) -> None:
         self._process = process
         self.listening = False  # once it answers, its log grows by our own requests
         self.requests = 0  # that it had from us since the last look
@@ -55,60 +55,81 @@ class Progress:
 class Readiness:
     """The steps to readiness; each is passed once."""
 
-    def __init__(self, process: Guarded, address: Address, model: str, stall_timeout_s: float) -> None:
+    def __init__(
+        self,
+        process: SupervisedProcess,
+        address: Address,
+        model: str,
+        stall_timeout_s: float,
+        health_path: str | None = HEALTH_PATH,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            process: the engine.
+            address: where it will answer, and its key.
+            model: the name that it has to serve.
+            stall_timeout_s: seconds without progress after which it is given up.
+            health_path: path that answers 200 once it is well; None: it has none, and its list of models tells.
+        """
         self._process, self._address, self._model = process, address, model
-        self._stall_timeout_s = stall_timeout_s
+        self._stall_timeout_s, self._health_path = stall_timeout_s, health_path
         self._progress = Progress(process)
         self._healthy = self._listed = False
-        self._look_s = 0.0  # that the last look took
-        self._last = 0.0, ""  # when it last passed a step, and what it has said since
+        self._healthy_since = 0.0
+        self._last_reply = ""  # that was no success, in words
+        self._poll_s = 0.0  # that the last poll took
 
     def wait(self) -> None:
         """Wait until the engine is ready, or has exited (`process.exited` tells which).
 
         Raises:
-            EngineError: it makes no progress, lists another model, or refuses a chat request.
+            EngineError: it makes no progress, has no health path, serves another name, or refuses a chat request.
         """
-        poll = Retrying(
-            retry=retry_if_result(lambda ready: not ready),
-            wait=self._pause_s,
-            sleep=sleep_using_event(self._process.exited),
-        )
-        poll(self._look)
+        while not self._timed_poll():
+            self._process.exited.wait(min(max(POLL_S, self._poll_s), LONGEST_POLL_S))
 
-    def _pause_s(self, _: RetryCallState) -> float:
-        return min(max(POLL_S, self._look_s), LONGEST_POLL_S)
-
-    def _look(self) -> bool:
+    def _timed_poll(self) -> bool:
         began = time.monotonic()
         try:
-            return self._look_once()
+            return self._poll()
         finally:
-            self._look_s = time.monotonic() - began
+            self._poll_s = time.monotonic() - began
 
-    def _look_once(self) -> bool:
+    def _poll(self) -> bool:
         if self._process.exited.is_set():
             return True
         if not self._healthy and self._connects():
-            reply = self._request("/health", timeout_s=2)
-            self._healthy = reply.ok
-            self._progress.listening = self._progress.listening or reply.status > 0
-            self._last = time.monotonic(), ""
+            self._healthy = self._is_healthy()
+            self._healthy_since = time.monotonic()
         if self._healthy and self._lists_model() and self._answers():
             return True
         if self._healthy:
-            since, said = self._last
-            if time.monotonic() - since > self._stall_timeout_s:
+            if time.monotonic() - self._healthy_since > self._stall_timeout_s:
                 raise EngineError(
                     f"the engine says that it is healthy, but has answered no request for {self._stall_timeout_s:.0f} s"
-                    f": {said}\n    log: {self._process.log}"
+                    f": {self._last_reply}\n    log: {self._process.log}"
                 )
         elif self._progress.stalled_s() > self._stall_timeout_s:
+            last = f"\n    Its last answer: {self._last_reply}" if self._last_reply else ""
             raise EngineError(
                 f"the engine has made no progress for {self._stall_timeout_s:.0f} s: no line in its log, no CPU time"
-                f"\n    If it needs longer, raise deploy.stall_timeout_s.\n    log: {self._process.log}"
+                f"{last}\n    If it needs longer, raise deploy.stall_timeout_s.\n    log: {self._process.log}"
             )
         return False
+
+    def _is_healthy(self) -> bool:
+        if self._health_path is None:
+            return self._lists_model()
+        reply = self._request(self._health_path, timeout_s=2)
+        if reply.status in NO_SUCH_PATH and self._process.listens_at(self._address.port):
+            raise EngineError(
+                f"the engine answers GET {self._health_path} with {reply.status}, so that it cannot be told when it is "
+                "ready\n    The class of the engine has to name the path that its server has, as `health_path`; "
+                "None: it has none, and its list of models at /v1/models tells."
+                f"\n    log: {self._process.log}"
+            )
+        return reply.ok
 
     def _connects(self) -> bool:
         """Whether something listens there."""
@@ -122,14 +143,17 @@ class Readiness:
 
     def _request(self, path: str, **options: Any) -> http.Reply:
         self._progress.requests += 1
-        return http.request(f"{self._address.root}{path}", direct=True, **options)
+        reply = http.request(f"{self._address.root}{path}", direct=True, **options)
+        self._progress.listening = self._progress.listening or reply.status > 0
+        if not reply.ok:
+            self._last_reply = f"{path}: {reply.message} ({reply.status})" if reply.status else f"{path}: {reply.text}"
+        return reply
 
     def _lists_model(self) -> bool:
         if self._listed:
             return True
-        reply = self._request("/v1/models", api_key=self._address.api_key)
+        reply = self._request(MODELS_PATH, api_key=self._address.api_key)
         if not reply.ok and reply.status not in (401, 403):
-            self._last = self._last[0], f"{reply.message} ({reply.status})"
             return False
         if not self._process.listens_at(self._address.port):
             return False  # somebody else's: our engine is about to say that the port is taken
@@ -141,8 +165,9 @@ class Readiness:
         names = listed_models(reply.json)
         if self._model not in names:
             raise EngineError(
-                f"what answers at {self._address.root} serves {', '.join(names) or 'nothing'}, not {self._model}"
-                "\n    Another server took the port; run again, or give another port."
+                f"the engine serves {', '.join(names) or 'nothing'}, not {self._model}"
+                "\n    The class of the engine has to pass the model's `name` to its server as the served name; "
+                f"check extra_args, too.\n    log: {self._process.log}"
             )
         self._listed = True
         return True
@@ -159,7 +184,6 @@ class Readiness:
                 f"the engine is up, but refuses a chat request ({reply.status}): {reply.message}"
                 "\n    A base model needs a chat template: deploy.chat_template (--eval_template)."
             )
-        self._last = self._last[0], f"{reply.message} ({reply.status})"
         return reply.ok
 
 

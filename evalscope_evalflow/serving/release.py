@@ -16,9 +16,10 @@ import psutil
 from tenacity import RetryCallState, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from evalscope_evalflow.devices import nvml as devices
-from evalscope_evalflow.devices.nvml import GIB, Device, DriverError
+from evalscope_evalflow.devices.nvml import Device, DriverError
+from evalscope_evalflow.engines.checkpoints.memory import GIB
 from evalscope_evalflow.processes import guard, ports
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 
 HELD_WAIT_S = 20.0  # the driver tears down the memory of a process that was killed; 80 GiB take seconds
 UNSURE_WAIT_S = 5.0
@@ -182,7 +183,7 @@ class DeviceWatch:
             return {}, str(error)
 
 
-def prove(process: Guarded, host: str, port: int, watch: DeviceWatch) -> Release:
+def prove(process: SupervisedProcess, host: str, port: int, watch: DeviceWatch) -> Release:
     """Wait, for a bounded time, until nothing is left of an engine that was stopped; say what is.
 
     Args:

@@ -10,7 +10,7 @@ from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.devices.placement import Placement
 from evalscope_evalflow.engines import Address, Engine
 from evalscope_evalflow.processes import ports
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.engine_identity import Identity
 from evalscope_evalflow.serving.readiness import one_token
@@ -42,7 +42,7 @@ class Running:
     engine: Engine
     model: ModelConfig
     deploy: DeployConfig
-    process: Guarded
+    process: SupervisedProcess
     address: Address
     argv: list[str]
     placement: Placement

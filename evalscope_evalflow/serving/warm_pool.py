@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from evalscope_evalflow.config import AUTO, DeployConfig
 from evalscope_evalflow.devices import nvml as devices
 from evalscope_evalflow.devices import yielding
-from evalscope_evalflow.devices.nvml import VARIABLE, DriverError, split
+from evalscope_evalflow.devices.nvml import ALL, CUDA_VISIBLE_DEVICES, NO_DEVICE, DriverError, split
 from evalscope_evalflow.processes.registry import Registration, new_run_id
 from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.serving.engine_identity import NAME, Identity, differences
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from evalscope_evalflow.engines import Engine
     from evalscope_evalflow.serving.release import Release
     from evalscope_evalflow.serving.running import Running
-
-ALL = "all"
 
 
 @dataclass(eq=False)
@@ -255,12 +253,12 @@ def _needs(engine: Engine, deploy: DeployConfig) -> frozenset[str] | None:
 
     Without a driver of NVIDIA nobody knows: then memory and processors are what engines compete for.
     """
-    variable = deploy.env_vars.get(VARIABLE)
+    variable = deploy.env_vars.get(CUDA_VISIBLE_DEVICES)
     named = deploy.devices if variable is None else variable
     if engine.uses_devices(deploy) and (named is None or named in (AUTO, ALL)):
         return None
     names = split(named or "") if engine.uses_devices(deploy) else ()
-    if names in ((), ("-1",)):
+    if names in ((), (NO_DEVICE,)):
         return frozenset() if devices.devices() else None
     known: dict[str, devices.Device] = {}
     with contextlib.suppress(DriverError):

@@ -25,7 +25,7 @@ class Cell:
         answered: those that were, when the last run had asked for all.
         cause: what its permanent failures depend on (see failures.py).
         verdicts: what its verdicts depend on; None while there are none.
-        report: when its report was written, in nanoseconds since the epoch; None while there is none that stands on
+        report: when its report was written, in nanoseconds since the epoch; None while there is none that covers
             these answers and verdicts.
         counted: rows of its files, so that they need not be counted again while a file is as it was: by the file's
             path in the run folder, [bytes, when it was written (ns since the epoch), rows].

@@ -1,4 +1,4 @@
-"""A run folder that can be written no more: noticed while the run goes on, and told with what to do."""
+"""A run folder that cannot be written any more: noticed while the run goes on, and reported with what to do."""
 
 from __future__ import annotations
 

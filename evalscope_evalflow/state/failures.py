@@ -1,7 +1,7 @@
-"""Samples that were not answered: which of them, why, and whether they will be asked again.
+"""Samples that have no answer or no score: which of them, why, and whether they will be asked again.
 
-The worker writes them to `evalflow/failures.jsonl` (see worker/failures.py); here they are read. A line stands until
-its sample is answered, or fails anew.
+The worker writes them to `evalflow/failures.jsonl` (see worker/request_failures.py); here they are read. A line stands
+until its sample is answered, or fails again.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from evalscope_evalflow.devices.claims import Claim, claim
-from evalscope_evalflow.devices.nvml import one_look
+from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.sweep.job import Job
 
@@ -19,7 +19,7 @@ def claims_here(jobs: Iterable[Job]) -> list[Claim]:
     Raises:
         ConfigError: a model fits nowhere.
     """
-    with one_look():
+    with cached_reads():
         return [claim_here(job) for job in jobs]
 
 

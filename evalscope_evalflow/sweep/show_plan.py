@@ -15,7 +15,7 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim, settle
-from evalscope_evalflow.devices.nvml import one_look
+from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, command_of, resolve_engine
 from evalscope_evalflow.errors import ConfigError
@@ -81,7 +81,7 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     """
     console = console or Console(emoji=False, soft_wrap=True, highlight=False)
     errors = Console(stderr=True, emoji=False, soft_wrap=True, highlight=False)
-    with one_look():
+    with cached_reads():
         _show_plan(task, console, errors)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalscope_evalflow.config import ModelConfig, catalog
+from evalscope_evalflow.backends import load_backend
+from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
 from evalscope_evalflow.run.resume import Remaining
@@ -66,10 +67,7 @@ def samples(task: Task) -> dict[str, int]:
 
 def _published(task: Task, dataset: str) -> int:
     """Samples of a dataset as EvalScope publishes it; a guess where that is not said, or the data is the user's own."""
-    settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}
-    known = None
-    if task.flow.backend == "Native" and not settings.get("local_path"):
-        known = catalog.native_samples(catalog.evalscope_folder(task.flow.worker_env), dataset)
+    known = load_backend(task.flow.backend).published_samples(task, dataset)
     limit = task.stock.get("limit")
     count = known or UNKNOWN_SAMPLES
     return min(count, limit) if isinstance(limit, int) else count

@@ -390,7 +390,7 @@ class ServerConformance(EngineConformance):
         reply = server.chat(server.endpoint.api_key)
         assert reply.status == 200, reply.text
         assert reply.json["choices"][0]["message"]["role"] == "assistant"
-        assert server.deployment.seconds is not None
+        assert server.deployment.load_s is not None
 
     @area("readiness")
     def test_it_listens_at_the_address_that_it_was_given_and_at_no_other(self, server: Running) -> None:

@@ -1,17 +1,15 @@
 """The worker: a child process that runs the stock EvalScope task of one model, phase after phase.
 
-It is run by its folder's path, in any environment that has EvalScope, and needs nothing else of our package; so its
-modules import one another by dots. It speaks JSON lines. On its standard input, first the task:
+It is run by its folder's path, in any environment that has EvalScope, and needs nothing else of this package. Parent
+and worker exchange JSON lines: requests (`events/worker_requests.py`) come on standard input, events
+(`events/worker_events.py`) go to the descriptor EVALFLOW_STATUS_FD. Keys are in the worker's environment, and in
+requests only by reference.
 
-    {"task": {…stock TaskConfig…}, "backend": "Native", "phases": ["infer", "judge"],
-     "failures": {"file": …, "cause": …}, …}
-
-Then `{"go": {"api_url": …}}` when the model can be asked, and `{"judge": {}}` when the answers may be judged. On the
-descriptor EVALFLOW_STATUS_FD it says `imported`; `waiting`, when all that can be done without the model is done, and
-`going`, if there is anything to ask; `answered`, if the last answer is safe before the backend's own files are
-written; `predicted`, when they are; `judging`; at the end `done` or `failed`. Keys are in its environment, and in the
-task only by reference.
+    parent                        worker
+    StartTask                 →   imports EvalScope, loads the data: WorkerImported, WorkerWaiting
+    ModelReady                →   WorkerAsking, asks the model: AllAnswered, DatasetAnswered, AnswersSaved
+    JudgeAnswers              →   WorkerJudging, scores what is saved: WorkerDone
 
 The task starts at once; it is held where it first needs the model, so that importing EvalScope and loading data cost
-nothing while the engine loads.
+nothing while the engine loads. A task that fails ends with WorkerFailed.
 """

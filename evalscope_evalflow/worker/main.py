@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+import types
 from typing import Protocol
 
 from evalscope_evalflow.events.worker_events import (
@@ -19,6 +20,10 @@ from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.channel import Channel, open_channel
 from evalscope_evalflow.worker.credentials import mask_keys
 from evalscope_evalflow.worker.priority import give_way
+
+BACKENDS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "backends")
+OURS = "evalscope_evalflow.backends"
+HALF = "evalflow_worker_half"  # the package that a worker half of another package is in, here
 
 
 class WorkerHalf(Protocol):
@@ -35,9 +40,21 @@ class WorkerHalf(Protocol):
 
 
 def load_half(request: StartTask, channel: Channel) -> WorkerHalf:
-    """The worker half that the request names."""
-    module, _, name = request.backend.partition(":")
-    half: WorkerHalf = getattr(importlib.import_module(module), name)(request, channel)
+    """The worker half that the request names.
+
+    It is loaded by its path, as its package need not be installed in this environment: its folder is a package here,
+    so that it may import the files beside it.
+    """
+    path, _, name = request.worker_half.rpartition(":")
+    folder, file = os.path.split(path)
+    inside = os.path.relpath(folder, BACKENDS)
+    package = HALF if inside.startswith(os.pardir) else f"{OURS}.{inside.replace(os.sep, '.')}"
+    if package not in sys.modules:
+        module = types.ModuleType(package)
+        module.__path__ = [folder]
+        sys.modules[package] = module
+    made = getattr(importlib.import_module(f"{package}.{os.path.splitext(file)[0]}"), name)
+    half: WorkerHalf = made(request, channel)
     return half
 
 

@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from evalscope_evalflow.processes import guard
 from evalscope_evalflow.processes.registry import new_run_id
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 
 SCRIPTED = Path(__file__).resolve().parents[1] / "scripted"
 SERVER = SCRIPTED / "scripted_server.py"
@@ -108,7 +108,7 @@ def bystander():
 def guarded(argv, log, **options):
     """A command under a guard; at the end of the block whatever is left of it is ended."""
     options = {"env": dict(os.environ), "run_id": new_run_id(), "grace_s": 0.3, **options}
-    process = Guarded(argv, log=Path(log), **options)
+    process = SupervisedProcess(argv, log=Path(log), **options).start()
     try:
         yield process
     finally:
@@ -121,7 +121,7 @@ def guarded(argv, log, **options):
 
 
 class RawGuard:
-    """guard.py as a process, without Guarded.
+    """guard.py as a process, without SupervisedProcess.
 
     Attributes:
         process: it.

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.base import Backend, Saved
+from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.native.native_checks import native_problems
 from evalscope_evalflow.backends.native.native_results import NativeSaved
-from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state import failures
 
-# EvalScope's folders, which `reuse: false` puts aside.
+# EvalScope's folders, which `reuse: false` archives.
 _FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
 
 
@@ -24,7 +23,10 @@ class Native(Backend):
     """`eval_backend: Native`."""
 
     name = "Native"
-    worker = "evalscope_evalflow.backends.native.native_worker:Native"
+    worker_half = "native_worker.py:Native"
+
+    def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
+        return dataset in catalog.native_datasets(catalog.evalscope_folder(worker_env))
 
     def check(self, task: Task) -> Iterable[Problem]:
         return native_problems(task)
@@ -52,27 +54,24 @@ class Native(Backend):
     def look(self, task: Task, model: ModelConfig) -> Saved:
         return NativeSaved(task, model)
 
-    def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
+    def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
         ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "benchmarks.json"]
-        return _move([*(folder / name for name in _FOLDERS), *ours], folder, kept)
+        return move_to(archive, folder, [*(folder / name for name in _FOLDERS), *ours])
 
-    def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
-        report = task.folder(model) / "reports" / model.name / f"{dataset}.json"
-        return _move([*NativeSaved(task, model).files("reviews", dataset), report], task.folder(model), kept)
+    def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
+        folder = task.folder(model)
+        report = folder / "reports" / model.name / f"{dataset}.json"
+        return move_to(archive, folder, [*NativeSaved(task, model).files("reviews", dataset), report])
+
+    def published_samples(self, task: Task, dataset: str) -> int | None:
+        settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}
+        if settings.get("local_path"):
+            return None
+        return catalog.native_samples(catalog.evalscope_folder(task.flow.worker_env), dataset)
 
 
 def has_predictions(folder: Path) -> bool:
-    """Whether there is anything to go on from. EvalScope refuses a folder without the task it was made by."""
+    """Whether there is anything to resume. EvalScope refuses a folder without the task that it was made by."""
     snapshot = folder / "configs" / "task_config.yaml"
     return snapshot.is_file() and any(path.stat().st_size for path in (folder / "predictions").rglob("*.jsonl"))
-
-
-def _move(paths: Iterable[Path], folder: Path, kept: Path) -> bool:
-    """Move what there is of these files and folders, each to its place below another folder."""
-    found = [path for path in paths if path.exists()]
-    for path in found:
-        target = kept / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(str(path), target)
-    return bool(found)

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.base import Backend, Saved
-from evalscope_evalflow.backends.native.native_backend import _move
+from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
 from evalscope_evalflow.config import ModelConfig, catalog
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 from evalscope_evalflow.state import cells as ledger
@@ -29,6 +29,8 @@ _UNSCORED = {
     "DocVQA_TEST", "InfoVQA_TEST", "Q-Bench1_TEST", "A-Bench_TEST", "AesBench_TEST", "MMMU_TEST", "MLLMGuard_DS",
     *(f"MMBench{kind}{version}" for kind in ("", "_CN", "_TEST_CN", "_TEST_EN") for version in ("", "_V11")),
 }  # fmt: skip
+# What VLMEvalKit needs, and does not say in its metadata: each package below this major version.
+LIMITS = {"transformers": 5, "pandas": 3}
 _JUDGE_CANNOT = ("contract", "position_swap", "aggregation", "min_valid_judges")
 
 
@@ -37,7 +39,32 @@ class VLMEvalKit(Backend):
 
     name = "VLMEvalKit"
     distributions = ("evalscope", "ms-vlmeval")
-    worker = "evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker:VLMEvalKit"
+    worker_half = "vlmevalkit_worker.py:VLMEvalKit"
+
+    def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
+        if dataset in catalog.DEFAULT_VLM_DATASETS or (_data_folder() / f"{dataset}.tsv").is_file():
+            return True
+        return catalog.vlmevalkit_folder(worker_env) is not None and dataset in catalog.vlmevalkit_datasets(worker_env)
+
+    def check_installed(self, worker_env: str | None) -> Iterable[Problem]:
+        if catalog.vlmevalkit_folder(worker_env) is None:
+            yield Problem(
+                "worker_env",
+                f"VLMEvalKit is not installed beside EvalScope in {catalog.evalscope_folder(worker_env).parent}",
+                "pip install 'evalscope-evalflow[vlmeval]', there or in an environment of its own: `worker_env`.",
+            )
+            return
+        env = Environment.find(worker_env)
+        found = {name: env.version_of(name) for name in LIMITS}
+        wrong = [
+            f"{name} is {version}, and it needs < {LIMITS[name]}" if version else f"{name} is missing"
+            for name, version in found.items()
+            if version is None or int(version.split(".")[0]) >= LIMITS[name]
+        ]
+        if wrong:
+            install = " ".join(f"'{name}<{limit}'" for name, limit in LIMITS.items())
+            what = f"VLMEvalKit in {env.prefix} cannot be used: {'; '.join(wrong)}"
+            yield Problem("worker_env", what, f"pip install {install}, in an environment without vLLM.")
 
     def check(self, task: Task) -> Iterable[Problem]:
         folder = catalog.evalscope_folder(task.flow.worker_env)
@@ -50,11 +77,7 @@ class VLMEvalKit(Backend):
             )
             return
         if catalog.vlmevalkit_folder(task.flow.worker_env) is None:
-            yield Problem(
-                "worker_env",
-                f"VLMEvalKit is not installed beside EvalScope in {folder.parent}",
-                "pip install 'evalscope-evalflow[vlmeval]', there or in an environment of its own: `worker_env`.",
-            )
+            yield from self.check_installed(task.flow.worker_env)
             return
         yield from stock_problems(task, folder)
         yield from _limit_problems(task.stock.get("limit"))
@@ -103,17 +126,22 @@ class VLMEvalKit(Backend):
     def look(self, task: Task, model: ModelConfig) -> Saved:
         return VLMEvalKitSaved(task, model)
 
-    def put_aside(self, task: Task, model: ModelConfig, kept: Path) -> bool:
+    def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
         paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports")]
         ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "vlmevalkit"]
-        return _move([*paths, *ours], folder, kept)
+        return move_to(archive, folder, [*paths, *ours])
 
-    def put_verdicts_aside(self, task: Task, model: ModelConfig, dataset: str, kept: Path) -> bool:
+    def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
         files = VLMEvalKitSaved(task, model).files(dataset)
-        moved = _move([*files.made(), files.report], task.folder(model), kept)
+        moved = move_to(archive, task.folder(model), [*files.made(), files.report])
         files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
         return moved
+
+
+def _data_folder() -> Path:
+    """Where VLMEvalKit looks for its data."""
+    return Path(os.environ.get("LMUData") or Path.home() / "LMUData")  # noqa: SIM112 - VLMEvalKit's own name
 
 
 def _generation(task: Task) -> dict[str, Any]:
@@ -159,7 +187,7 @@ def _dataset_problems(task: Task) -> Iterator[Problem]:
             "LMUData", f"{folder} does not exist", "It is the folder of VLMEvalKit's data: make it, or unset it."
         )
         return
-    data = Path(folder) if folder else Path.home() / "LMUData"
+    data = _data_folder()
     unknown = [name for name in task.datasets if name not in catalog.DEFAULT_VLM_DATASETS]
     unknown = [name for name in unknown if not (data / f"{name}.tsv").is_file()]
     if not unknown:

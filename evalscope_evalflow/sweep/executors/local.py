@@ -179,7 +179,7 @@ class Local(Executor):
 
     def _settle(self, run: _LocalRun, free: list[str], waiting: int) -> dict[str, Any] | None:
         job = run.job
-        if not run.claim.told:  # an engine that is not installed here is no obstacle to judging
+        if not run.claim.assigned:  # an engine that is not installed here is no obstacle to judging
             return {} if len(free) >= run.claim.needs else None
         deploy = job.deploy
         return settle(resolve_engine(job.model, deploy), job.model, deploy, run.claim, free, waiting)

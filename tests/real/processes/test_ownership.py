@@ -18,8 +18,7 @@ import yaml
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from test_crashes import BIN, EVALFLOW, EVALSCOPE, Run, _heed_signals, evaluating
 
-from evalscope_evalflow.processes import orphans as sweep
-from evalscope_evalflow.processes import registry
+from evalscope_evalflow.processes import orphans, registry
 
 pytestmark = pytest.mark.real
 SCRIPTED = Path(__file__).parents[2] / "scripted"
@@ -163,7 +162,7 @@ def test_sigkill_of_the_command_and_its_guards(how: str, slow_task: dict[str, An
     """`evalflow clean`, or the next start of anything of ours, removes everything."""
     with evaluating(slow_task, tmp_path, *EVALFLOW) as run:
         engine = entry_of(run).commands["engine"]
-        until(lambda: len(sweep.noted(engine.scratch)) >= 3)  # server, child, daemon
+        until(lambda: len(orphans.noted(engine.scratch)) >= 3)  # server, child, daemon
         scratch = kill_all_that_could_clean_up(run)
         assert len(run.left(1)) >= 2, "the daemons should have survived, or this test shows nothing"
         assert all(folder.is_dir() for folder in scratch)

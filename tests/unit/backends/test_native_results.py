@@ -66,7 +66,7 @@ def report(folder):
 
 
 def results(task, before=()):
-    return {item.dataset: item for item in load_backend("Native").results(task, task.models[0], dict(before))}
+    return {item.dataset: item for item in load_backend("Native").look(task, task.models[0]).results(dict(before))}
 
 
 def test_a_full_report_is_a_complete_result(task, report):
@@ -198,18 +198,18 @@ def test_there_is_nothing_to_go_on_from_without_task_and_answers(folder):
     assert not has_predictions(folder)
 
 
-def put_aside(task, kept):
-    return load_backend("Native").put_aside(task, task.models[0], kept)
+def archive(task, kept):
+    return load_backend("Native").archive(task, task.models[0], kept)
 
 
-def test_earlier_results_are_put_aside_whole(task, folder, tmp_path):
+def test_earlier_results_are_archived_whole(task, folder, tmp_path):
     kept = tmp_path / "kept"
-    assert not put_aside(task, kept)
+    assert not archive(task, kept)
     saved(folder)
     (folder / "mine.txt").write_text("mine")
     ledger.path_in(folder).parent.mkdir()
     ledger.update(folder, "general_qa", requested=1)
-    assert put_aside(task, kept)
+    assert archive(task, kept)
     assert (kept / "predictions" / "m" / "general_qa_qa.jsonl").is_file()
     assert (kept / "evalflow" / "cells.json").is_file()
     assert not has_predictions(folder)
@@ -217,14 +217,14 @@ def test_earlier_results_are_put_aside_whole(task, folder, tmp_path):
     assert (folder / "mine.txt").is_file()
 
 
-def test_verdicts_are_put_aside_without_answers_and_without_other_datasets(task, folder, report, tmp_path):
+def test_verdicts_are_archived_without_answers_and_without_other_datasets(task, folder, report, tmp_path):
     saved(folder)
     reviews = folder / "reviews" / "m"
     reviews.mkdir(parents=True)
     for name in ("general_qa_qa.jsonl", "general_mcq_val.jsonl"):
         (reviews / name).write_text("{}\n")
     path = report("general_qa", [metric("accuracy", 1.0)])
-    assert load_backend("Native").put_verdicts_aside(task, task.models[0], "general_qa", tmp_path / "kept")
+    assert load_backend("Native").archive_verdicts(task, task.models[0], "general_qa", tmp_path / "kept")
     assert (tmp_path / "kept" / "reviews" / "m" / "general_qa_qa.jsonl").is_file()
     assert not path.exists()
     assert [item.name for item in reviews.iterdir()] == ["general_mcq_val.jsonl"]
@@ -235,7 +235,7 @@ def test_answers_are_counted_by_dataset(task, folder):
     saved(folder, "{}\n{}\n")
     (folder / "predictions" / "m" / "general_mcq_val.jsonl").write_text("{}\n\n{}\n{}")
     backend = load_backend("Native")
-    assert [backend.answers(task, task.models[0], name) for name in task.datasets] == [2, 2]
+    assert [backend.look(task, task.models[0]).answers(name) for name in task.datasets] == [2, 2]
 
 
 def review(index, status=None):

@@ -30,6 +30,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import (
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.events.worker_requests import StartTask
 
@@ -101,6 +102,28 @@ class TestCheck:
         assert problems(worker_env, datasets=["mine", "WeMath"]) == {}
 
 
+@pytest.mark.parametrize(
+    ("versions", "why"),
+    [
+        ({"transformers": "4.57.1", "pandas": "2.3.3"}, None),
+        ({"transformers": "5.0.0", "pandas": "2.3.3"}, "transformers is 5.0.0, and it needs < 5"),
+        ({"transformers": "4.57.1", "pandas": "3.1.1"}, "pandas is 3.1.1, and it needs < 3"),
+        ({"transformers": "5.1", "pandas": "3.1.1"}, "transformers is 5.1, and it needs < 5; pandas is 3.1.1"),
+        ({"pandas": "2.3.3"}, "transformers is missing"),
+    ],
+)
+def test_an_environment_with_versions_that_do_not_fit_is_named_with_them(
+    versions: dict[str, str], why: str | None, worker_env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Environment, "version_of", lambda self, name: versions.get(name))
+    found = list(VLMEvalKit().check_installed(str(worker_env)))
+    assert len(found) == (why is not None)
+    for problem in found:
+        assert why
+        assert why in problem.what
+        assert "'transformers<5' 'pandas<3'" in problem.todo
+
+
 def test_no_key_is_in_the_stock_task(worker_env: Path) -> None:
     judge = {"models": [{**JUDGE["models"][0], "api_key": "sk-secret"}]}
     task = Task.parse({"model": "/m", "datasets": ["WeMath"], "judge": judge, "evalflow": {}})
@@ -166,11 +189,11 @@ class TestFiles:
         files.folder.mkdir()
         files.predictions.write_bytes(b"x")
         files.write(answered=5, stamp=files.stamp())
-        assert VLMEvalKit().answers(task, model, "d") == 5
+        assert VLMEvalKit().look(task, model).answers("d") == 5
         Journal(files).add(9, "more")
-        assert VLMEvalKit().answers(task, model, "d") == 6
+        assert VLMEvalKit().look(task, model).answers("d") == 6
         files.predictions.unlink()
-        assert VLMEvalKit().answers(task, model, "d") == 1
+        assert VLMEvalKit().look(task, model).answers("d") == 1
 
 
 def test_answers_to_another_versions_prompts_are_not_gone_on_from(tmp_path: Path) -> None:

@@ -166,45 +166,17 @@ class TestDevices:
         assert used.found.endswith(f"3.0 GiB; PID {2**22 + 1}")
 
 
-class TestVLMEvalKit:
-    @pytest.fixture
-    def vlmeval(self, monkeypatch, tmp_path):
-        """Puts a package of that name there; it must not be imported."""
-        (tmp_path / "vlmeval").mkdir()
-        (tmp_path / "vlmeval" / "__init__.py").write_text("raise RuntimeError('it is slow to import')")
-        monkeypatch.syspath_prepend(str(tmp_path))
+class TestBackends:
+    def test_one_that_can_be_used_is_shown_with_its_versions(self):
+        finding = found()["Native"]
+        assert finding.state == GOOD
+        assert finding.found.startswith("can be used (evalscope 1.")
 
-        def versions(**given):
-            monkeypatch.setattr(doctor, "_version", lambda name: given.get(name, ""))
-
-        return versions
-
-    def test_not_installed(self, monkeypatch):
-        monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    def test_one_that_cannot_be_used_here_is_a_note_with_what_to_do(self, monkeypatch):
+        monkeypatch.setattr("evalscope_evalflow.config.catalog.vlmevalkit_folder", lambda worker_env=None: None)
         finding = found()["VLMEvalKit"]
         assert finding.state == NOTE
-        assert "pip install 'evalscope-evalflow[vlmeval]'" in finding.todo
-
-    def test_usable(self, vlmeval):
-        vlmeval(transformers="4.57.1", pandas="2.3.3", vlmeval="0.0.17")
-        finding = doctor._vlmeval()
-        assert (finding.state, finding.found) == (GOOD, "0.0.17 can be used")
-
-    @pytest.mark.parametrize(
-        ("versions", "why"),
-        [
-            ({"transformers": "5.0.0", "pandas": "2.3.3"}, "transformers is 5.0.0, and it needs < 5"),
-            ({"transformers": "4.57.1", "pandas": "3.1.1"}, "pandas is 3.1.1, and it needs < 3"),
-            ({"transformers": "5.1", "pandas": "3.1.1"}, "transformers is 5.1, and it needs < 5; pandas is 3.1.1"),
-            ({"pandas": "2.3.3"}, "transformers is missing"),
-        ],
-    )
-    def test_why_it_is_not(self, vlmeval, versions, why):
-        vlmeval(**versions)
-        finding = doctor._vlmeval()
-        assert finding.state == NOTE
-        assert why in finding.found
-        assert "'transformers<5' 'pandas<3'" in finding.todo
+        assert "vlmeval]" in finding.todo
 
 
 class TestRuns:

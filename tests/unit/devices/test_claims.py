@@ -107,8 +107,8 @@ def asked(path, engine="vllm", **deploy):
 class TestWithoutADriver:
     def test_names_are_slots_and_sizes_that_are_given_say_how_many_it_takes(self, checkpoint_folder):
         path = str(checkpoint_folder)
-        assert asked(path, devices="0,1,2,3", tensor_parallel=2) == Claim(("0", "1", "2", "3"), 2, told=True)
-        assert asked(path, devices="0,1", tensor_parallel=2, data_parallel=2) == Claim(("0", "1"), 2, told=True)
+        assert asked(path, devices="0,1,2,3", tensor_parallel=2) == Claim(("0", "1", "2", "3"), 2, assigned=True)
+        assert asked(path, devices="0,1", tensor_parallel=2, data_parallel=2) == Claim(("0", "1"), 2, assigned=True)
 
     def test_sizes_that_nobody_knows_take_all(self, checkpoint_folder):
         assert asked(str(checkpoint_folder), devices="0,1,2,3").needs == 4
@@ -122,7 +122,7 @@ class TestWithoutADriver:
         engine, model = load_engine("llamacpp"), ModelConfig(name="m", path=str(gguf_file))
         deploy = DeployConfig(devices="0,1")
         claimed = claim(engine, model, deploy)
-        assert claimed == Claim(("0", "1"), 1, told=True)
+        assert claimed == Claim(("0", "1"), 1, assigned=True)
         assert settle(engine, model, deploy, claimed, ["1"], waiting=0) == {"devices": "1"}
         assert settle(engine, model, deploy, claimed, [], waiting=0) is None
 

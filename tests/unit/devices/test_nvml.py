@@ -54,17 +54,17 @@ def bob():
 def test_in_one_look_the_driver_is_asked_once_and_afterwards_anew(driver):
     driver.write(gpu("GPU-a"), gpu("GPU-b", used_mib=9000))
     code = """
-import json, pathlib, sys, pynvml; from evalscope_evalflow.devices.nvml import check_devices, one_look, read
+import json, pathlib, sys, pynvml; from evalscope_evalflow.devices.nvml import check_devices, cached_reads, read
 asked, init = [], pynvml.nvmlInit
 pynvml.nvmlInit = lambda: (asked.append(1), init())
 def look():
     return len(list(check_devices("1", {}))), [device.used_bytes for device in read(None).values()]
-with one_look():
+with cached_reads():
     first = [look() for _ in range(100)]
     number = len(asked)
     state = pathlib.Path(sys.argv[1])
     state.write_text(state.read_text().replace(" 9000 ", " 4 "))
-    with one_look():
+    with cached_reads():
         first += [look()]
 print(json.dumps([number, len(asked), all(item == first[0] for item in first), first[0], look()]))
 """

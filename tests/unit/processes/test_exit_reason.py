@@ -23,4 +23,4 @@ def test_this_kernel_says():
 
 @pytest.mark.parametrize("code", [None, 0, 1, 126, 127, 255])
 def test_an_ordinary_end_explains_nothing(code):
-    assert ending.Ending(code).explain() is None
+    assert ending.Exit(code).explain() is None

@@ -28,7 +28,7 @@ from evalscope_evalflow.processes import guard
 def test_success(tmp_path):
     with RawGuard(tmp_path, python("import sys; print('out'); print('err', file=sys.stderr)")) as run:
         assert run.said()["leader"] > 0
-        assert run.said() == {"exit": 0, "why": "command ended", "left": [], "removed": []}
+        assert run.said() == {"exit": 0, "reason": guard.COMMAND_ENDED, "signal": "", "left": [], "removed": []}
         assert run.wait() == 0
         assert sorted(read(run.log).split()) == ["err", "out"]
         assert not run.scratch.exists()
@@ -61,7 +61,7 @@ def test_told_to_stop(tmp_path, number):
         run.process.send_signal(number)
         said = run.said()
         assert not any(map(alive, tree)), "it said that all was over"
-        assert said == {"exit": 137, "why": f"told to by {number.name}", "left": [], "removed": []}
+        assert said == {"exit": 137, "reason": guard.SIGNALLED, "signal": number.name, "left": [], "removed": []}
         assert run.wait() == 137
         assert not run.scratch.exists()
 
@@ -91,7 +91,7 @@ def test_owner_dies(tmp_path, number):
             tree = run.nasty_tree()
             run.said()
             owner.send_signal(number)
-            assert run.said()["why"] == "owner died"  # it is a zombie still: a pidfd tells all the same
+            assert run.said()["reason"] == guard.OWNER_DIED  # it is a zombie still: a pidfd tells all the same
             assert not any(map(alive, tree))
             run.wait()
             assert not run.scratch.exists()

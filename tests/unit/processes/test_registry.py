@@ -12,8 +12,7 @@ import pytest
 from serving_fixtures import NASTY, NASTY_SIZE, SLEEP, alive, bystander, guarded, nasty_tree, wait_until
 
 from evalscope_evalflow.errors import ConfigError, EngineError, Problem, Stopped
-from evalscope_evalflow.processes import guard, registry
-from evalscope_evalflow.processes import orphans as sweep
+from evalscope_evalflow.processes import guard, orphans, registry
 from evalscope_evalflow.processes.registry import Entry, ProcessId, Registration, new_run_id
 
 
@@ -107,17 +106,30 @@ def test_an_entry_of_one_command_ends_with_it(tmp_path):
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["guard is known", "guard is not"])
-def test_what_its_owner_lost_hold_of_ends_with_the_entry(tmp_path, known):
+def test_what_its_owner_lost_hold_of_is_ended_by_the_entry(tmp_path, known):
     """A Ctrl-C between the start of a command and the line that would have kept it."""
     run = Registration("run-1")
     with guarded(NASTY, tmp_path / "log", run_id="run-1-engine", entry=run, role="engine") as process:
         tree = [psutil.Process(process.guard_pid), *nasty_tree(process.guard_pid, tmp_path / "log")]
-        wait_until(lambda: len(sweep.noted(process.scratch)) == NASTY_SIZE, "what the guard writes down")
+        wait_until(lambda: len(orphans.noted(process.scratch)) == NASTY_SIZE, "what the guard writes down")
         if not known:
             run.starting("engine", only().commands["engine"].model_copy(update={"guard": None}))
+        assert run.end_commands() == []
         run.close()
         assert not any(map(alive, tree))
         assert not process.scratch.exists()
+        assert registry.entries() == []
+
+
+def test_closing_an_entry_ends_no_process(tmp_path):
+    """Its file stays, so that whoever starts next can clean up once the owner is dead."""
+    run = Registration("run-1")
+    with guarded(SLEEP, tmp_path / "log", run_id="run-1-engine", entry=run, role="engine") as process:
+        process.wait_started()
+        run.close()
+        assert not process.exited.is_set()
+        assert only().commands["engine"].guard == ProcessId.of(process.guard_pid)
+        process.stop()
         assert registry.entries() == []
 
 

@@ -1,4 +1,4 @@
-"""Guarded commands as their owner sees them, and what becomes of them when the owner or the guard is killed."""
+"""Supervised commands as their owner sees them, and what becomes of them when the owner or the guard is killed."""
 
 import json
 import os
@@ -27,19 +27,18 @@ from serving_fixtures import (
     wait_until,
 )
 
-from evalscope_evalflow.processes import guard
-from evalscope_evalflow.processes import orphans as sweep
+from evalscope_evalflow.processes import guard, orphans
 from evalscope_evalflow.processes.registry import new_run_id
-from evalscope_evalflow.processes.supervised import Guarded
+from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving.diagnosis import diagnose_process
 
 # Starts a command under a guard, says so, and does what it is told; its arguments: log, what, command.
 OWNER = """
 import json, os, sys, threading
 from pathlib import Path
-from evalscope_evalflow.serving import Guarded, new_run_id
+from evalscope_evalflow.serving import SupervisedProcess, new_run_id
 log, what, *argv = sys.argv[1:]
-process = Guarded(argv, env=dict(os.environ), log=Path(log), run_id=new_run_id(), grace_s=0.3)
+process = SupervisedProcess(argv, env=dict(os.environ), log=Path(log), run_id=new_run_id(), grace_s=0.3).start()
 process.wait_started()
 sibling = 0
 if what == "fork":  # it has every descriptor of ours, the write ends of pipes too
@@ -60,7 +59,7 @@ NASTY_KEPT = [*NASTY[:-1], "--daemon-children=kept"]
 
 @contextmanager
 def nasty(log, command=NASTY, **options):
-    """NASTY under a guard: (Guarded, its processes). What is left of it at the end is killed."""
+    """NASTY under a guard: (SupervisedProcess, its processes). What is left of it at the end is killed."""
     with guarded(command, log, **options) as process:
         tree = []
         try:
@@ -172,7 +171,7 @@ def test_surroundings_of_the_command(log):
         assert scratch == str(process.scratch)
         assert Path(cwd).parent == Path(scratch)
         assert files == []
-        assert (env["A"], env[sweep.RUN_ID]) == ("b", "some-run")
+        assert (env["A"], env[orphans.RUN_ID]) == ("b", "some-run")
         assert "HOME" not in env
         assert len(scratch) < 50  # unix sockets have to fit in it
 
@@ -277,7 +276,7 @@ def test_guard_is_killed(log):
 
 def written_down(process):
     """PIDs that the guard of a command has noted."""
-    return {one.pid for one in sweep.noted(process.scratch)}
+    return {one.pid for one in orphans.noted(process.scratch)}
 
 
 def test_guard_is_killed_and_the_daemons_have_no_environment(log):
@@ -314,18 +313,18 @@ def test_a_pid_that_was_written_down_is_another_process_now(tmp_path):
     """The same PID with another start time is nobody's business."""
     with bystander() as other:
         start = guard.stat(other.pid)[2]
-        (tmp_path / sweep.NOTES).write_text(json.dumps({"tree": [[other.pid, start - 1], [2**22 + 1, start]]}))
-        assert sweep.noted(tmp_path) == []
-        assert sweep.end_run(new_run_id(), tmp_path) == []
-        (tmp_path / sweep.NOTES).write_text(json.dumps({"tree": [[other.pid, start]]}))
-        assert [found.pid for found in sweep.noted(tmp_path)] == [other.pid]
+        (tmp_path / orphans.NOTES).write_text(json.dumps({"tree": [[other.pid, start - 1], [2**22 + 1, start]]}))
+        assert orphans.noted(tmp_path) == []
+        assert orphans.end_run(new_run_id(), tmp_path) == []
+        (tmp_path / orphans.NOTES).write_text(json.dumps({"tree": [[other.pid, start]]}))
+        assert [found.pid for found in orphans.noted(tmp_path)] == [other.pid]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"tree": [1]}', '{"tree": [["a", "b"]]}'])
 def test_what_was_written_down_may_be_damaged(tmp_path, text):
     """The command can write to its own folder."""
-    (tmp_path / sweep.NOTES).write_text(text)
-    assert sweep.noted(tmp_path) == []
+    (tmp_path / orphans.NOTES).write_text(text)
+    assert orphans.noted(tmp_path) == []
 
 
 def test_guard_is_told_to_end_by_somebody_else(log):
@@ -375,16 +374,16 @@ def test_a_killed_guard_does_not_concern_other_runs(log, tmp_path):
 def test_sweep_finds_by_the_whole_id():
     mine, other = new_run_id(), new_run_id()
     processes = [
-        subprocess.Popen(SLEEP, env={**os.environ, sweep.RUN_ID: run_id})
+        subprocess.Popen(SLEEP, env={**os.environ, orphans.RUN_ID: run_id})
         for run_id in (mine, other, mine + "0", "x" + mine)
     ]
-    processes.append(subprocess.Popen(SLEEP, env={**os.environ, "NOT_" + sweep.RUN_ID: mine}))
+    processes.append(subprocess.Popen(SLEEP, env={**os.environ, "NOT_" + orphans.RUN_ID: mine}))
     try:
-        wait_until(lambda: [found.pid for found in sweep.of_run(mine)] == [processes[0].pid], "the one of the run")
-        assert sweep.end_run(mine) == []
+        wait_until(lambda: [found.pid for found in orphans.of_run(mine)] == [processes[0].pid], "the one of the run")
+        assert orphans.end_run(mine) == []
         assert processes[0].poll() is not None
         assert [process.poll() for process in processes[1:]] == [None] * 4
-        assert sweep.of_run(mine) == []
+        assert orphans.of_run(mine) == []
     finally:
         for process in processes:
             process.kill()
@@ -394,8 +393,8 @@ def test_sweep_finds_by_the_whole_id():
 def test_sweep_where_nobody_collects_orphans():
     """As in a container whose first process is no init: what was killed stays a zombie, and is gone all the same."""
     sweeper = (
-        "import json, sys, time; from evalscope_evalflow.processes import orphans as sweep\n"
-        "began = time.monotonic(); found = len(sweep.of_run(sys.argv[1])); left = sweep.end_run(sys.argv[1])\n"
+        "import json, sys, time; from evalscope_evalflow.processes import orphans\n"
+        "began = time.monotonic(); found = len(orphans.of_run(sys.argv[1])); left = orphans.end_run(sys.argv[1])\n"
         "print(json.dumps([found, left, time.monotonic() - began]))\n"
     )
     code = (
@@ -421,11 +420,11 @@ def test_sweep_where_nobody_collects_orphans():
 def test_sweep_spares_its_own_process(monkeypatch):
     """A program that is part of the run may sweep it."""
     code = (
-        "import os; from evalscope_evalflow.processes import orphans as sweep\n"
-        "mine = os.environ[sweep.RUN_ID]\n"
-        "print([process.pid for process in sweep.of_run(mine)], sweep.end_run(mine))"
+        "import os; from evalscope_evalflow.processes import orphans\n"
+        "mine = os.environ[orphans.RUN_ID]\n"
+        "print([process.pid for process in orphans.of_run(mine)], orphans.end_run(mine))"
     )
-    monkeypatch.setenv(sweep.RUN_ID, new_run_id())
+    monkeypatch.setenv(orphans.RUN_ID, new_run_id())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[] []\n"
 
@@ -546,7 +545,7 @@ def test_what_cannot_be_started_leaves_nothing(log, tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="Argument list too long"):
-        Guarded(SLEEP, env={"A": "x" * 3_000_000}, log=log, run_id="none")
+        SupervisedProcess(SLEEP, env={"A": "x" * 3_000_000}, log=log, run_id="none").start()
     assert os.listdir(tmp_path / "tmp") == []
     assert len(os.listdir("/proc/self/fd")) == len(before)
 

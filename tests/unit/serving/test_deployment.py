@@ -126,7 +126,7 @@ def test_with_block(scripted, tmp_path):
         assert endpoint.api_url.startswith("http://127.0.0.1:")
         assert endpoint.api_url.endswith("/v1")
         assert len(tree) == 2
-        assert 0 < deployment.seconds < 30
+        assert 0 < deployment.load_s < 30
         assert ask(endpoint).ok
     assert deployment.process.exit_code == 0
     assert [path for path, _ in journal(tmp_path / "journal")][-2:] == ["/v1/chat/completions"] * 2

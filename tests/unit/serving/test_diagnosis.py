@@ -1,7 +1,7 @@
 import pytest
 
 from evalscope_evalflow.engines import load_engine
-from evalscope_evalflow.processes.exit_reason import Ending
+from evalscope_evalflow.processes.exit_reason import Exit, ExitReason
 from evalscope_evalflow.serving.diagnosis import READ_BYTES, TAIL_LINES, diagnose
 
 CORE = "(EngineCore_DP0 pid=4242) ERROR 03-14 09:26:53 [core.py:845] "
@@ -393,15 +393,15 @@ NO_MEMORY = "the kernel killed it for lack of memory (SIGKILL)"
     ("ending", "cause", "hint"),
     [
         # It had no time to say why: whatever stands in its log is something else.
-        (Ending(137), KILLED, "`dmesg` names what the kernel killed"),
-        (Ending(137, oom_kills=1), NO_MEMORY, "lower max_num_seqs"),
-        (Ending(137, guard_killed=True), "its guard process was killed by somebody, and it with that", "again"),
+        (Exit(137), KILLED, "`dmesg` names what the kernel killed"),
+        (Exit(137, oom_kills=1), NO_MEMORY, "lower max_num_seqs"),
+        (Exit(137, ExitReason.GUARD_KILLED), "its guard process was killed by somebody, and it with that", "again"),
         # It may have had.
-        (Ending(139), "KeyError: 'no such layer'", ""),
-        (Ending(1), "KeyError: 'no such layer'", ""),
-        (Ending(None), "KeyError: 'no such layer'", ""),
+        (Exit(139), "KeyError: 'no such layer'", ""),
+        (Exit(1), "KeyError: 'no such layer'", ""),
+        (Exit(None), "KeyError: 'no such layer'", ""),
         (
-            Ending(1, oom_kills=2),
+            Exit(1, oom_kills=2),
             "the kernel has killed a process of this machine for lack of memory meanwhile; its own words: KeyError: "
             "'no such layer'",
             "lower max_num_seqs",
@@ -426,12 +426,12 @@ def test_how_a_process_ended_tells_what_its_log_cannot(log, ending, cause, hint)
     ],
 )
 def test_a_crash_without_a_word_is_named(log, code, cause):
-    assert diagnose(log("loading\nread 3 of 4 files\n"), (), ending=Ending(code)).cause == cause
+    assert diagnose(log("loading\nread 3 of 4 files\n"), (), ending=Exit(code)).cause == cause
 
 
 def test_what_a_log_explains_is_not_put_down_to_a_signal(log):
     path = log("OSError: [Errno 98] Address already in use\n")
-    assert diagnose(path, load_engine("vllm").log_patterns, ending=Ending(134)).cause == "the port is taken"
+    assert diagnose(path, load_engine("vllm").log_patterns, ending=Exit(134)).cause == "the port is taken"
 
 
 def test_a_start_that_may_go_well_a_moment_later_is_told_apart(log):

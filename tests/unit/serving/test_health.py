@@ -12,7 +12,7 @@ from serving_fixtures import below, kill
 
 from evalscope_evalflow import deploy
 from evalscope_evalflow.engines import Counters, load_engine
-from evalscope_evalflow.serving import Watch, http
+from evalscope_evalflow.serving import Hang, Unhealthy, Watch, http
 from evalscope_evalflow.serving import health as watch
 
 STALL_S = 1.5
@@ -68,7 +68,8 @@ def test_an_engine_that_says_that_it_is_ill_is_dead(watching):
         began = time.monotonic()
         ask()
         seen = told.get(timeout=10)
-        assert seen.startswith("does not work any more: /health says '503")
+        assert (seen.path, seen.status) == ("/health", 503)
+        assert str(seen).startswith("does not work any more: /health says '503")
         assert time.monotonic() - began < 3
 
 
@@ -76,7 +77,10 @@ def test_an_engine_whose_port_is_gone_is_dead(watching):
     """The process lives, and what listened in it does not."""
     with watching("--stop-listening-after", "1") as (told, ask, _):
         ask()
-        assert "refused" in told.get(timeout=10)
+        seen = told.get(timeout=10)
+        assert isinstance(seen, Unhealthy)
+        assert seen.status == 0
+        assert "refused" in str(seen)
 
 
 @pytest.mark.parametrize("metrics", [[], ["--no-metrics"]])
@@ -86,13 +90,17 @@ def test_requests_that_go_nowhere_are_a_hang(watching, metrics):
         began = time.monotonic()
         seen = told.get(timeout=20)
         assert time.monotonic() - began >= STALL_S * 0.6
-        assert seen.startswith("hangs: ")
-        assert seen.endswith("raise deploy.stall_timeout_s")
+        assert isinstance(seen, Hang)
+        assert seen.stalled_s == STALL_S
+        assert str(seen).startswith("hangs: ")
+        assert str(seen).endswith("raise deploy.stall_timeout_s")
         if metrics:
-            assert "no CPU time for 2 s, and no answer to a request of one token: timed out" in seen
+            assert seen.in_flight is None
+            assert "no CPU time for 2 s, and no answer to a request of one token: timed out" in str(seen)
         else:
-            assert "1 requests are in flight" in seen
-            assert "scripted_chat_requests_total 2" in seen
+            assert (seen.in_flight, seen.counters["scripted_chat_requests_total"]) == (1, 2)
+            assert "1 requests are in flight" in str(seen)
+            assert "scripted_chat_requests_total 2" in str(seen)
 
 
 def test_a_frozen_engine_hangs(watching):
@@ -103,7 +111,7 @@ def test_a_frozen_engine_hangs(watching):
         seen = told.get(timeout=30)
         psutil.Process(pid).send_signal(signal.SIGCONT)
         assert told_nothing
-        assert seen.startswith("hangs: no counters for 2 s, and no answer to a request of one token")
+        assert str(seen).startswith("hangs: no counters for 2 s, and no answer to a request of one token")
 
 
 def test_a_long_answer_that_makes_progress_is_no_hang(watching):

@@ -25,7 +25,7 @@ KEY = "sk-scripted"
 
 @pytest.fixture
 def serve(tmp_path):
-    """Runs the scripted server under a guard: (Guarded, Readiness of it)."""
+    """Runs the scripted server under a guard: (SupervisedProcess, Readiness of it)."""
 
     @contextmanager
     def run(*arguments, stall=30.0, model="m"):
@@ -44,7 +44,7 @@ def serve(tmp_path):
 
 @pytest.fixture
 def beside(tmp_path, api):
-    """A process that only lives, and an API in this process in the place of its server: (Guarded, Readiness)."""
+    """A process that only lives, and an API in this process in the place of its server: (process, Readiness)."""
     api.replies["/health"] = (200, {})
 
     @contextmanager
@@ -158,7 +158,7 @@ def test_wrong_name(serve):
     with serve("--wrong-name") as (process, ready):
         error = wait(process, ready)
         assert "serves not-m, not m" in str(error)
-        assert "took the port" in str(error)
+        assert "the model's `name`" in str(error)
 
 
 def test_several_names(beside, api):

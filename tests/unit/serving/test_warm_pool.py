@@ -103,7 +103,7 @@ class TestReuse:
         assert second.endpoint == first.endpoint, "address and key"
         assert (first.reused, second.notes) == (None, [])
         assert second.reused is not None
-        assert deployment.seconds < 1
+        assert deployment.load_s < 1
         assert [model for model, _ in entries()] == ["m"]
         third = use(scripted())
         assert (third.leader, third.reused) == (first.leader, second.reused)

@@ -101,7 +101,7 @@ def make(stage, tmp_path, gguf_file):
         section = {"backend": "Native", "models": models, "deploy": {"engine": "llamacpp", "devices": devices}}
         task = Task.parse({"datasets": ["general_qa"], "work_dir": str(tmp_path / "out"), "evalflow": section})
         STAGES[id(task.stock)] = stage
-        claim = Claim(tuple(devices.split(",")), needs, told=True)
+        claim = Claim(tuple(devices.split(",")), needs, assigned=True)
         return [
             Scripted(
                 single_model_task(task, model), Size(10**9, (answers or {}).get(model.name, 100), **size), claim=claim
@@ -196,7 +196,7 @@ class TestLocal:
 
     def test_a_model_that_needs_two_devices_has_them_for_itself(self, make, stage, live):
         large, *small = make("large", "b", "c")
-        large = replace(large, claim=Claim(("0", "1"), 2, told=True))
+        large = replace(large, claim=Claim(("0", "1"), 2, assigned=True))
         futures = Slots(live).submit([large, *small])
         until(lambda: begun(stage) == ["large"])
         assert stage.devices["large"] == "0,1"
@@ -322,7 +322,7 @@ class TestJobs:
         assert [model.name for model in here.task.models] == ["a"]
         assert here.task.flow.models == [here.model]
         assert here.size == Size(gguf_file.stat().st_size, answers=14, verdicts=14, verdicts_at_once=5)
-        assert claims_here(jobs) == [Claim(("2", "3"), 1, told=True), Claim(("the API at api.example.com",), 1)]
+        assert claims_here(jobs) == [Claim(("2", "3"), 1, assigned=True), Claim(("the API at api.example.com",), 1)]
 
     def test_settings_of_its_devices_are_its_own(self, task):
         job = jobs_of(task)[0]
