@@ -87,6 +87,8 @@ def place(
     Raises:
         ConfigError: it fits nowhere, or there are too few devices.
     """
+    if deploy.tensor_parallel == AUTO and engine.spreads == "heads" and "tensor_parallel" not in engine.honours:
+        deploy = deploy.model_copy(update={"tensor_parallel": 1})
     if not engine.uses_devices(deploy):
         kept = None if CUDA_VISIBLE_DEVICES in deploy.env_vars else _kept(deploy)
         return _by_number(engine.demand(model, deploy), deploy, kept, len(split(kept or "")))

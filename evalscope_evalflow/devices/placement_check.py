@@ -33,7 +33,7 @@ def check_placement(
         return
     for doubt in placement.doubts:
         warn(f"{model.name}: {doubt}")
-    if idle and type(engine).memory is not Engine.memory and no_accelerator():
+    if idle and engine.needs_gpu and no_accelerator():
         warn(
             f"{model.name}: {engine.name} needs a GPU, and this machine shows none of any maker: it will probably stop "
             "at its start. llamacpp and vLLM's CPU build need none."

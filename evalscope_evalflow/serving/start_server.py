@@ -11,7 +11,7 @@ from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import is_secret_name, reveal
 from evalscope_evalflow.devices.nvml import CUDA_VISIBLE_DEVICES, split
 from evalscope_evalflow.devices.placement import place
-from evalscope_evalflow.engines import Address, Engine
+from evalscope_evalflow.engines import Address, Engine, command_of
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import Registration
@@ -58,7 +58,7 @@ def prepare_server(
     try:
         address = Address(deploy.host, port.port, request.api_key)
         env = Environment.find(deploy.env)
-        command = engine.command(model, deploy, address, env)
+        command = command_of(engine, model, deploy, address, env)
         values = {name: reveal(value, name) or "" for name, value in deploy.env_vars.items()}
         secret = (*command.secrets, *filter(is_secret_name, values))
         limits = _device_variables(deploy)
