@@ -85,7 +85,12 @@ FLAGS: tuple[Flag, ...] = (
         "engine: vllm, lmdeploy, sglang, llamacpp, remote, or a plugin's",
         "vllm; llamacpp for a .gguf file; remote with --remote_api_url",
     ),
-    Flag("eval_backend", "stock backend: VLMEvalKit or Native", "VLMEvalKit", target="evalflow.backend"),
+    Flag(
+        "eval_backend",
+        "what evaluates: Native (EvalScope's own), VLMEvalKit, or a plugin's",
+        "the one that has the datasets",
+        target="evalflow.backend",
+    ),
     Flag(
         "vlmevalkit_mode",
         "phases: all, infer (answers only), judge (judges the answers that are saved; `eval` means the same)",

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Self
 
+from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
@@ -36,6 +38,10 @@ class Section(BaseModel):
         if not isinstance(data, Mapping):
             return data
         return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+    def to_section(self) -> dict[str, Any]:
+        """Only what was set, with keys as SecretStr: parses to the same again."""
+        return self.model_dump(exclude_unset=True)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str = "evalflow") -> Self:
@@ -155,6 +161,7 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _named_by_its_path(cls, data: Any) -> Any:
+        data = {"path": str(data)} if isinstance(data, (str, Path)) else data
         if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
             return {**data, "name": os.path.basename(str(data["path"]).rstrip(os.sep)).removesuffix(".gguf")}
         return data
@@ -167,9 +174,9 @@ class ModelConfig(Section):
     @field_validator("deploy", mode="before")
     @classmethod
     def _check_deploy(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, (Mapping, DeployConfig)):
             return value
-        return DeployConfig.model_validate(value).model_dump(exclude_unset=True)
+        return DeployConfig.model_validate(value).to_section()
 
 
 class PluginChoice(Section):
@@ -197,7 +204,11 @@ class PluginChoice(Section):
 class FlowConfig(Section):
     """The `evalflow` section of a task."""
 
-    backend: Literal["VLMEvalKit", "Native"] = Field("VLMEvalKit", description="the stock backend to wrap")
+    backend: str = Field(
+        AUTO,
+        description="what evaluates: Native (EvalScope's own), VLMEvalKit, or the name of an `evalflow.backends` entry "
+        "point; auto: the one that has the datasets",
+    )
     mode: Literal["all", "infer", "judge"] = Field(
         "all", description="all; infer: save answers, and stop; judge: judge those that are saved"
     )
@@ -234,16 +245,16 @@ class FlowConfig(Section):
 
     @field_validator("backend", mode="before")
     @classmethod
-    def _any_case(cls, value: Any) -> Any:
-        return {"vlmevalkit": "VLMEvalKit", "native": "Native"}.get(str(value).lower(), value)
+    def _known_in_any_case(cls, value: Any) -> Any:
+        known = [AUTO, *known_backends()]
+        name = {name.lower(): name for name in known}.get(str(value).lower())
+        if name is None:
+            raise ValueError(f"unknown backend {value!r}. {nearest(str(value), known)} Known: {', '.join(known)}")
+        return name
 
     def deploy_for(self, model: ModelConfig) -> DeployConfig:
         """The common `deploy`, with what this model sets for itself on top."""
         return self.deploy.model_copy(update=DeployConfig.model_validate(model.deploy).model_dump(exclude_unset=True))
-
-    def to_section(self) -> dict[str, Any]:
-        """Only what was set, with keys as SecretStr: parses to the same FlowConfig again."""
-        return self.model_dump(exclude_unset=True)
 
 
 def _problems(error: ValidationError, schema: type[Section], where: str) -> Iterator[Problem]:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig, patterns
+from evalscope_evalflow.config.default_backend import backend_for, known_backends
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 SECTION = "evalflow"
@@ -43,6 +44,8 @@ _MAPPINGS = {
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs"}
+# Keys of generation_config that say how long a request may take and how it is sent, not what is asked.
+PATIENCE_KEYS = frozenset({"timeout", "retries", "retry_interval", "stream", "batch_size"})
 # What EvalScope writes into its own configs/task_config.yaml beside the task.
 _GENERATED = ("resolved_benchmarks", "evaluation_identity")
 
@@ -127,12 +130,9 @@ class Task:
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
         try:
-            if isinstance(section, FlowConfig):
-                flow = section
-            else:
-                section = expand_models(read_section(section))
-                section = with_backend(section, data.get("eval_backend"))
-                flow = FlowConfig.parse(section, SECTION)
+            section = expand_models(read_section(section))
+            section = with_backend(section, data.get("eval_backend"))
+            flow = FlowConfig.parse(section, SECTION)
         except ConfigError as error:
             raise ConfigError(*problems, *error.problems) from None
         try:
@@ -165,7 +165,19 @@ class Task:
         if data.get("api_url") and not any(model.api_url for model in models):
             notes.append(f"api_url {data['api_url']} is not used: the model is deployed here")
         notes += _without_effect(flow, models)
-        return cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
+        task = cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
+        return task if flow.backend != AUTO else task.with_default_backend()
+
+    def with_default_backend(self) -> Task:
+        """The same with the backend that has its datasets, or that has answered in its run folders.
+
+        Raises:
+            ConfigError: several backends have them, or none has.
+        """
+        folders = [self.folder(model) for model in self.models] if self.flow.reuse else []
+        settings = self.stock.get("dataset_args") or {}
+        backend = backend_for(self.datasets, settings, self.flow.worker_env, folders)
+        return replace(self, flow=self.flow.model_copy(update={"backend": backend}))
 
     @classmethod
     def load(cls, path: str | Path) -> Task:
@@ -185,9 +197,10 @@ def with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:
     """
     if stock is None or str(stock).lower() == SECTION:
         return section
-    known = {name.lower(): name for name in get_args(FlowConfig.model_fields["backend"].annotation)}
+    known = {name.lower(): name for name in known_backends()}
     named = known.get(str(stock).lower())
     said = str(section.get("backend") or named)
+    said = str(named) if said.lower() == AUTO else said
     if named is None:
         names = [SECTION, *known.values()]
         hint = f"{nearest(str(stock), names)} Known: {', '.join(names)}".strip()
@@ -234,15 +247,21 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 
 def read_section(section: Any) -> Mapping[str, Any]:
-    """The section from any of its forms: a mapping, JSON, or the path of a file that holds it (or a whole task).
+    """The section from any of its forms: a FlowConfig, a mapping, JSON, or the path of a file that holds it (or a
+    whole task).
 
     Raises:
         ConfigError: it is none of these.
     """
     if section is None:
         return {}
+    if isinstance(section, FlowConfig):
+        return section.to_section()
     if isinstance(section, Mapping):
         return section
+    if not isinstance(section, (str, os.PathLike)):
+        what = f"is a {type(section).__name__}"
+        raise ConfigError(Problem(SECTION, what, "Give a FlowConfig, a mapping, JSON, or the path of a file."))
     text = str(section)
     if text.lstrip().startswith("{"):
         try:
@@ -265,9 +284,16 @@ def expand_models(section: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = {str(key).replace("-", "_"): value for key, value in section.items()}
     if isinstance(plain.get("models"), (list, tuple)):
-        models = [{"path": item} if isinstance(item, str) else item for item in plain["models"]]
+        models = [_as_mapping(item) for item in plain["models"]]
         plain["models"] = patterns.expand(models, f"{SECTION}.models")
     return plain
+
+
+def _as_mapping(model: Any) -> Any:
+    """An item of `models` as a mapping: it may be a path alone, or a ModelConfig."""
+    if isinstance(model, ModelConfig):
+        return model.to_section()
+    return {"path": str(model)} if isinstance(model, (str, Path)) else model
 
 
 def safe_name(name: str) -> str:

@@ -183,7 +183,9 @@ class TestFiles:
         assert list(tmp_path.iterdir()) == [path]
 
     def test_answers_that_are_no_longer_the_counted_ones_are_none(self, tmp_path: Path) -> None:
-        task = Task.parse({"model": "/m", "datasets": ["d"], "work_dir": str(tmp_path), "evalflow": {}})
+        task = Task.parse(
+            {"model": "/m", "datasets": ["d"], "work_dir": str(tmp_path), "evalflow": {"backend": "VLMEvalKit"}}
+        )
         model: ModelConfig = task.models[0]
         files = Files(tmp_path, model.name, "d")
         files.folder.mkdir()

@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from evalscope_evalflow.config.catalog import DEFAULT_VLM_DATASETS
 from evalscope_evalflow.config.task import Task, read_section, safe_name
 from evalscope_evalflow.errors import ConfigError
 
@@ -45,9 +46,9 @@ def test_one_dataset_may_be_written_without_a_list():
     assert Task.parse({**ONE, "datasets": "general_qa"}).datasets == ["general_qa"]
 
 
-@pytest.mark.parametrize("written", ["a, b,a", ["a", "b", "a"]])
+@pytest.mark.parametrize("written", ["arc, gsm8k,arc", ["arc", "gsm8k", "arc"]])
 def test_datasets_with_commas_or_named_twice_are_each_one(written):
-    assert Task.parse({**ONE, "datasets": written}).datasets == ["a", "b"]
+    assert Task.parse({**ONE, "datasets": written}).datasets == ["arc", "gsm8k"]
 
 
 def test_a_misspelt_list_of_datasets_is_told():
@@ -78,7 +79,7 @@ def test_names_that_share_a_folder_are_refused():
 
 
 def test_a_model_object_is_refused():
-    assert "is an object (list)" in refused({"datasets": ["a"], "model": ["/m"]})
+    assert "is an object (list)" in refused({"datasets": ["arc"], "model": ["/m"]})
 
 
 @pytest.mark.parametrize(
@@ -86,35 +87,35 @@ def test_a_model_object_is_refused():
     [({"model": "/models/base/"}, "base"), ({"model": "/models/base", "model_id": "mine"}, "mine")],
 )
 def test_the_stock_model_is_deployed_from_its_path(stock, name):
-    task = Task.parse({"datasets": ["a"], **stock})
+    task = Task.parse({"datasets": ["arc"], **stock})
     assert (task.models[0].name, task.models[0].path.rstrip("/")) == (name, "/models/base")
 
 
 @pytest.mark.parametrize("stock", [{"model": "/"}, {"model": "/m", "model_id": 7}])
 def test_a_stock_model_without_a_usable_name_is_a_configuration_error(stock):
-    assert "name" in refused({"datasets": ["a"], **stock})
+    assert "name" in refused({"datasets": ["arc"], **stock})
 
 
 def test_a_stock_model_with_a_url_is_asked_by_its_own_name():
-    stock = {"datasets": ["a"], "model": "gpt-x", "model_id": "label", "api_url": "http://x/v1", "api_key": KEY}
+    stock = {"datasets": ["arc"], "model": "gpt-x", "model_id": "label", "api_url": "http://x/v1", "api_key": KEY}
     model = Task.parse(stock).models[0]
     assert (model.name, model.api_url, model.path) == ("gpt-x", "http://x/v1", None)
     assert model.api_key.get_secret_value() == KEY
 
 
 def test_a_model_that_is_here_is_deployed_whatever_url_is_sent_along(checkpoint_folder):
-    task = Task.parse({"datasets": ["a"], "model": str(checkpoint_folder), "api_url": "http://x/v1"})
+    task = Task.parse({"datasets": ["arc"], "model": str(checkpoint_folder), "api_url": "http://x/v1"})
     assert task.models[0].path == str(checkpoint_folder)
     assert "http://x/v1 is not used" in task.notes[0]
 
 
 def test_an_api_without_a_key_may_say_so_as_evalscope_does():
-    stock = {"datasets": ["a"], "model": "gpt-x", "api_url": "http://x/v1", "api_key": "EMPTY"}
+    stock = {"datasets": ["arc"], "model": "gpt-x", "api_url": "http://x/v1", "api_key": "EMPTY"}
     assert Task.parse(stock).models[0].api_key is None
 
 
 def test_results_of_one_stock_model_lie_in_work_dir_itself(tmp_path):
-    task = Task.parse({"datasets": ["a"], "model": "/m", "work_dir": str(tmp_path)})
+    task = Task.parse({"datasets": ["arc"], "model": "/m", "work_dir": str(tmp_path)})
     assert task.folder(task.models[0]) == tmp_path
 
 
@@ -157,7 +158,9 @@ def test_the_stock_field_names_the_backend_where_the_section_does_not(written):
 
 @pytest.mark.parametrize("written", ["evalflow", "EvalFlow", None])
 def test_the_stock_field_may_name_evalflow(written):
-    assert Task.parse({**ONE, "eval_backend": written}).flow.backend == "VLMEvalKit"
+    assert Task.parse({**ONE, "eval_backend": written}).flow.backend == "Native"  # which has general_qa
+    six = {**ONE, "datasets": list(DEFAULT_VLM_DATASETS)}
+    assert Task.parse({**six, "eval_backend": written}).flow.backend == "VLMEvalKit"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,7 @@ def test_a_section_is_read_from_any_of_its_forms(tmp_path):
     section = {"backend": "Native"}
     alone, whole = tmp_path / "section.yaml", tmp_path / "task.json"
     alone.write_text("backend: Native\n")
-    whole.write_text(json.dumps({"datasets": ["a"], "evalflow": section}))
+    whole.write_text(json.dumps({"datasets": ["arc"], "evalflow": section}))
     for form in (section, json.dumps(section), json.dumps({"evalflow": section}), str(alone), str(whole)):
         assert read_section(form) == section
     assert read_section(None) == {}

@@ -466,10 +466,3 @@ def test_a_subset_without_a_file_is_told_with_what_there_is(task, tmp_path):
     assert "demo.jsonl" in said
     settings["general_qa"]["subset_list"] = ["demo"]
     preflight(task(dataset_args=settings))
-
-
-def test_benchmarks_of_evalscopes_own_are_not_asked_of_vlmevalkit_by_default(gguf_file, tmp_path):
-    section = {"models": [{"path": str(gguf_file)}]}
-    said = refused(Task.parse({"datasets": ["general_qa"], "work_dir": str(tmp_path / "out"), "evalflow": section}))
-    assert "evalflow.backend: is VLMEvalKit by default, and EvalScope's own backend has general_qa" in said
-    assert "Set backend: Native" in said
