@@ -17,8 +17,6 @@ from dataclasses import dataclass
 MOST_JOBS_SEARCHED = 60  # with more jobs, longest first leaves little to gain
 MOVES = 20000  # of a job to another place, divided by the number of jobs: a tenth of a second in all
 WORSE = 0.05  # share by which a move may lengthen the makespan at first, then less and less: a way out of dead ends
-    0.05  # share by which a move may lengthen the makespan at first, and less and less later: a way out of dead ends
-)
 FLIP = 0.1  # share of moves that also change whether a waiting job keeps devices from others
 
 
