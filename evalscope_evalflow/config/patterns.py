@@ -119,6 +119,8 @@ def _expanded(entry: Mapping[Any, Any], where: str) -> Iterable[dict[Any, Any]]:
     pattern = str(entry["path"])
     paths = matches(pattern, where)
     given = entry.get("name")
+    if given is not None and str(given) in (_own_name(pattern.rstrip(os.sep)), ""):
+        given = None  # a ModelConfig names itself after its path
     for path, name in zip(paths, names(pattern, paths, None if given is None else str(given)), strict=True):
         yield {**entry, "name": name, "path": path}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
@@ -20,6 +21,7 @@ from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 AUTO: Literal["auto"] = "auto"
+REMOTE = "remote"  # the engine that starts nothing: the model is an API that runs elsewhere
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
 Count = Annotated[int, Field(gt=0)]
 
@@ -37,6 +39,10 @@ class Section(BaseModel):
         if not isinstance(data, Mapping):
             return data
         return {str(key).replace("-", "_"): value for key, value in data.items()}
+
+    def to_section(self) -> dict[str, Any]:
+        """Only what was set, with keys as SecretStr: parses to the same again."""
+        return self.model_dump(exclude_unset=True)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str = "evalflow") -> Self:
@@ -156,6 +162,7 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _named_by_its_path(cls, data: Any) -> Any:
+        data = {"path": str(data)} if isinstance(data, (str, Path)) else data
         if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
             return {**data, "name": os.path.basename(str(data["path"]).rstrip(os.sep)).removesuffix(".gguf")}
         return data
@@ -168,9 +175,9 @@ class ModelConfig(Section):
     @field_validator("deploy", mode="before")
     @classmethod
     def _check_deploy(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, (Mapping, DeployConfig)):
             return value
-        return DeployConfig.model_validate(value).model_dump(exclude_unset=True)
+        return DeployConfig.model_validate(value).to_section()
 
 
 class PluginChoice(Section):
@@ -249,10 +256,6 @@ class FlowConfig(Section):
     def deploy_for(self, model: ModelConfig) -> DeployConfig:
         """The common `deploy`, with what this model sets for itself on top."""
         return self.deploy.model_copy(update=DeployConfig.model_validate(model.deploy).model_dump(exclude_unset=True))
-
-    def to_section(self) -> dict[str, Any]:
-        """Only what was set, with keys as SecretStr: parses to the same FlowConfig again."""
-        return self.model_dump(exclude_unset=True)
 
 
 def _problems(error: ValidationError, schema: type[Section], where: str) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig, patterns
+from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
@@ -44,6 +44,8 @@ _MAPPINGS = {
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs"}
+# Keys of generation_config that say how long a request may take and how it is sent, not what is asked.
+PATIENCE_KEYS = frozenset({"timeout", "retries", "retry_interval", "stream", "batch_size"})
 # What EvalScope writes into its own configs/task_config.yaml beside the task.
 _GENERATED = ("resolved_benchmarks", "evaluation_identity")
 
@@ -128,12 +130,9 @@ class Task:
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
         try:
-            if isinstance(section, FlowConfig):
-                flow = section
-            else:
-                section = expand_models(read_section(section))
-                section = with_backend(section, data.get("eval_backend"))
-                flow = FlowConfig.parse(section, SECTION)
+            section = expand_models(read_section(section))
+            section = with_backend(section, data.get("eval_backend"))
+            flow = FlowConfig.parse(section, SECTION)
         except ConfigError as error:
             raise ConfigError(*problems, *error.problems) from None
         try:
@@ -216,7 +215,7 @@ def _without_effect(flow: FlowConfig, models: tuple[ModelConfig, ...]) -> list[s
     """What is set for engines, where all models are APIs that run elsewhere."""
     given = set(flow.deploy.model_fields_set)
     for model in models:
-        if not model.api_url or flow.deploy_for(model).engine not in (AUTO, "remote"):
+        if not model.api_url or flow.deploy_for(model).engine not in (AUTO, REMOTE):
             return []
         given |= set(model.deploy)
     names = [name for name in DeployConfig.model_fields if name in given - _OF_APIS]
@@ -248,15 +247,21 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 
 def read_section(section: Any) -> Mapping[str, Any]:
-    """The section from any of its forms: a mapping, JSON, or the path of a file that holds it (or a whole task).
+    """The section from any of its forms: a FlowConfig, a mapping, JSON, or the path of a file that holds it (or a
+    whole task).
 
     Raises:
         ConfigError: it is none of these.
     """
     if section is None:
         return {}
+    if isinstance(section, FlowConfig):
+        return section.to_section()
     if isinstance(section, Mapping):
         return section
+    if not isinstance(section, (str, os.PathLike)):
+        what = f"is a {type(section).__name__}"
+        raise ConfigError(Problem(SECTION, what, "Give a FlowConfig, a mapping, JSON, or the path of a file."))
     text = str(section)
     if text.lstrip().startswith("{"):
         try:
@@ -279,9 +284,16 @@ def expand_models(section: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = {str(key).replace("-", "_"): value for key, value in section.items()}
     if isinstance(plain.get("models"), (list, tuple)):
-        models = [{"path": item} if isinstance(item, str) else item for item in plain["models"]]
+        models = [_as_mapping(item) for item in plain["models"]]
         plain["models"] = patterns.expand(models, f"{SECTION}.models")
     return plain
+
+
+def _as_mapping(model: Any) -> Any:
+    """An item of `models` as a mapping: it may be a path alone, or a ModelConfig."""
+    if isinstance(model, ModelConfig):
+        return model.to_section()
+    return {"path": str(model)} if isinstance(model, (str, Path)) else model
 
 
 def safe_name(name: str) -> str:
@@ -321,7 +333,7 @@ def _models(data: Mapping[str, Any], flow: FlowConfig) -> tuple[ModelConfig, ...
         raise ConfigError(Problem("model", what, f"Give it in the section: models: [{{path: {model!r}}}]."))
     # `evalscope service` always sends an api_url: a model that is here is deployed all the same.
     here = os.path.exists(os.path.expanduser(model))
-    if flow.deploy.engine == "remote" or (flow.deploy.engine == "auto" and url and not here):
+    if flow.deploy.engine == REMOTE or (flow.deploy.engine == "auto" and url and not here):
         # The API knows the model by `model`; `model_id` is only how stock EvalScope files its results.
         section = {"name": model, "api_url": url, "api_key": data.get("api_key")}
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig, keys
-from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import ConfigError
 
@@ -23,7 +23,6 @@ _ASKED = (
     "limit", "repeats", "seed", "model_args", "model_task", "chat_template", "dataset_hub", "dataset_dir",
     "agent_config", "sandbox",
 )  # fmt: skip
-_PATIENCE = {"timeout", "retries", "retry_interval", "stream", "batch_size"}  # how long, not what
 _ELSEWHERE = {"api_url", "api_key", "timeout", "retries", "retry_interval", "max_retries"}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _HASHED_BYTES = 4 * 1024**2  # of smaller files the content counts; of weights, size and time
@@ -47,7 +46,7 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
     }
     generation = task.stock.get("generation_config") or {}
     if isinstance(generation, Mapping):
-        found |= {f"generation_config.{name}": value for name, value in generation.items() if name not in _PATIENCE}
+        found |= {f"generation_config.{name}": value for name, value in generation.items() if name not in PATIENCE_KEYS}
     common = _plain(found)
     settings = task.stock.get("dataset_args") or {}
     return {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
 
 FILE = "failures.jsonl"
 SHOWN = 160  # characters of a server's words, where a line shows them; the file has more
@@ -23,7 +23,6 @@ SCORING = "scoring"  # the kind of a sample that was answered, but could not be 
 
 # What of `deploy` and of `generation_config` decides whether a request is refused.
 _DEPLOY = {"engine", "max_model_len", "chat_template", "extra_args"}
-_PATIENCE = {"timeout", "retries", "retry_interval", "stream", "batch_size"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def cause(task: Task, model: ModelConfig) -> str:
         "model": [model.name, model.path, model.api_url],
         "changed": weights.stat().st_mtime_ns if model.path and weights.exists() else None,
         "deploy": task.flow.deploy_for(model).model_dump(include=_DEPLOY),
-        "generation": {name: value for name, value in generation.items() if name not in _PATIENCE},
+        "generation": {name: value for name, value in generation.items() if name not in PATIENCE_KEYS},
         "dataset_args": task.stock.get("dataset_args"),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -68,14 +68,6 @@ class VLMEvalKit(Backend):
 
     def check(self, task: Task) -> Iterable[Problem]:
         folder = catalog.evalscope_folder(task.flow.worker_env)
-        natives = sorted(set(task.datasets) & set(catalog.native_datasets(folder)))
-        if len(natives) == len(set(task.datasets)) and "backend" not in task.flow.model_fields_set:
-            yield Problem(
-                "evalflow.backend",
-                f"is VLMEvalKit by default, and EvalScope's own backend has {', '.join(natives)}",
-                "Set backend: Native (--eval_backend Native); for VLMEvalKit's, say backend: VLMEvalKit.",
-            )
-            return
         if catalog.vlmevalkit_folder(task.flow.worker_env) is None:
             yield from self.check_installed(task.flow.worker_env)
             return

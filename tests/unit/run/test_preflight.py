@@ -399,7 +399,7 @@ def test_a_generation_config_that_is_no_mapping_is_told(task):
         ("A B", "1", "deploy.env_vars: 'A B' is no name of a variable"),
         ("", "1", "deploy.env_vars: '' is no name"),
         ("A", "1\0", "deploy.env_vars.A: its value holds a NUL"),
-        ("EVALFLOW_LLAMACPP_API_KEY", KEY, "deploy.env_vars.EVALFLOW_LLAMACPP_API_KEY: llamacpp is given this by"),
+        ("EVALFLOW_ENGINE_API_KEY", KEY, "deploy.env_vars.EVALFLOW_LLAMACPP_API_KEY: llamacpp is given this by"),
     ],
 )
 def test_variables_that_cannot_be_set_are_told(task, name, value, says):
@@ -466,10 +466,3 @@ def test_a_subset_without_a_file_is_told_with_what_there_is(task, tmp_path):
     assert "demo.jsonl" in said
     settings["general_qa"]["subset_list"] = ["demo"]
     preflight(task(dataset_args=settings))
-
-
-def test_benchmarks_of_evalscopes_own_are_not_asked_of_vlmevalkit_by_default(gguf_file, tmp_path):
-    section = {"models": [{"path": str(gguf_file)}]}
-    said = refused(Task.parse({"datasets": ["general_qa"], "work_dir": str(tmp_path / "out"), "evalflow": section}))
-    assert "evalflow.backend: is VLMEvalKit by default, and EvalScope's own backend has general_qa" in said
-    assert "Set backend: Native" in said
