@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.keys import is_secret_name, reveal
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
@@ -167,7 +168,8 @@ class Engine(ABC):
         requirement: what pip installs in an environment that lacks them, such as "transformers[serving]>=5";
             default: the first of `modules`.
         distribution: the installed package whose version is the engine's, such as "vllm"; empty: it has none.
-        install: how to install it beside EvalFlow, if that differs from installing `requirement`.
+        extra: extra of EvalFlow's own package that installs it beside EvalFlow; empty: there is none.
+        install: how to install it beside EvalFlow, if neither `extra` nor `requirement` says so.
         health_path: path that answers 200 once the server can be used; None: it has none, and `/v1/models` is asked.
         default_max_num_seqs: sequences served at once unless `deploy.max_num_seqs` says otherwise.
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
@@ -189,6 +191,7 @@ class Engine(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     requirement: ClassVar[str] = ""
     distribution: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
     install: ClassVar[str] = ""
     health_path: ClassVar[str | None] = "/health"
     default_max_num_seqs: ClassVar[int] = 200
@@ -242,6 +245,14 @@ class Engine(ABC):
             except ConfigError as error:
                 yield from error.problems
 
+    def install_command(self, env: Environment) -> str:
+        """How to install it in an environment that lacks it."""
+        if env.own and self.extra:
+            return install_command(self.extra)
+        if env.own and self.install:
+            return self.install
+        return f"{env.installer} {shlex.quote(self.requirement or self.modules[0])}"
+
     def check_installed(self, deploy: DeployConfig) -> Iterable[Problem]:
         """Whether the engine's module is in its environment."""
         if not self.local:
@@ -254,10 +265,8 @@ class Engine(ABC):
             return
         why = next(filter(None, map(env.why_no_module, self.modules)), None)
         if why:
-            requirement = self.requirement or self.modules[0]
-            install = self.install if env.own and self.install else f"{env.installer} {shlex.quote(requirement)}"
             yield Problem(
                 "deploy.engine",
                 f"{self.name} is not installed in {env.prefix}: {why}",
-                f"{install}, or name the environment that has it: `deploy.env` (--conda_env).",
+                f"{self.install_command(env)}, or name the environment that has it: `deploy.env` (--conda_env).",
             )

@@ -35,7 +35,7 @@ class LlamaCpp(Engine):
     name = "llamacpp"
     modules = ("xllamacpp",)
     distribution = "xllamacpp"
-    install = "pip install 'evalscope-evalflow[llamacpp]'"
+    extra = "llamacpp"
     default_max_num_seqs = 4
     needs_idle_devices = False
     spreads = "layers"

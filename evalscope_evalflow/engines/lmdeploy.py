@@ -36,7 +36,7 @@ class LMDeploy(Engine):
     name = "lmdeploy"
     modules = ("lmdeploy",)
     distribution = "lmdeploy"
-    install = "pip install 'evalscope-evalflow[lmdeploy]'"
+    extra = "lmdeploy"
     parser = ParserSource("lmdeploy.cli:run", ("serve", "api_server"), distribution="lmdeploy")
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model-name": "the model's `name`",

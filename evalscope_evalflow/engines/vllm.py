@@ -32,7 +32,7 @@ class VLLM(Engine):
     name = "vllm"
     modules = ("vllm",)
     distribution = "vllm"
-    install = "pip install 'evalscope-evalflow[vllm]'"
+    extra = "vllm"
     # With several replicas, vLLM makes all their devices share one set of experts, which then have to divide by them.
     replicates = "dense"
     # Tokens of a prompt are counted when all of it is read; its KV cache grows with every part of it.

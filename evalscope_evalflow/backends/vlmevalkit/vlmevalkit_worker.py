@@ -394,7 +394,7 @@ def _seam(module: Any, name: str) -> Any:
 def _missing(what: str) -> RuntimeError:
     version = importlib.metadata.version("ms-vlmeval")
     return RuntimeError(
-        f"ms-vlmeval {version} has no {what}: pip install 'evalscope-evalflow[vlmeval]' has a version that fits"
+        f"ms-vlmeval {version} has no {what}: the extra `vlmeval` of evalscope-evalflow has a version that fits"
     )
 
 
