@@ -89,6 +89,8 @@ def place(
     Raises:
         ConfigError: it fits nowhere, or there are too few devices.
     """
+    if deploy.tensor_parallel == AUTO and engine.spreads == "heads" and "tensor_parallel" not in engine.honours:
+        deploy = deploy.model_copy(update={"tensor_parallel": 1})
     if not engine.uses_devices(deploy):
         kept = None if CUDA_VISIBLE_DEVICES in deploy.env_vars else _kept(deploy)
         return _by_number(engine.demand(model, deploy), deploy, kept, len(split(kept or "")))
@@ -144,7 +146,7 @@ def check_placement(
         return
     for doubt in placement.doubts:
         note(f"{model.name}: {doubt}")
-    if idle and type(engine).memory is not Engine.memory and no_accelerator():
+    if idle and engine.needs_gpu and no_accelerator():
         note(
             f"{model.name}: {engine.name} needs a GPU, and this machine shows none of any maker: it will probably stop "
             "at its start. llamacpp and vLLM's CPU build need none."

@@ -137,7 +137,7 @@ def _deployment(config: ModelConfig, settings: DeployConfig, log_dir: str | Path
     """
     chosen = resolve_engine(config, settings)
     problems = list(
-        check_engine(chosen, config, settings, say=lambda text: print(f"evalflow: {text}", file=sys.stderr))
+        check_engine(chosen, config, settings, notify=lambda text: print(f"evalflow: {text}", file=sys.stderr))
     )
     if chosen.local:
         problems += check_placement(chosen, config, settings, warnings.warn)

@@ -21,7 +21,7 @@ from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import NO_KEY, is_secret_name, reveal
 from evalscope_evalflow.devices.nvml import CUDA_VISIBLE_DEVICES, split
 from evalscope_evalflow.devices.placement import Placement, choosing, place
-from evalscope_evalflow.engines import Address, Engine
+from evalscope_evalflow.engines import Address, Engine, command_of
 from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Problem, Stopped
 from evalscope_evalflow.processes import cleanup, ports
 from evalscope_evalflow.processes.exit_reason import Exit
@@ -171,7 +171,7 @@ class Deployment:
             raise ConfigError(Problem("deploy.port", str(error), "Choose another port, or leave it out.")) from error
         address = Address(deploy.host, self._lease.port, self._key)
         env = Environment.find(deploy.env)
-        command = self.engine.command(self.model, deploy, address, env)
+        command = command_of(self.engine, self.model, deploy, address, env)
         self.argv = env.wrap(command.argv)
         self._address, self.reused = address, None
         self._begin(self._own_log)
