@@ -261,10 +261,11 @@ def live(models: int) -> dict[str, float]:
         for step in ("loading", "evaluating", "judging"):
             for number, name in enumerate(batch):
                 view.given(name, str(number))
-                with view.busy(name, step):
-                    view.update(name, f"{step}: 120 answers")
-                    console.print(view.view())
-                    drawn += 1
+                view.begin(name, step)
+                view.update(name, f"{step}: 120 answers")
+                console.print(view.view())
+                drawn += 1
+                view.end(name)
         for name in batch:
             future: Future[None] = Future()
             future.set_result(None)

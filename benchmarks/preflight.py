@@ -26,7 +26,7 @@ from pathlib import Path
 SCRIPT = """\
 #!/bin/sh
 case "$*" in
-*.main\\ serve\\ *|*lmdeploy_server.py\\ serve\\ *|*llamacpp_server.py\\ --model*)
+*.main\\ serve\\ *|*_launcher.py\\ *)
     now=$(date +%s.%N)
     # The parent is the guard, whose parent is the command: CPU time of it, and of what it has waited for.
     command=$(awk '{{print $4}}' "/proc/$PPID/stat")

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalscope_evalflow.config import REMOTE
 from evalscope_evalflow.config import patterns as globs
 from evalscope_evalflow.config.catalog import DEFAULT_VLM_DATASETS
+from evalscope_evalflow.engines import default_engine, load_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 
 
@@ -216,13 +218,18 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
             put(task, flag.target, given.get(flag.name, flag.default))
     problems += add_models(task, given)
     deploy = task["evalflow"]["deploy"]
-    if deploy["engine"] == "remote":
-        if "eval_port" not in given:
+    try:
+        engine = load_engine(deploy["engine"])
+    except ConfigError as error:
+        problems += error.problems
+    else:
+        if not engine.local and "eval_port" not in given:
             del deploy["port"]
-    elif deploy["engine"] != "llamacpp":
-        deploy.setdefault("devices", "0")
-        for model in task["evalflow"]["models"]:
-            if "eval_max_model_length" not in given:
+        if "devices" in engine.honours and engine.needs_idle_devices:
+            deploy.setdefault("devices", "0")
+        own_default = engine.reserves_context or "max_model_len" not in engine.honours
+        if not own_default and "eval_max_model_length" not in given:
+            for model in task["evalflow"]["models"]:
                 model["deploy"] = {"max_model_len": _default_max_model_len(model["path"])}
     problems += add_judge(task, given)
     if problems:
@@ -236,8 +243,8 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     section = task["evalflow"]
     models, deploy = section.setdefault("models", []), section.setdefault("deploy", {})
     key = given.get("eval_api_key")
-    if given.get("deploy_backend") == "remote" or ("deploy_backend" not in given and "remote_api_url" in given):
-        deploy["engine"] = "remote"
+    if given.get("deploy_backend", REMOTE if "remote_api_url" in given else None) == REMOTE:
+        deploy["engine"] = REMOTE
         problems = _count("remote_api_url", given, names)
         if "eval_model_path" in given:
             problems.append(Problem("--eval_model_path", "has no place beside an API", "Give one or the other."))
@@ -245,8 +252,8 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
             models.append({"name": name, "api_url": url, **({"api_key": key} if key else {})})
         return problems
     paths = given.get("eval_model_path", [])
-    gguf = bool(paths) and all(path.endswith(".gguf") for path in paths)
-    deploy["engine"] = given.get("deploy_backend") or ("llamacpp" if gguf else "vllm")
+    kinds = {default_engine(path) for path in paths}
+    deploy["engine"] = given.get("deploy_backend") or (kinds.pop() if len(kinds) == 1 else default_engine(None))
     if key is not None:
         deploy["api_key"] = key
     problems = []

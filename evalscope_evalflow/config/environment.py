@@ -124,7 +124,7 @@ class Environment:
         Read from the name of its metadata's folder (`NAME-VERSION.dist-info`): no interpreter is started.
         """
         found = self.dist_info(distribution)
-        return found.name.removesuffix(".dist-info").rpartition("-")[2] if found else None
+        return version_in(found) if found else None
 
     def dist_info(self, distribution: str) -> Path | None:
         """The folder with the metadata of an installed distribution; None if it is not found. Nothing is run."""
@@ -177,6 +177,11 @@ class Environment:
             return list(argv)
         source = 'for script in "$0"/*.sh; do . "$script"; done; exec "$@"'
         return ["bash", "-c", source, str(scripts), *argv]
+
+
+def version_in(dist_info: Path) -> str:
+    """The version of a distribution, from the name of its metadata's folder, `NAME-VERSION.dist-info`."""
+    return dist_info.name.removesuffix(".dist-info").rpartition("-")[2]
 
 
 def _normalised(distribution: str) -> str:

@@ -21,6 +21,7 @@ from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 AUTO: Literal["auto"] = "auto"
+REMOTE = "remote"  # the engine that starts nothing: the model is an API that runs elsewhere
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
 Count = Annotated[int, Field(gt=0)]
 

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig, patterns
+from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
@@ -215,7 +215,7 @@ def _without_effect(flow: FlowConfig, models: tuple[ModelConfig, ...]) -> list[s
     """What is set for engines, where all models are APIs that run elsewhere."""
     given = set(flow.deploy.model_fields_set)
     for model in models:
-        if not model.api_url or flow.deploy_for(model).engine not in (AUTO, "remote"):
+        if not model.api_url or flow.deploy_for(model).engine not in (AUTO, REMOTE):
             return []
         given |= set(model.deploy)
     names = [name for name in DeployConfig.model_fields if name in given - _OF_APIS]
@@ -333,7 +333,7 @@ def _models(data: Mapping[str, Any], flow: FlowConfig) -> tuple[ModelConfig, ...
         raise ConfigError(Problem("model", what, f"Give it in the section: models: [{{path: {model!r}}}]."))
     # `evalscope service` always sends an api_url: a model that is here is deployed all the same.
     here = os.path.exists(os.path.expanduser(model))
-    if flow.deploy.engine == "remote" or (flow.deploy.engine == "auto" and url and not here):
+    if flow.deploy.engine == REMOTE or (flow.deploy.engine == "auto" and url and not here):
         # The API knows the model by `model`; `model_id` is only how stock EvalScope files its results.
         section = {"name": model, "api_url": url, "api_key": data.get("api_key")}
     else:

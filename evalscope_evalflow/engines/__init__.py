@@ -6,28 +6,42 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig, plugins
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    HONOURABLE,
     INTERFACE_VERSION,
+    KEY_VARIABLE,
     Address,
     Command,
     Counters,
     Engine,
     LogPattern,
     ParserSource,
+    absolute_path,
+    key_launcher,
 )
+from evalscope_evalflow.engines.llamacpp import LlamaCpp
 from evalscope_evalflow.engines.options.extra_args import check_extra_args, check_variables
+from evalscope_evalflow.engines.remote import Remote
+from evalscope_evalflow.engines.vllm import VLLM
 from evalscope_evalflow.errors import Problem
 
 __all__ = [
     "GROUP",
+    "HONOURABLE",
     "INTERFACE_VERSION",
+    "KEY_VARIABLE",
     "Address",
     "Command",
     "Counters",
     "Engine",
     "LogPattern",
     "ParserSource",
+    "absolute_path",
     "check_engine",
+    "command_of",
+    "default_engine",
+    "key_launcher",
     "known_engines",
     "load_engine",
     "resolve_engine",
@@ -61,19 +75,43 @@ def load_engine(name: str, where: str = "deploy.engine") -> Engine:
 
 
 def resolve_engine(model: ModelConfig, deploy: DeployConfig) -> Engine:
-    """The engine for a model: the one that is named, or the one that its kind suggests."""
-    if deploy.engine != AUTO:
-        return load_engine(deploy.engine)
-    if model.api_url:
-        return load_engine("remote")
-    return load_engine("llamacpp" if (model.path or "").endswith(".gguf") else "vllm")
+    """The engine for a model: the one that is named, or the default one.
+
+    Raises:
+        ConfigError: there is no such engine, or it cannot be loaded.
+    """
+    return load_engine(default_engine(model.path, model.api_url) if deploy.engine == AUTO else deploy.engine)
+
+
+def default_engine(path: str | None, api_url: str | None = None) -> str:
+    """The name of the engine for a model, where the user names none."""
+    if api_url:
+        return Remote.name
+    return LlamaCpp.name if (path or "").endswith(".gguf") else VLLM.name
+
+
+def command_of(engine: Engine, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+    """How to run an engine: its own `command`, with paths that hold in the folder in which it will run.
+
+    Args:
+        engine: what serves the model.
+        model: the model; its path may be relative to the current folder, or begin with `~`.
+        deploy: settings with devices and parallelism decided; the same holds for the path of a chat template.
+        address: where to listen, and the key to ask for.
+        env: environment that has the engine.
+    """
+    if model.path:
+        model = model.model_copy(update={"path": absolute_path(model.path)})
+    if deploy.chat_template:
+        deploy = deploy.model_copy(update={"chat_template": absolute_path(deploy.chat_template)})
+    return engine.command(model, deploy, address, env)
 
 
 def check_engine(
     engine: Engine,
     model: ModelConfig,
     deploy: DeployConfig,
-    say: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
     seen: set[str] | None = None,
 ) -> Iterable[Problem]:
     """Everything that is wrong with serving this model so; no engine is started.
@@ -82,10 +120,12 @@ def check_engine(
         engine: what shall serve it.
         model: what is served.
         deploy: how.
-        say: is told of what takes longer than a moment.
+        notify: receives a line about what takes longer than a moment.
         seen: environments that were looked at for other models; this one is added, and looked at only if it is new.
     """
     yield from engine.check(model, deploy)
+    if engine.local:
+        yield from engine.check_settings(deploy)
     yield from engine.check_keys(deploy)
     yield from check_variables(engine, deploy)
     environment = repr((engine.name, deploy.env, deploy.extra_args))
@@ -96,4 +136,4 @@ def check_engine(
     missing = list(engine.check_installed(deploy))
     yield from missing
     if engine.local and not missing:
-        yield from check_extra_args(engine, deploy, say)
+        yield from check_extra_args(engine, deploy, notify)

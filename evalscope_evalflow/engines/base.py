@@ -12,16 +12,20 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
-from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.environment import Environment, version_in
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.keys import is_secret_name, reveal
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
 
 INTERFACE_VERSION = 2  # 1: EvalFlow 0.1
+# Settings of `deploy` that mean something to some engines only.
+HONOURABLE = ("devices", "tensor_parallel", "data_parallel", "max_model_len", "chat_template")
+KEY_VARIABLE = "EVALFLOW_ENGINE_API_KEY"  # key_launcher.py reads it
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,20 @@ class Command:
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+
+
+def key_launcher(env: Environment, option: str, program: str) -> list[str]:
+    """The beginning of the command of a server that takes its key only as an argument, which everybody could read.
+
+    The launcher runs the server in the same process, and hands it the key of the variable `KEY_VARIABLE`.
+
+    Args:
+        env: environment that has the server; it need not have EvalFlow.
+        option: the server's option for its key, without dashes, such as "api-key"; "api-keys+" for one that takes
+            several. The server has to use argparse.
+        program: "package.module" that is run as with `python -m`, or "package.module:function" that is called.
+    """
+    return [str(env.python), str(Path(__file__).with_name("key_launcher.py")), option, program]
 
 
 @dataclass(frozen=True)
@@ -95,23 +113,26 @@ class Counters:
 
 @dataclass(frozen=True)
 class ParserSource:
-    """Where the parser of an engine's command line is found, for checking `extra_args`.
+    """Where the argparse parser of an engine's command line is found, for checking `extra_args` without a start.
+
+    The program is run in the engine's environment up to the point where it would parse its arguments. One that uses
+    something else (click, Typer) cannot be read: its engine has no `parser`, and says itself what it does not take.
 
     Attributes:
-        target: "package.module:function" that parses `sys.argv`, or the path of a script that does.
+        target: "package.module:function" that parses `sys.argv` with argparse, "package.module" that does when it is
+            run as with `python -m`, or the path of a script that does.
         subcommand: the words before its options, such as `("serve",)`.
-        distribution: the package whose version decides which options there are; empty: the script itself does.
-        lenient: whether it takes underscores for dashes, and `--option.key value` for JSON, as vLLM does.
     """
 
     target: str
     subcommand: tuple[str, ...] = ()
-    distribution: str = ""
-    lenient: bool = False
 
 
-def absolute(path: str) -> str:
-    """A path as an engine needs it, which runs in a folder of its own; what is no file here (a hub id) as it is."""
+def absolute_path(path: str) -> str:
+    """A path as an engine needs it, which runs in a folder of its own.
+
+    What is no file here stays as it is: the name of a model on a hub, or a template's name or text.
+    """
     full = os.path.abspath(os.path.expanduser(path))
     return full if os.path.exists(full) else path
 
@@ -170,9 +191,13 @@ class Engine(ABC):
         distribution: the installed package whose version is the engine's, such as "vllm"; empty: it has none.
         extra: extra of EvalFlow's own package that installs it beside EvalFlow; empty: there is none.
         install: how to install it beside EvalFlow, if neither `extra` nor `requirement` says so.
+        honours: settings of `deploy` that change its command or environment, of `HONOURABLE`. Any other of these
+            that the user sets is refused, as it would have no effect.
         health_path: path that answers 200 once the server can be used; None: it has none, and `/v1/models` is asked.
         default_max_num_seqs: sequences served at once unless `deploy.max_num_seqs` says otherwise.
         needs_idle_devices: whether it takes nearly all the memory of its devices, and so cannot share them.
+        reserves_context: whether it allocates the whole context of every sequence at its start, so that a long default
+            would cost memory at once; it then has a default of its own.
         needs_gpu: whether it stops at its start on a machine without an accelerator (where `uses_devices` holds).
         spreads: what of a model it shares out over devices: the heads of each layer (tensor parallelism), or the
             layers, as far as there is room, the rest being left to the CPU.
@@ -193,9 +218,11 @@ class Engine(ABC):
     distribution: ClassVar[str] = ""
     extra: ClassVar[str] = ""
     install: ClassVar[str] = ""
+    honours: ClassVar[frozenset[str]] = frozenset()
     health_path: ClassVar[str | None] = "/health"
     default_max_num_seqs: ClassVar[int] = 200
     needs_idle_devices: ClassVar[bool] = True
+    reserves_context: ClassVar[bool] = False
     needs_gpu: ClassVar[bool] = False
     spreads: ClassVar[Literal["heads", "layers"]] = "heads"
     replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
@@ -210,7 +237,18 @@ class Engine(ABC):
         """What is wrong with this model and these settings, as far as files tell; starts nothing."""
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
-        """How to run it. Only local engines have an answer."""
+        """How to run it; only local engines implement it. It is called by `command_of`, which prepares the arguments.
+
+        The server has to listen at `address` only, to ask for `address.api_key` if there is one (not as an argument),
+        to serve the model as `model.name`, and to sample as requests say: defaults that a checkpoint brings in its
+        generation_config.json must not apply. `deploy.extra_args` come last, as they are.
+
+        Args:
+            model: the model; its path is absolute if it exists on this machine.
+            deploy: the settings, with devices and parallelism decided; the path of a chat template is absolute.
+            address: where to listen, and the key.
+            env: the environment that has the engine.
+        """
         raise NotImplementedError(self.name)
 
     def max_num_seqs(self, deploy: DeployConfig) -> int:
@@ -219,7 +257,7 @@ class Engine(ABC):
 
     def uses_devices(self, deploy: DeployConfig) -> bool:
         """Whether it can use GPUs at all, as it is built in its environment; nothing is run."""
-        return True
+        return "devices" in self.honours
 
     def memory(self, deploy: DeployConfig) -> Memory:
         """What it does with a device's memory."""
@@ -229,9 +267,26 @@ class Engine(ABC):
         """What serving this model takes; files are read, but no weights."""
         return demand(model.path, deploy.max_model_len, self.memory(deploy))
 
+    def dist_info(self, env: Environment) -> Path | None:
+        """The metadata folder of the engine's distribution in an environment; None if it is not found there."""
+        return env.dist_info(self.distribution) if self.distribution else None
+
     def version(self, env: Environment) -> str | None:
         """The version of the engine in an environment; None if it is unknown. Nothing is run or imported."""
-        return env.version_of(self.distribution) if self.distribution else None
+        found = self.dist_info(env)
+        return version_in(found) if found else None
+
+    def normalise_argument(self, word: str) -> str:
+        """A word of `extra_args` in the form in which the engine's parser has it, for checking; by default as it is."""
+        return word
+
+    def check_settings(self, deploy: DeployConfig) -> Iterable[Problem]:
+        """Settings that would have no effect on this engine."""
+        without_meaning = {"devices": (AUTO, ""), "tensor_parallel": (AUTO, 1), "data_parallel": (AUTO, 1)}
+        for name in HONOURABLE:
+            value = getattr(deploy, name)
+            if name not in self.honours and value is not None and value not in without_meaning.get(name, ()):
+                yield Problem(f"deploy.{name}", f"{self.name} has no {name}: it would have no effect", "Leave it out.")
 
     def check_keys(self, deploy: DeployConfig) -> Iterable[Problem]:
         """No key may stand in an argument, where every user of the machine can read it."""

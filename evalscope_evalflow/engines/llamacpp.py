@@ -10,13 +10,13 @@ from typing import ClassVar
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    KEY_VARIABLE,
     Address,
     Command,
     Counters,
     Engine,
     LogPattern,
     ParserSource,
-    absolute,
     check_template,
 )
 from evalscope_evalflow.engines.checkpoints import gguf
@@ -24,8 +24,7 @@ from evalscope_evalflow.engines.checkpoints.memory import GIB, Demand, Memory, d
 from evalscope_evalflow.engines.log_patterns import PORT_TAKEN
 from evalscope_evalflow.errors import Problem
 
-SERVER = Path(__file__).with_name("llamacpp_launcher.py")
-KEY_VARIABLE = "EVALFLOW_LLAMACPP_API_KEY"  # the server reads it under this name
+LAUNCHER = Path(__file__).with_name("llamacpp_launcher.py")
 DEFAULT_CONTEXT = 8192  # tokens a sequence where nothing is said: every one of them costs memory at once
 
 
@@ -36,15 +35,17 @@ class LlamaCpp(Engine):
     modules = ("xllamacpp",)
     distribution = "xllamacpp"
     extra = "llamacpp"
+    honours = frozenset({"devices", "max_model_len", "chat_template"})
     default_max_num_seqs = 4
     needs_idle_devices = False
+    reserves_context = True
     spreads = "layers"
     # Its totals of tokens move only when an answer is finished; decode calls, with every token.
     counters = Counters(
         in_flight=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
         progress=("llamacpp:n_decode_total", "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"),
     )
-    parser = ParserSource(str(SERVER))
+    parser = ParserSource(str(LAUNCHER))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
         "--alias": "the model's `name`",
@@ -59,7 +60,7 @@ class LlamaCpp(Engine):
         LogPattern(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",
             "an argument is not understood: {0}",
-            f"extra_args for llamacpp are those of `python {SERVER} --help`.",
+            f"extra_args for llamacpp are those of `python {LAUNCHER} --help`.",
         ),
         PORT_TAKEN,
         LogPattern(
@@ -111,8 +112,6 @@ class LlamaCpp(Engine):
                     f"Lower it to {longest} (--eval_max_model_length).",
                 )
         yield from check_template(deploy)
-        if deploy.tensor_parallel not in ("auto", 1) or deploy.data_parallel not in ("auto", 1):
-            yield Problem("deploy", "llamacpp has no tensor_parallel and no data_parallel", "Leave them out.")
 
     def memory(self, deploy: DeployConfig) -> Memory:
         # It makes room for every sequence at its start, and needs little beside.
@@ -129,14 +128,14 @@ class LlamaCpp(Engine):
         assert model.path is not None
         # By its file, as the environment that has xllamacpp need not have EvalFlow.
         argv = [
-            str(env.python), str(SERVER),
-            "--model", absolute(model.path), "--alias", model.name,
+            str(env.python), str(LAUNCHER),
+            "--model", model.path, "--alias", model.name,
             "--host", address.host, "--port", str(address.port),
             "--context", str(deploy.max_model_len or _default_context(Path(model.path).expanduser())),
             "--parallel", str(self.max_num_seqs(deploy)),
         ]  # fmt: skip
         if deploy.chat_template:
-            argv += ["--chat-template-file", absolute(deploy.chat_template)]
+            argv += ["--chat-template-file", deploy.chat_template]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
 

@@ -40,7 +40,7 @@ def main() -> None:
     params.cpuparams_batch.n_threads = args.threads
     params.endpoint_metrics = True
     params.ui = False
-    key = os.environ.pop("EVALFLOW_LLAMACPP_API_KEY", "")
+    key = os.environ.pop("EVALFLOW_ENGINE_API_KEY", "")
     if key:
         params.api_keys = [key]
     if args.n_gpu_layers is not None:

@@ -11,13 +11,14 @@ from typing import ClassVar
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    KEY_VARIABLE,
     Address,
     Command,
     Engine,
     LogPattern,
     ParserSource,
-    absolute,
     holds_json,
+    key_launcher,
     parallel,
     shown_template,
 )
@@ -26,8 +27,7 @@ from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem, nearest
 
-SERVER = Path(__file__).with_name("lmdeploy_launcher.py")
-KEY_VARIABLE = "EVALFLOW_LMDEPLOY_API_KEY"  # the launcher reads it under this name
+PROGRAM = "lmdeploy.cli:run"
 
 
 class LMDeploy(Engine):
@@ -37,7 +37,10 @@ class LMDeploy(Engine):
     modules = ("lmdeploy",)
     distribution = "lmdeploy"
     extra = "lmdeploy"
-    parser = ParserSource("lmdeploy.cli:run", ("serve", "api_server"), distribution="lmdeploy")
+    # No data_parallel: it would serve replicas at ports and at an address of its own choosing.
+    honours = frozenset({"devices", "tensor_parallel", "max_model_len", "chat_template"})
+    needs_gpu = True
+    parser = ParserSource(PROGRAM, ("serve", "api_server"))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model-name": "the model's `name`",
         "--server-name": "deploy.host",
@@ -115,12 +118,6 @@ class LMDeploy(Engine):
         yield from checkpoint.check(model.path, f"model {model.name}")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--rope-scaling-factor"))
         yield from _check_template(deploy)
-        if deploy.data_parallel not in ("auto", 1):
-            yield Problem(
-                "deploy.data_parallel",
-                "LMDeploy serves replicas at ports and at an address of its own choosing",
-                "Leave it out; use more devices by tensor_parallel.",
-            )
 
     def memory(self, deploy: DeployConfig) -> Memory:
         given = Options(deploy.extra_args, {"--cache-max-entry-count": float, "--quant-policy": int, "--dtype": str})
@@ -136,9 +133,8 @@ class LMDeploy(Engine):
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
-        # By its file, as the environment that has LMDeploy need not have EvalFlow.
         argv = [
-            str(env.python), str(SERVER), "serve", "api_server", absolute(model.path),
+            *key_launcher(env, "api-keys+", PROGRAM), "serve", "api_server", model.path,
             "--model-name", model.name,
             "--server-name", address.host, "--server-port", str(address.port),  # its default is every address
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
@@ -151,7 +147,7 @@ class LMDeploy(Engine):
         if tensor_parallel > 1:
             argv += ["--tp", str(tensor_parallel)]
         if deploy.chat_template:
-            argv += ["--chat-template", absolute(deploy.chat_template)]
+            argv += ["--chat-template", deploy.chat_template]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config import REMOTE, DeployConfig, ModelConfig
 from evalscope_evalflow.engines.base import Engine
 from evalscope_evalflow.errors import Problem
 
@@ -22,7 +22,7 @@ def is_url(text: str) -> bool:
 class Remote(Engine):
     """Any OpenAI-compatible API; it is checked, used, and left alone."""
 
-    name = "remote"
+    name = REMOTE
     local = False
     default_max_num_seqs = 8  # EvalScope's own default for an API: no more without being asked
 

@@ -11,14 +11,16 @@ from typing import ClassVar
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    HONOURABLE,
+    KEY_VARIABLE,
     Address,
     Command,
     Counters,
     Engine,
     LogPattern,
     ParserSource,
-    absolute,
     holds_json,
+    key_launcher,
     parallel,
     shown_template,
 )
@@ -27,8 +29,7 @@ from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem
 
-SERVER = Path(__file__).with_name("sglang_launcher.py")
-KEY_VARIABLE = "EVALFLOW_SGLANG_API_KEY"  # the launcher reads it under this name
+PROGRAM = "sglang.launch_server"
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 
 
@@ -39,6 +40,8 @@ class SGLang(Engine):
     modules = ("sglang",)
     distribution = "sglang"
     install = "pip install sglang, in an environment of its own"
+    honours = frozenset(HONOURABLE)
+    needs_gpu = True
     replicates = "any"
     # Tokens in use move with every step; the others are written at the intervals of its log.
     counters = Counters(
@@ -50,7 +53,7 @@ class SGLang(Engine):
             "sglang:prompt_tokens_total",
         ),
     )
-    parser = ParserSource(str(SERVER), distribution="sglang")
+    parser = ParserSource(PROGRAM)
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model-path": "the model's `path`",
         "--served-model-name": "the model's `name`",
@@ -141,10 +144,9 @@ class SGLang(Engine):
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
-        # By its file, as the environment that has SGLang need not have EvalFlow.
         argv = [
-            str(env.python), str(SERVER),
-            "--model-path", absolute(model.path), "--served-model-name", model.name,
+            *key_launcher(env, "api-key", PROGRAM),
+            "--model-path", model.path, "--served-model-name", model.name,
             "--host", address.host, "--port", str(address.port),
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
             "--sampling-defaults", "openai",
@@ -159,7 +161,7 @@ class SGLang(Engine):
         if replicas > 1:
             argv += ["--dp-size", str(replicas)]
         if deploy.chat_template:
-            argv += ["--chat-template", absolute(deploy.chat_template)]
+            argv += ["--chat-template", deploy.chat_template]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
 

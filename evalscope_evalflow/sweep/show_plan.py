@@ -17,7 +17,7 @@ from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim, settle
 from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement import place
-from evalscope_evalflow.engines import Address, resolve_engine
+from evalscope_evalflow.engines import Address, command_of, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
 from evalscope_evalflow.run.resume import Remaining, remaining
@@ -165,7 +165,7 @@ def _serving(job: Job, turn: _Turn, waiting: int) -> list[str]:
     placement = place(engine, model, deploy, waiting=waiting, among=among)
     deploy = placement.apply(deploy)
     env = Environment.find(deploy.env)
-    command = engine.command(model, deploy, Address(deploy.host, deploy.port or 0, None), env)
+    command = command_of(engine, model, deploy, Address(deploy.host, deploy.port or 0, None), env)
     such_as = "" if turn.rank == 1 or not deploy.devices else "such as "  # models before it may have others
     devices = f"devices {such_as}{deploy.devices or 'none'}"
     if deploy.devices is None:

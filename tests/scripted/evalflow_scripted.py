@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines import Address, Command, Counters, Engine, LogPattern
+from evalscope_evalflow.engines import HONOURABLE, Address, Command, Counters, Engine, LogPattern
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).with_name("scripted_server.py")
@@ -22,6 +22,7 @@ class ScriptedEngine(Engine):
     """A server that does as it is told, mistakes included. It takes any path for a model."""
 
     name = "scripted"
+    honours = frozenset(HONOURABLE)
     default_max_num_seqs = 8
     counters = Counters(("scripted_requests_running",), ("scripted_chat_requests_total", "scripted_tokens_total"))
     log_patterns = (
@@ -40,4 +41,6 @@ class ScriptedEngine(Engine):
             *deploy.extra_args,
         ]  # fmt: skip
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
+        settings = {name: getattr(deploy, name) for name in HONOURABLE}
+        env_vars["SCRIPTED_SETTINGS"] = repr(settings)  # nothing comes of them
         return Command(argv, env_vars, secrets=(KEY_VARIABLE,))

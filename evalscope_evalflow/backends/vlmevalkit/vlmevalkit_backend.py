@@ -39,8 +39,9 @@ class VLMEvalKit(Backend):
     """`eval_backend: VLMEvalKit`."""
 
     name = "VLMEvalKit"
+    interface_version = 1
     distributions = ("evalscope", "ms-vlmeval")
-    worker_half = "vlmevalkit_worker.py:VLMEvalKit"
+    worker_half = "vlmevalkit_worker.py:VLMEvalKitWorker"
 
     def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
         return catalog.vlmevalkit_has(dataset, worker_env)

@@ -28,33 +28,62 @@ from evalscope_evalflow.engines.base import Engine, ParserSource
 from evalscope_evalflow.errors import Problem
 
 DUMP = Path(__file__).with_name("dump_options.py")
-DUMP_TIMEOUT_S = 300.0  # 12 to 30 s are usual for vLLM, and file caches may be cold
+DUMP_TIMEOUT_S = 150.0  # dump_options.py gives up by itself after 120 s
+NOTIFY_AFTER_S = 1.0
 WHERE = "deploy.extra_args"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TYPES: dict[str | None, Callable[[str], Any]] = {"int": int, "float": float}  # those of their own stay with the engine
-# What decides which options there are: run in the engine's environment.
-_IDENTITY = """\
-import importlib.metadata, os, sys
-try:
-    found = importlib.metadata.distribution(sys.argv[1])
-    place = getattr(found, "_path", None)
-    print(found.version, os.stat(place).st_mtime_ns if place else "")
-except importlib.metadata.PackageNotFoundError:
-    sys.exit(1)
-"""
+
+
+class ParserRefused(Exception):
+    """Why the program that `ParserSource` names cannot be asked for its options."""
 
 
 def check_extra_args(
-    engine: Engine, deploy: DeployConfig, say: Callable[[str], None] | None = None
+    engine: Engine, deploy: DeployConfig, notify: Callable[[str], None] | None = None
 ) -> Iterable[Problem]:
-    """What the engine would not take of `extra_args`, and what has a setting of ours."""
-    if engine.parser is None or not deploy.extra_args:
+    """What the engine would not take of `extra_args`, and what of it has a setting of its own.
+
+    Args:
+        engine: the engine.
+        deploy: its settings.
+        notify: receives a line if reading the options takes longer than a second.
+    """
+    if not deploy.extra_args:
         return
-    table = read_table(engine.name, engine.parser, Environment.find(deploy.env), say)
-    if table is None:  # then the engine itself is the one to say it, later
-        return
-    words = [_lenient(word) for word in deploy.extra_args] if engine.parser.lenient else deploy.extra_args
-    yield from parse(words, table, engine)
+    table = None
+    if engine.parser is not None:
+        try:
+            table = read_table(engine, Environment.find(deploy.env), notify)
+        except ParserRefused as error:
+            yield Problem(
+                WHERE,
+                f"the options of {engine.name} cannot be read from {engine.parser.target}: {error}",
+                f"Leave extra_args out. The package that {engine.name} is from has to name an argparse program as its "
+                "`parser`, or None.",
+            )
+    words = [engine.normalise_argument(word) for word in deploy.extra_args]
+    if table is None:  # the engine itself will say what it does not know
+        yield from check_reserved(words, engine)
+    else:
+        yield from parse(words, table, engine)
+
+
+def check_reserved(words: Sequence[str], engine: Engine) -> Iterable[Problem]:
+    """Which words are options that EvalFlow sets, as far as that can be seen without the engine's parser."""
+    for word in words:
+        name = word.split("=", 1)[0]
+        for option in engine.reserved_options:
+            attached = re.fullmatch(r"-\w", option) and word.startswith(option)  # -p8000
+            if attached or name.replace("_", "-") == option.replace("_", "-"):
+                yield from _reserved(name, option, engine)
+                break
+
+
+def _reserved(given: str, option: str, engine: Engine) -> Iterable[Problem]:
+    """The problem of an option that EvalFlow sets; one that holds a key is reported by `Engine.check_keys`."""
+    if not is_secret_name(given.lstrip("-").removesuffix("s")):
+        yield Problem(WHERE, f"{given} is set by EvalFlow", f"Set {engine.reserved_options[option]} in its place.")
 
 
 def check_variables(engine: Engine, deploy: DeployConfig) -> Iterable[Problem]:
@@ -75,8 +104,12 @@ def parse(words: Sequence[str], table: dict[str, Any], engine: Engine) -> Iterab
     names: list[str] = []
     for option in table["options"]:
         names += option["names"]
-        kind = str if option["choices"] else _TYPES.get(option["type"], str)  # choices are kept as text
-        parser.add_argument(*option["names"], action=_Note, nargs=option["nargs"], choices=option["choices"], type=kind)
+        ours = not engine.reserved_options.keys().isdisjoint(option["names"])
+        choices = None if ours else option["choices"]  # whatever its value: it has no place here
+        kind = str if ours or choices else _TYPES.get(option["type"], str)  # choices are kept as text
+        parser.add_argument(*option["names"], action=_Note, nargs=option["nargs"], choices=choices, type=kind)
+    for name in engine.reserved_options.keys() - set(names):  # it has another name in this version, or is positional
+        parser.add_argument(name, action=_Note, nargs="?")
     try:
         found, left = parser.parse_known_args(list(words), argparse.Namespace(seen=[]))
     except _Rejected as error:
@@ -90,41 +123,41 @@ def parse(words: Sequence[str], table: dict[str, Any], engine: Engine) -> Iterab
         elif not word.startswith("-"):
             yield Problem(WHERE, f"{word!r} belongs to no option of {engine.name}", "Quote a value that has spaces.")
     for given, options in found.seen:
-        setting = next((engine.reserved_options[name] for name in options if name in engine.reserved_options), None)
-        if setting and not is_secret_name(given.lstrip("-").removesuffix("s")):  # keys have a message of their own
-            yield Problem(WHERE, f"{given} is set by EvalFlow", f"Set {setting} in its place.")
+        for option in engine.reserved_options.keys() & set(options):
+            yield from _reserved(given, option, engine)
 
 
-def read_table(
-    name: str, source: ParserSource, env: Environment, say: Callable[[str], None] | None = None
-) -> dict[str, Any] | None:
+def read_table(engine: Engine, env: Environment, notify: Callable[[str], None] | None = None) -> dict[str, Any] | None:
     """An engine's options: from the cache, or else from its parser.
 
     Args:
-        name: the engine's, for `say`.
-        source: where its parser is.
+        engine: the engine, which has a parser.
         env: environment that has it.
-        say: is told if the parser has to be read.
+        notify: receives a line if that takes longer than a second.
 
     Returns:
         What `dump_options.py` printed; None where that did not work.
+
+    Raises:
+        ParserRefused: the program does not use argparse.
     """
-    identity = _identity(source, env)
+    source = engine.parser
+    assert source is not None
+    identity = _identity(engine, source, env)
     if identity is None:
         return None
     digest = hashlib.sha256(repr((DUMP.read_bytes(), str(env.prefix), str(env.python), source, identity)).encode())
     folder = user_cache_path("evalflow", ensure_exists=True) / "options"
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}-{digest.hexdigest()[:16]}.json"
+    path = folder / f"{engine.name}-{digest.hexdigest()[:16]}.json"
     table = _read(path)
     if table is not None:
         return table
     with FileLock(path.with_suffix(".lock")):
         table = _read(path)  # somebody else may just have made it
         if table is None:
-            if say and source.distribution:
-                say(f"reading the options of {name} in {env.prefix}; once for each version, up to half a minute")
-            table = _dump(source, env)
+            waits = f"reading the options of {engine.name} in {env.prefix}; once for each version, up to half a minute"
+            table = _dump(source, env, lambda: notify(waits) if notify else None)
             if table is not None:
                 new = path.with_suffix(".new")
                 new.write_text(json.dumps(table), encoding="utf-8")
@@ -132,41 +165,56 @@ def read_table(
     return table
 
 
-def _identity(source: ParserSource, env: Environment) -> str | None:
-    """The version, and when it was installed: development versions change without a new number."""
-    if not source.distribution:
-        return hashlib.sha256(Path(source.target).read_bytes()).hexdigest()
-    done = _python(env, ["-c", _IDENTITY, source.distribution], timeout_s=60)
-    return done or None
+def _identity(engine: Engine, source: ParserSource, env: Environment) -> tuple[str, ...] | None:
+    """What decides which options there are: the script, and the distribution's version and time of installation.
+
+    The time, as development versions change without a new number. None where the engine is not installed.
+    """
+    script = [hashlib.sha256(Path(source.target).read_bytes()).hexdigest()] if source.target.endswith(".py") else []
+    metadata = engine.dist_info(env)
+    if metadata is None:
+        return (*script,) if script and not engine.distribution else None
+    return (*script, metadata.name, str(metadata.stat().st_mtime_ns))
 
 
-def _dump(source: ParserSource, env: Environment) -> dict[str, Any] | None:
-    done = _python(env, [str(DUMP), source.target, *source.subcommand], timeout_s=DUMP_TIMEOUT_S)
-    try:
-        table = json.loads(done)
-    except ValueError:
-        return None
-    return table if isinstance(table, dict) and table.get("options") else None
+def _dump(source: ParserSource, env: Environment, on_wait: Callable[[], None]) -> dict[str, Any] | None:
+    """What `dump_options.py` prints.
 
-
-def _python(env: Environment, arguments: list[str], timeout_s: float) -> str:
-    """The last line that the environment's interpreter prints; empty where it fails.
-
-    Before that there may be lines of the environment's activation scripts.
+    Raises:
+        ParserRefused: the program does not use argparse.
     """
     try:
-        done = subprocess.run(
-            env.wrap([str(env.python), *arguments]),
+        process = subprocess.Popen(
+            env.wrap([str(env.python), str(DUMP), source.target, *source.subcommand]),
             env=env.variables(os.environ),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-            timeout=timeout_s,
             cwd="/",
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip().rpartition("\n")[2] if done.returncode == 0 else ""
+    except OSError:
+        return None
+    with process:
+        try:
+            printed = process.communicate(timeout=NOTIFY_AFTER_S)[0]
+        except subprocess.TimeoutExpired:
+            on_wait()
+            try:
+                printed = process.communicate(timeout=DUMP_TIMEOUT_S)[0]
+            except subprocess.TimeoutExpired:
+                process.terminate()  # it ends what it has started
+                return None
+        except BaseException:
+            process.terminate()
+            raise
+    try:
+        table = json.loads(printed.strip().rpartition("\n")[2])  # before it, what activation scripts print
+    except ValueError:
+        return None
+    if isinstance(table, dict) and "refused" in table:
+        raise ParserRefused(table["refused"])
+    return table if isinstance(table, dict) and table.get("options") else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -175,16 +223,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return table if isinstance(table, dict) else None
-
-
-def _lenient(word: str) -> str:
-    """An argument as vLLM understands it: `--a_b` is `--a-b`, and `--a.b.c 1` sets a part of `--a`."""
-    if word.startswith("-O") and word != "-O":
-        return f"--optimization-level={word[2:].removeprefix('=')}"
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name.split(".")[0].rstrip("+").replace("_", "-") + equals + value
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

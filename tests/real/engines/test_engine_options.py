@@ -193,7 +193,7 @@ def test_what_we_emit_is_what_the_engine_understands(
 def test_options_that_have_a_setting_or_that_we_understand_exist(name: str) -> None:
     engine = load_engine(name)
     assert engine.parser is not None
-    table = read_table(name, engine.parser, Environment.find(str(ENVIRONMENTS[name]())))
+    table = read_table(engine, Environment.find(str(ENVIRONMENTS[name]())))
     assert table is not None
     known = {option for item in table["options"] for option in item["names"]}
     positional = {"--model"} if name == "vllm" else set()
@@ -211,5 +211,5 @@ def test_the_start_of_sglang_without_what_it_needs_is_told(checkpoint: Path, tmp
     said = str(caught.value)
     assert said.splitlines()[0].startswith("sglang stopped while it was starting (exit code 1")
     assert "the engine's environment is broken: ModuleNotFoundError: No module named 'torchvision'" in said
-    assert "sglang_server.py --model-path" in said
+    assert "key_launcher.py api-key sglang.launch_server --model-path" in said
     assert KEY not in said + (tmp_path / "engine.log").read_text()

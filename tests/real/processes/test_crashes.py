@@ -100,7 +100,9 @@ EVALFLOW = ("evalflow", "run")
 
 def test_sigkill_of_evalscope(long_task: dict[str, Any], tmp_path: Path) -> None:
     with evaluating(long_task, tmp_path, *EVALSCOPE) as run:
-        scratch = [Path(run.of(name).environ()["TMPDIR"]) for name in ("llamacpp_server", "evalscope_evalflow/worker")]
+        scratch = [
+            Path(run.of(name).environ()["TMPDIR"]) for name in ("llamacpp_launcher", "evalscope_evalflow/worker")
+        ]
         assert all(folder.is_dir() for folder in scratch)
         assert run.of("guard.py")
         run.process.kill()

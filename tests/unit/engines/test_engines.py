@@ -2,7 +2,7 @@ import pytest
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines import Address, known_engines, load_engine, resolve_engine
+from evalscope_evalflow.engines import Address, check_engine, command_of, known_engines, load_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 
 ADDRESS = Address("127.0.0.1", 8000, "sk-secret")
@@ -10,12 +10,37 @@ ADDRESS = Address("127.0.0.1", 8000, "sk-secret")
 
 def command(engine, path, env=None, **deploy):
     model = ModelConfig(name="served", path=str(path))
-    return load_engine(engine).command(model, DeployConfig(**deploy), ADDRESS, Environment.find(env))
+    return command_of(load_engine(engine), model, DeployConfig(**deploy), ADDRESS, Environment.find(env))
 
 
 def check(engine, path=None, url=None, **deploy):
     model = ModelConfig(name="served", path=path and str(path), api_url=url)
     return [str(problem) for problem in load_engine(engine).check(model, DeployConfig(**deploy))]
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "refused"),
+    [
+        (
+            "llamacpp",
+            {"tensor_parallel": 2, "data_parallel": 2, "max_model_len": 64},
+            ["tensor_parallel", "data_parallel"],
+        ),
+        ("lmdeploy", {"data_parallel": 2, "tensor_parallel": 2, "devices": "0,1"}, ["data_parallel"]),
+        ("llamacpp", {"tensor_parallel": 1, "data_parallel": "auto"}, []),
+        ("vllm", {"tensor_parallel": 2, "data_parallel": 2, "chat_template": "x", "max_model_len": 5}, []),
+    ],
+)
+def test_a_setting_that_the_engine_does_not_honour_is_refused(engine, settings, refused):
+    found = list(load_engine(engine).check_settings(DeployConfig(**settings)))
+    assert [problem.where for problem in found] == [f"deploy.{name}" for name in refused]
+    assert all(f"{engine} has no " in problem.what for problem in found)
+
+
+def test_the_check_of_an_engine_includes_the_settings_that_it_honours(gguf_file):
+    model = ModelConfig(name="m", path=str(gguf_file))
+    found = list(check_engine(load_engine("llamacpp"), model, DeployConfig(engine="llamacpp", tensor_parallel=2)))
+    assert "deploy.tensor_parallel" in [problem.where for problem in found]
 
 
 def follows(argv, option):
@@ -210,7 +235,6 @@ def test_concurrency_has_a_default_for_each_engine(engine, count):
 def test_llama_cpp_refuses_what_it_cannot_serve(tmp_path, gguf_file, make_gguf):
     assert "none.gguf does not exist" in check("llamacpp", tmp_path / "none.gguf")[0]
     assert "is a folder; llamacpp serves a .gguf file" in check("llamacpp", tmp_path)[0]
-    assert "has no tensor_parallel" in check("llamacpp", gguf_file, tensor_parallel=2)[0]
     other = tmp_path / "other.gguf"
     other.write_bytes(b"PK\x03\x04 and more of a zip file")
     assert "is no GGUF file: it does not start with GGUF's magic bytes" in check("llamacpp", other)[0]

@@ -148,7 +148,7 @@ VLLM = [
 ]
 LLAMACPP = [
     (
-        "llamacpp_server.py: error: unrecognized arguments: --thread 3\n",
+        "llamacpp_launcher.py: error: unrecognized arguments: --thread 3\n",
         "an argument is not understood: unrecognized arguments: --thread 3",
         "--help",
     ),

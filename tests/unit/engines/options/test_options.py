@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
+import time
 import venv
-from dataclasses import replace
 
+import psutil
 import pytest
 
 from evalscope_evalflow.config import DeployConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines import load_engine
-from evalscope_evalflow.engines.base import Engine, ParserSource
+from evalscope_evalflow.engines import lmdeploy, load_engine, sglang
+from evalscope_evalflow.engines.base import KEY_VARIABLE, Engine, ParserSource, key_launcher
 from evalscope_evalflow.engines.options import extra_args as options
 
 SCRIPT = """\
@@ -82,12 +83,12 @@ def test_activation_scripts_may_print(engine, tmp_path, cache, monkeypatch):
     packages = next(prefix.glob("lib/python3*/site-packages"))
     (packages / "mine-1.dist-info").mkdir()
     (packages / "mine-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
-    monkeypatch.setattr(engine.__class__, "parser", replace(engine.parser, distribution="mine"))
+    monkeypatch.setattr(engine.__class__, "distribution", "mine")
     for _ in range(2):
         (problem,) = options.check_extra_args(engine, settings)
         assert problem.todo == "Did you mean --eager?"
     assert len(list(cache.glob("*.json"))) == 1
-    monkeypatch.setattr(engine.__class__, "parser", replace(engine.parser, distribution="not-there"))
+    monkeypatch.setattr(engine.__class__, "distribution", "not-there")
     assert list(options.check_extra_args(engine, settings)) == []
 
 
@@ -159,12 +160,11 @@ def test_the_parser_is_read_once_and_again_when_the_program_changes(engine, cach
     assert kept.exists()
 
 
-def test_who_waits_is_told_why_and_only_then(script, cache):
-    source = ParserSource(str(script), ("serve",), distribution="pytest")
+def test_who_waits_longer_than_a_moment_is_told_why(engine, script, monkeypatch):
+    monkeypatch.setattr(options, "NOTIFY_AFTER_S", 0.0)
     heard = []
     for _ in range(2):
-        table = options.read_table("mine", source, Environment.find(None), heard.append)
-        assert table["abbreviations"] is True
+        assert options.read_table(engine, Environment.find(None), heard.append)["abbreviations"] is True
     assert heard == [f"reading the options of mine in {sys.prefix}; once for each version, up to half a minute"]
 
 
@@ -176,13 +176,82 @@ def test_a_torn_cache_is_made_anew(engine, cache):
     assert json.loads(kept.read_text())["options"]
 
 
-@pytest.mark.parametrize(
-    "source", [ParserSource("no.such.module:main", distribution="pytest"), ParserSource("x:y", distribution="no-such")]
-)
-def test_a_parser_that_cannot_be_read_is_no_obstacle(engine, source, cache, monkeypatch):
-    monkeypatch.setattr(type(engine), "parser", source)
+@pytest.mark.parametrize(("target", "distribution"), [("no.such.module:main", "pytest"), ("x:y", "no-such")])
+def test_a_parser_that_cannot_be_read_is_no_obstacle(engine, target, distribution, cache, monkeypatch):
+    monkeypatch.setattr(type(engine), "parser", ParserSource(target))
+    monkeypatch.setattr(type(engine), "distribution", distribution)
     assert said(engine, "--zzz") == []
     assert list(cache.glob("*.json")) == []
+
+
+@pytest.mark.parametrize("parser", [None, ParserSource("no.such.module:main")])
+@pytest.mark.parametrize("words", [["--port", "1"], ["--port=1"], ["--max_model_len", "5"]])
+def test_an_option_with_a_setting_is_refused_without_a_parser_too(engine, words, parser, monkeypatch):
+    monkeypatch.setattr(type(engine), "parser", parser)
+    (found,) = said(engine, "--temperature", "1", *words)
+    assert f"{words[0].split('=')[0]} is set by EvalFlow" in found
+    assert said(engine, "--support", "1", "--api-key=x", "port") == []
+
+
+def test_an_option_with_a_setting_is_refused_though_the_parser_does_not_know_it(engine, monkeypatch):
+    monkeypatch.setattr(type(engine), "reserved_options", {"--model": "the model's path", "--level": "nothing"})
+    assert "Set the model's path" in said(engine, "--model", "x")[0]
+    assert len(said(engine, "--level", "five")) == 1
+
+
+TYPER = """\
+import {module}, http.server
+@{decorator}
+def main(port: int = 18399):
+    http.server.ThreadingHTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler).serve_forever()
+{call}
+"""
+SERVES = {
+    "click": (TYPER.format(module="click", decorator="click.command()", call="main(standalone_mode=True)"), "click or"),
+    "plain": (
+        "import http.server\n"
+        "http.server.ThreadingHTTPServer(('127.0.0.1', 18399), http.server.SimpleHTTPRequestHandler).serve_forever()\n",
+        "it began to serve",
+    ),
+    "in a library": (
+        "import ctypes, socket, sys\n"
+        "server = socket.socket()\n"
+        "server.bind(('127.0.0.1', 0))\n"
+        "sys.exit('cannot listen' if ctypes.CDLL(None).listen(server.fileno(), 5) else 'listens')\n",
+        "it ended (cannot listen)",
+    ),
+    "in a thread and a child": (
+        "import http.server, subprocess, sys, threading, time\n"
+        "subprocess.Popen([sys.executable, '-m', 'http.server', '18399'], start_new_session=True)\n"
+        "serve = lambda: http.server.HTTPServer(('127.0.0.1', 18399), http.server.SimpleHTTPRequestHandler)\n"
+        "threading.Thread(target=serve).start()\n"
+        "subprocess.Popen(['sleep', '612.399'], start_new_session=True)\n"
+        "time.sleep(600)\n",
+        "it did nothing for 10 s",
+    ),
+}
+
+
+@pytest.mark.parametrize(("program", "reason"), list(SERVES.values()), ids=list(SERVES))
+def test_a_program_that_would_serve_is_refused_and_never_serves(engine, script, cache, program, reason):
+    """One that is no argparse program would be a server without a key, which nobody ends."""
+    script.write_text(program)
+    began = time.monotonic()
+    (found,) = said(engine, "--eager")
+    assert f"the options of mine cannot be read from {script}: " in found
+    assert reason in found
+    assert "`parser`, or None" in found
+    assert time.monotonic() - began < 40
+    assert list(cache.glob("*.json")) == []
+    listening = [item for item in psutil.net_connections("tcp") if item.laddr and item.laddr.port == 18399]
+    assert listening == []
+    marks = {"612.399", str(script), "18399"}
+    assert [item.pid for item in psutil.process_iter(["cmdline"]) if marks & {*(item.info["cmdline"] or ())}] == []
+
+
+def test_looking_for_a_free_port_is_not_serving(engine, script):
+    script.write_text("import socket\nsocket.socket().bind(('127.0.0.1', 0))\n" + script.read_text())
+    assert "Did you mean --eager?" in said(engine, "--egaer")[0]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +268,7 @@ def test_a_parser_that_cannot_be_read_is_no_obstacle(engine, source, cache, monk
     ],
 )
 def test_vllms_own_ways_to_write_options(word, meant):
-    assert options._lenient(word) == meant
+    assert load_engine("vllm").normalise_argument(word) == meant
 
 
 def test_llama_cpps_launcher_is_checked_by_its_own_parser():
@@ -225,10 +294,8 @@ def test_lmdeploys_key_is_in_no_argument_and_reaches_its_parser(tmp_path):
         "    seen = open('/proc/self/cmdline').read() + ' '.join(sys.argv)\n"
         "    print(json.dumps([found, seen, dict(os.environ)]))\n"
     )
-    from evalscope_evalflow.engines import lmdeploy
-
-    env = {"PYTHONPATH": str(tmp_path), lmdeploy.KEY_VARIABLE: "sk-secret", "TAKES_KEYS": "1"}
-    argv = [sys.executable, str(lmdeploy.SERVER), "serve", "api_server", "/model"]
+    env = {"PYTHONPATH": str(tmp_path), KEY_VARIABLE: "sk-secret", "TAKES_KEYS": "1"}
+    argv = [*key_launcher(Environment.find(None), "api-keys+", lmdeploy.PROGRAM), "serve", "api_server", "/model"]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
     found, seen, environment = json.loads(done.stdout)
     assert found == {"words": ["serve", "api_server", "/model"], "api_keys": ["sk-secret"]}
@@ -255,10 +322,8 @@ def test_sglangs_key_is_in_no_argument_and_reaches_its_parser(tmp_path):
         "seen = open('/proc/self/cmdline').read() + ' '.join(sys.argv)\n"
         "print(json.dumps([found, seen, dict(os.environ)]))\n"
     )
-    from evalscope_evalflow.engines import sglang
-
-    env = {"PYTHONPATH": str(tmp_path), sglang.KEY_VARIABLE: "sk-secret", "TAKES_KEYS": "1"}
-    argv = [sys.executable, str(sglang.SERVER), "--model-path", "/model"]
+    env = {"PYTHONPATH": str(tmp_path), KEY_VARIABLE: "sk-secret", "TAKES_KEYS": "1"}
+    argv = [*key_launcher(Environment.find(None), "api-key", sglang.PROGRAM), "--model-path", "/model"]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True)
     found, seen, environment = json.loads(done.stdout)
     assert found == {"model_path": "/model", "api_key": "sk-secret"}
