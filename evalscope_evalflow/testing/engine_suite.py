@@ -6,7 +6,7 @@
         subject = Subject("mine", "/models/small", broken={"extra_args": ["--no-such-option"]}, cause="no-such-option")
 
 `EngineConformance` is for engines that cannot serve a model where the tests run, such as for want of a GPU.
-This module needs pytest; nothing in EvalFlow imports it. docs/engines.md says more.
+This module needs pytest; nothing in EvalFlow imports it. docs/contributing/add-an-engine.md says more.
 """
 
 from __future__ import annotations

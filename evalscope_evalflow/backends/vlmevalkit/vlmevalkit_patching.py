@@ -22,7 +22,7 @@ def missing(what: str) -> RuntimeError:
     """The error for a version of VLMEvalKit that lacks what has to be patched."""
     version = importlib.metadata.version("ms-vlmeval")
     return RuntimeError(
-        f"ms-vlmeval {version} has no {what}: pip install 'evalscope-evalflow[vlmeval]' has a version that fits"
+        f"ms-vlmeval {version} has no {what}: the extra `vlmeval` of evalscope-evalflow has a version that fits"
     )
 
 
