@@ -45,7 +45,11 @@ def blocks_of(path: Path) -> Iterator[Block]:
         mark = _MARK.search(before)
         body = "".join(line[len(found[1]) :] for line in found[3].splitlines(keepends=True))
         yield Block(
-            str(path.relative_to(ROOT)), before.count("\n") + 2, found[2].strip(), body, mark[1] if mark else None
+            str(path.relative_to(ROOT)),
+            before.count("\n") + 2,
+            found[2].strip().split(" ")[0],
+            body,
+            mark[1] if mark else None,
         )
 
 

@@ -57,7 +57,7 @@ def main(file: str) -> None:
     text = DOCUMENT.read_text()
     head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     rows = [line(row, seconds.get(row.id, {})) for row in all_rows()]
-    header = "| engine | phase | fault | what holds afterwards | told, s | over, s |\n|---|---|---|---|---|---|"
+    header = "| engine | phase | fault | what holds afterwards | reported, s | over, s |\n|---|---|---|---|---|---|"
     DOCUMENT.write_text("\n".join([head, header, *rows, tail]))
 
 

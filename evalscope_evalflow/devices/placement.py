@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,9 @@ from evalscope_evalflow.devices.nvml import (
     NO_DEVICE,
     Device,
     DriverError,
-    check_devices,
     split,
 )
-from evalscope_evalflow.devices.pool import ChosenBy, Pool, describe, find, in_blocks, no_accelerator
-from evalscope_evalflow.devices.yielding import yielding_devices
+from evalscope_evalflow.devices.pool import ChosenBy, Pool, describe, find, in_blocks
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.engines.checkpoints.memory import Demand, gib
 from evalscope_evalflow.errors import ConfigError, Problem
@@ -124,45 +122,6 @@ def choosing() -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-
-
-def check_placement(
-    engine: Engine, model: ModelConfig, deploy: DeployConfig, note: Callable[[str], None], waiting: int = 0
-) -> Iterator[Problem]:
-    """What is wrong with the devices of a model, whoever chooses them; `note` is told of doubts."""
-    idle = engine.needs_idle_devices and engine.uses_devices(deploy)
-    problems = list(check_devices(_names(deploy), deploy.env_vars, idle=idle, going=yielding_devices()))
-    if deploy.tensor_parallel != AUTO and engine.spreads == "heads":
-        why = engine.demand(model, deploy).shape.why_not(deploy.tensor_parallel)
-        if why:
-            problems.append(Problem(TENSOR, f"{model.name}: {why}", "Choose another, or auto."))
-    yield from problems
-    if problems:
-        return
-    try:
-        placement = place(engine, model, deploy, waiting=waiting)
-    except ConfigError as error:
-        yield from error.problems
-        return
-    for doubt in placement.doubts:
-        note(f"{model.name}: {doubt}")
-    if idle and engine.needs_gpu and no_accelerator():
-        note(
-            f"{model.name}: {engine.name} needs a GPU, and this machine shows none of any maker: it will probably stop "
-            "at its start. llamacpp and vLLM's CPU build need none."
-        )
-
-
-def _names(deploy: DeployConfig) -> str | None:
-    """The devices whose existence and idleness the user is answered for."""
-    if deploy.devices == AUTO:
-        return None
-    if deploy.devices != ALL:
-        return deploy.devices
-    try:
-        return ",".join(find(deploy).devices)
-    except DriverError:
-        return "0"  # of which the check says that it does not answer
 
 
 def _layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool) -> Placement:

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment, version_in
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.keys import is_secret_name, reveal
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
@@ -188,7 +189,8 @@ class Engine(ABC):
         requirement: what pip installs in an environment that lacks them, such as "transformers[serving]>=5";
             default: the first of `modules`.
         distribution: the installed package whose version is the engine's, such as "vllm"; empty: it has none.
-        install: how to install it beside EvalFlow, if that differs from installing `requirement`.
+        extra: extra of EvalFlow's own package that installs it beside EvalFlow; empty: there is none.
+        install: how to install it beside EvalFlow, if neither `extra` nor `requirement` says so.
         honours: settings of `deploy` that change its command or environment, of `HONOURABLE`. Any other of these
             that the user sets is refused, as it would have no effect.
         health_path: path that answers 200 once the server can be used; None: it has none, and `/v1/models` is asked.
@@ -214,6 +216,7 @@ class Engine(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     requirement: ClassVar[str] = ""
     distribution: ClassVar[str] = ""
+    extra: ClassVar[str] = ""
     install: ClassVar[str] = ""
     honours: ClassVar[frozenset[str]] = frozenset()
     health_path: ClassVar[str | None] = "/health"
@@ -297,6 +300,14 @@ class Engine(ABC):
             except ConfigError as error:
                 yield from error.problems
 
+    def install_command(self, env: Environment) -> str:
+        """How to install it in an environment that lacks it."""
+        if env.own and self.extra:
+            return install_command(self.extra)
+        if env.own and self.install:
+            return self.install
+        return f"{env.installer} {shlex.quote(self.requirement or self.modules[0])}"
+
     def check_installed(self, deploy: DeployConfig) -> Iterable[Problem]:
         """Whether the engine's module is in its environment."""
         if not self.local:
@@ -309,10 +320,8 @@ class Engine(ABC):
             return
         why = next(filter(None, map(env.why_no_module, self.modules)), None)
         if why:
-            requirement = self.requirement or self.modules[0]
-            install = self.install if env.own and self.install else f"{env.installer} {shlex.quote(requirement)}"
             yield Problem(
                 "deploy.engine",
                 f"{self.name} is not installed in {env.prefix}: {why}",
-                f"{install}, or name the environment that has it: `deploy.env` (--conda_env).",
+                f"{self.install_command(env)}, or name the environment that has it: `deploy.env` (--conda_env).",
             )

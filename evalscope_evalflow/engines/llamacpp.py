@@ -34,7 +34,7 @@ class LlamaCpp(Engine):
     name = "llamacpp"
     modules = ("xllamacpp",)
     distribution = "xllamacpp"
-    install = "pip install 'evalscope-evalflow[llamacpp]'"
+    extra = "llamacpp"
     honours = frozenset({"devices", "max_model_len", "chat_template"})
     default_max_num_seqs = 4
     needs_idle_devices = False

@@ -36,7 +36,7 @@ class LMDeploy(Engine):
     name = "lmdeploy"
     modules = ("lmdeploy",)
     distribution = "lmdeploy"
-    install = "pip install 'evalscope-evalflow[lmdeploy]'"
+    extra = "lmdeploy"
     # No data_parallel: it would serve replicas at ports and at an address of its own choosing.
     honours = frozenset({"devices", "tensor_parallel", "max_model_len", "chat_template"})
     needs_gpu = True

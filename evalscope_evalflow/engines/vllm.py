@@ -31,7 +31,7 @@ class VLLM(Engine):
     name = "vllm"
     modules = ("vllm",)
     distribution = "vllm"
-    install = "pip install 'evalscope-evalflow[vllm]'"
+    extra = "vllm"
     honours = frozenset(HONOURABLE)
     needs_gpu = True
     # With several replicas, vLLM makes all their devices share one set of experts, which then have to divide by them.

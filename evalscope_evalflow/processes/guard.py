@@ -19,6 +19,8 @@ as they are found, what is new only; at the end `{"exit": CODE, "reason": …, "
 "removed": [path…]}`, where the reason is one of COMMAND_ENDED, OWNER_DIED and SIGNALLED, and the signal is the name of
 the one that the guard was sent, or empty.
 Exit code: the command's own, or 128 + signal.
+
+This file has over 400 lines because it is run by its path, and so can import nothing of the package.
 """
 
 from __future__ import annotations

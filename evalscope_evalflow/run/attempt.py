@@ -97,7 +97,7 @@ class Attempt:
             run.emit(UnfinishedRowCut(str(path.relative_to(run.folder))))
         with ExitStack() as cleanup:
             cleanup.push(self.given.entry.as_stopped)
-            cleanup.enter_context(run.control.ending(self._cancel))
+            cleanup.enter_context(run.control.on_cancel(self._cancel))
             if "infer" in self.phases:
                 self._infer(cleanup)
             else:

@@ -1,4 +1,4 @@
-"""What whoever runs a model's part of a task hears of it, and has a say in: its end, its devices, its judging."""
+"""How an executor and a model's run speak to each other: about cancellation, devices and the judge."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from evalscope_evalflow.errors import Stopped
 
 
 class Control:
-    """A model's part on its own: nobody waits for its devices, and the judge is all its own.
+    """Controls one model's run; this class is for a run on its own, with devices and judge all to itself.
 
-    Whoever runs several at once has a subclass (see sweep/executors/local.py).
+    An executor that runs several models in threads of this process has a subclass (see sweep/executors/local.py).
 
     Attributes:
-        clean: whether its engines, as far as they have ended, have left nothing on their devices.
+        clean: whether the engines of the run that have ended left nothing on their devices.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Control:
         self._ends: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
-        """Have it end, from another thread: nothing new is begun, and what runs of it is ended in order."""
+        """End the run, from any thread: nothing new is begun, and what runs is ended in order."""
         with self._lock:
             self._cancelled = True
             ends = list(self._ends)
@@ -33,17 +33,17 @@ class Control:
             end()
 
     def check(self) -> None:
-        """Whether it shall go on.
+        """Raise an error if the run was cancelled.
 
         Raises:
-            Stopped: it shall not.
+            Stopped: it was.
         """
         if self._cancelled:
             raise Stopped.all("interrupted; what was saved is kept, and the same command goes on from it")
 
     @contextmanager
-    def ending(self, end: Callable[[], None]) -> Iterator[None]:
-        """In the block, `cancel` calls `end`, which must not block; one that came before does so at once."""
+    def on_cancel(self, end: Callable[[], None]) -> Iterator[None]:
+        """Have `cancel` call `end` while the block runs, or at once if it was called before; `end` must not block."""
         with self._lock:
             self._ends.append(end)
             cancelled = self._cancelled
@@ -55,20 +55,20 @@ class Control:
             with self._lock:
                 self._ends.remove(end)
 
-    def devices_over(self) -> None:
-        """Its engine is needed no more, and has ended."""
+    def devices_released(self) -> None:
+        """The run's engine has ended, and is not needed again."""
 
-    def may_keep(self) -> bool:
-        """Whether its engine may be kept (`deploy.keep_alive_s`): not while others wait for its devices."""
+    def may_keep_engine(self) -> bool:
+        """Whether the engine may be kept (`deploy.keep_alive_s`): not while other models wait for its devices."""
         return True
 
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:
-        """The time in which it may judge; entering it waits for that.
+        """A context in which the run may ask the judge; entering it waits until it may.
 
         Args:
-            verdicts: how many it needs of the judge; 0: it asks none.
+            verdicts: how many verdicts it needs; 0: none.
 
         Returns:
-            How many it may ask for at once; None: as many as the task says.
+            How many it may ask for at once; None: as many as the task allows.
         """
         return nullcontext()

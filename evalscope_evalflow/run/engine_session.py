@@ -142,7 +142,7 @@ class EngineSession:
     def _may_keep(self) -> bool:
         """Whether it may stay for whoever wants the same one next."""
         wanted = self.run.deploy.keep_alive_s > 0 and self.deployment.is_ready
-        return wanted and not self._entry.stopped and self.run.control.may_keep()
+        return wanted and not self._entry.stopped and self.run.control.may_keep_engine()
 
     def _kept(self) -> bool:
         def released(found: Release) -> None:

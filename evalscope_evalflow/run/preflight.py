@@ -9,7 +9,7 @@ from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig, keys
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.nvml import cached_reads
-from evalscope_evalflow.devices.placement import check_placement
+from evalscope_evalflow.devices.placement_check import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import host_checks

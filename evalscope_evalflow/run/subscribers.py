@@ -58,4 +58,4 @@ class ExecutorSubscriber:
         if isinstance(event, EngineReleased) and event.problems:
             self._control.clean = False
         elif isinstance(event, DevicesFree):
-            self._control.devices_over()
+            self._control.devices_released()

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.config.keys import reveal
-from evalscope_evalflow.devices.placement import check_placement
+from evalscope_evalflow.devices.placement_check import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes.registry import new_run_id

@@ -116,7 +116,7 @@ class DeviceWatch:
         self._came: dict[str, set[int]] = {}
         self._extra: dict[str, int] = {}
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Look again, while the engine lives."""
         for name, device in self._read()[0].items():
             if name in self._before and not device.trouble:

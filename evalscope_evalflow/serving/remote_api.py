@@ -19,7 +19,7 @@ _NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|billing"
 
 
 def check_api(
-    where: str, url: str, api_key: str | None, model: str, note: Callable[[str], None] | None = None
+    where: str, url: str, api_key: str | None, model: str, warn: Callable[[str], None] | None = None
 ) -> Problem | None:
     """Whether an OpenAI-compatible API answers for a model.
 
@@ -28,7 +28,7 @@ def check_api(
         url: its base URL, in any form.
         api_key: the key itself.
         model: the model that will be requested.
-        note: is told what is no obstacle, but should be known: that it is busy.
+        warn: is called with what is no obstacle, but should be known, such as that it is busy.
 
     Returns:
         What is wrong, or None.
@@ -46,8 +46,8 @@ def check_api(
         return Problem(where, f"the account at {shown} has no quota left (429): {reply.message}", "See to its billing.")
     if reply.status == 429:  # it knows us, and is busy
         asks = "" if reply.retry_after is None else f", and asks to wait {reply.retry_after:.0f} s"
-        if note:
-            note(f"{where}: {shown} is busy (429{asks}): {reply.message}")
+        if warn:
+            warn(f"{where}: {shown} is busy (429{asks}): {reply.message}")
         return None
     listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
     if reply.ok and not _is_completion(reply.json):  # a login page, or a proxy's
@@ -57,8 +57,8 @@ def check_api(
         )
         return Problem(where, what, "The URL usually ends in /v1. Is a proxy or a login in between?")
     if reply.ok:
-        if names and model not in names and note:  # some answer whatever the name is
-            note(f"{where}: {shown} answers to the name {model!r}, but does not list it; it lists: {listed}")
+        if names and model not in names and warn:  # some answer whatever the name is
+            warn(f"{where}: {shown} answers to the name {model!r}, but does not list it; it lists: {listed}")
         return None
     if reply.status in (401, 403):
         return _refused(where, shown, reply, api_key)

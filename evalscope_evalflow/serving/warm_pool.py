@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalscope_evalflow.config import AUTO, DeployConfig
@@ -27,177 +27,175 @@ from evalscope_evalflow.serving.engine_identity import NAME, Identity, differenc
 
 if TYPE_CHECKING:
     from evalscope_evalflow.engines import Engine
+    from evalscope_evalflow.serving.deployment import Deployment
     from evalscope_evalflow.serving.release import Release
-    from evalscope_evalflow.serving.running import Running
 
 
 @dataclass(eq=False)
-class Kept:
-    """An engine that nobody uses now.
+class Keeping:
+    """How long an engine is kept, and what happens then.
 
     Attributes:
-        running: it.
-        entry: its own, in the registry.
         until: when it goes, in seconds since the epoch.
-        tell: is called with what its end left behind.
+        entry: its own entry in the registry.
+        notify: is called with what its end left behind.
         timer: ends it.
     """
 
-    running: Running
-    entry: Registration
     until: float
-    tell: Callable[[Release], None]
-    timer: threading.Timer = field(init=False)
-
-    def release(self) -> Release:
-        """End it."""
-        try:
-            self.entry.phase("releasing")
-            released = self.running.release()
-        finally:
-            self.entry.close()
-        self.tell(released)
-        for line in (*released.problems(), *released.warnings()):
-            warnings.warn(f"{self.running.name} was ended, but {line}", RuntimeWarning, stacklevel=2)
-        return released
+    entry: Registration
+    notify: Callable[[Release], None]
+    timer: threading.Timer
 
 
-class Store:
-    """The engines that this process keeps. Every method may be called in any thread."""
+class WarmPool:
+    """The engines that this process keeps: handles whose state is KEPT. Every method may be called in any thread."""
 
     def __init__(self) -> None:
-        self.forget()
-        os.register_at_fork(after_in_child=self.forget)  # a child that exits must not end its parent's engines
-
-    def forget(self) -> None:
-        """Keep nothing, and end nothing."""
         self._lock = threading.RLock()
-        self._kept: list[Kept] = []
+        self._kept: list[Deployment] = []
         self._lost: list[tuple[Identity, str]] = []
         self._at_exit = False
+        os.register_at_fork(after_in_child=self._forget)  # a child that exits must not end its parent's engines
 
-    def keep(self, running: Running, seconds: float, tell: Callable[[Release], None]) -> float | None:
+    def _forget(self) -> None:
+        """Keep nothing, and end nothing."""
+        self._lock = threading.RLock()
+        self._kept, self._lost, self._at_exit = [], [], False
+
+    def keep(self, handle: Deployment, seconds: float, notify: Callable[[Release], None]) -> float | None:
         """Keep an engine that its user is done with.
 
         Args:
-            running: it; it has an identity.
+            handle: a ready engine; it has an identity.
             seconds: for how long.
-            tell: is called with what its end left behind, in whatever thread.
+            notify: is called with what its end left behind, in whatever thread.
 
         Returns:
             Until when, in seconds since the epoch; None: it has just died, and is its user's to release.
         """
-        until = time.time() + seconds
+        server, until = handle.server, time.time() + seconds
+        assert server is not None
         entry = Registration(
-            new_run_id(), one_command=True, model=running.model.name, engine=running.engine.name,
-            devices=running.deploy.devices or "", api_url=f"{running.address.root}/v1", port=running.address.port,
+            new_run_id(), one_command=True, model=server.model.name, engine=server.engine.name,
+            devices=server.deploy.devices or "", api_url=server.api_url, port=server.address.port,
             phase=f"kept until {clock(until)}",
         )  # fmt: skip
-        kept = Kept(running, entry, until, tell)
-        kept.timer = threading.Timer(seconds, self._expire, [kept])
-        kept.timer.daemon = True  # it is not waited for when the process ends
+        timer = threading.Timer(seconds, self._expire, [handle])
+        timer.daemon = True  # it is not waited for when the process ends
         with self._lock:
-            if not running.process.hand_over(entry, lambda: self._died(kept)):
+            if not handle.become_kept(Keeping(until, entry, notify, timer)):
                 entry.close()
                 return None
-            self._kept.append(kept)
-            kept.timer.start()
+            self._kept.append(handle)
+            timer.start()
             if not self._at_exit:
                 atexit.register(self._exit, os.getpid())
                 self._at_exit = True
-        return kept.until
+        return until
 
     def take(
-        self, identity: Identity, entry: Registration, on_exit: Callable[[], None], say: Callable[[str], None]
-    ) -> Running | None:
-        """The engine that is this one, if one is kept and says that it is well; it is the caller's then.
+        self, identity: Identity, entry: Registration, on_exit: Callable[[], None], log: Callable[[str], None]
+    ) -> Deployment | None:
+        """The handle of the same engine, if one is kept and says that it is well; its process is the caller's then.
 
         Args:
             identity: what is wanted.
             entry: the caller's, in the registry.
             on_exit: is called, in a thread, when its processes are gone.
-            say: is told why one that was kept is not to be had.
+            log: is called with why one that was kept cannot be had.
         """
         with self._lock:
             for text in [text for lost, text in self._lost if lost == identity]:
-                say(text)
+                log(text)
             self._lost = [item for item in self._lost if item[0] != identity]
-            kept = next((kept for kept in self._kept if kept.running.identity == identity), None)
-            if kept is None or not self._remove(kept):
+            handle = next((handle for handle in self._kept if _identity(handle) == identity), None)
+            if handle is None or not self._remove(handle):
                 return None
+        server, keeping = handle.server, handle.keeping
+        assert server is not None
+        assert keeping is not None
         try:
-            if kept.running.is_healthy() and kept.running.process.hand_over(entry, on_exit):
-                kept.entry.close()
-                return kept.running
+            if server.is_healthy() and server.process.hand_over(entry, on_exit):
+                keeping.entry.close()
+                return handle
         except BaseException:
-            kept.release()
+            _end(handle)
             raise
-        say(f"the {kept.running.name} that was kept does not answer any more; a new one is started")
-        kept.release()
+        log(f"the {server.name} that was kept does not answer any more; a new one is started")
+        _end(handle)
         return None
 
-    def make_room(self, engine: Engine, deploy: DeployConfig, identity: Identity, say: Callable[[str], None]) -> None:
+    def make_room(self, engine: Engine, deploy: DeployConfig, identity: Identity, log: Callable[[str], None]) -> None:
         """End those whose devices an engine that is about to be started may need.
 
         Args:
             engine: what is started.
             deploy: how.
             identity: its own.
-            say: is told of each that goes.
+            log: is called with a line for each that goes.
         """
         with self._lock:
             if not self._kept:
                 return
             wanted = _needs(engine, deploy)
-            going = [kept for kept in self._kept if _meet(wanted, _needs(kept.running.engine, kept.running.deploy))]
-            going = [kept for kept in going if self._remove(kept)]
-        for kept in going:
+            going = [handle for handle in self._kept if _meet(wanted, _needs_of(handle))]
+            going = [handle for handle in going if self._remove(handle)]
+        for handle in going:
+            assert handle.server is not None
             why = "its devices may be needed"
-            its_own = kept.running.identity or {}
+            its_own = _identity(handle) or {}
             if its_own.get(NAME) == identity.get(NAME):
                 why = f"another one is wanted now: {', '.join(differences(its_own, identity)[:3])} changed"
-            say(f"the {kept.running.name} that was kept is released: {why}")
+            log(f"the {handle.server.name} that was kept is released: {why}")
         _release(going)
+
+    def release_one(self, handle: Deployment) -> None:
+        """End an engine, if it is kept."""
+        with self._lock:
+            going = self._remove(handle)
+        if going:
+            _end(handle)
 
     def release(self) -> list[Release]:
         """End all of them, at once."""
         with self._lock:
-            going = [kept for kept in list(self._kept) if self._remove(kept)]
+            going = [handle for handle in list(self._kept) if self._remove(handle)]
         return _release(going)
 
-    def engines(self) -> list[Running]:
+    def engines(self) -> list[Deployment]:
         """Those that are kept now."""
         with self._lock:
-            return [kept.running for kept in self._kept]
+            return list(self._kept)
 
-    def _remove(self, kept: Kept) -> bool:
-        """Take it out, whoever was first; the lock is held."""
-        if kept not in self._kept:
-            return False
-        self._kept.remove(kept)
-        kept.timer.cancel()
-        return True
-
-    def _expire(self, kept: Kept) -> None:
-        """Its time is over."""
-        with self._lock:
-            going = self._remove(kept)
-        if going:
-            kept.release()
-
-    def _died(self, kept: Kept) -> None:
-        """Its processes are gone, by nobody's wish here; the next one who wants it is told."""
-        process = kept.running.process
+    def died(self, handle: Deployment) -> None:
+        """The processes of a kept engine are gone, by nobody's wish here; the next one who wants it is told."""
+        server = handle.server
+        assert server is not None
+        process = server.process
         how = "was ended by somebody else, as by `evalflow stop`" if process.stopped else (
             f"died while nobody used it (exit code {process.exit_code}): "
-            f"{diagnose_process(process, kept.running.engine.log_patterns).cause}; log: {process.log}"
+            f"{diagnose_process(process, server.engine.log_patterns).cause}; log: {process.log}"
         )  # fmt: skip
         with self._lock:
-            going = self._remove(kept)
-            if going and kept.running.identity is not None:
-                self._lost.append((kept.running.identity, f"the {kept.running.name} that was kept {how}"))
+            going = self._remove(handle)
+            if going and server.launch.identity is not None:
+                self._lost.append((server.launch.identity, f"the {server.name} that was kept {how}"))
         if going:
-            kept.release()
+            _end(handle)
+
+    def _remove(self, handle: Deployment) -> bool:
+        """Take it out, whoever was first; the lock is held."""
+        if handle not in self._kept:
+            return False
+        self._kept.remove(handle)
+        if handle.keeping is not None:
+            handle.keeping.timer.cancel()
+        return True
+
+    def _expire(self, handle: Deployment) -> None:
+        """Its time is over."""
+        self.release_one(handle)
 
     def _exit(self, pid: int) -> None:
         """The process ends."""
@@ -205,7 +203,7 @@ class Store:
             self.release()
 
 
-STORE = Store()
+POOL = WarmPool()
 
 
 def release_kept() -> list[Release]:
@@ -214,16 +212,16 @@ def release_kept() -> list[Release]:
     Returns:
         What is left of each; true where nothing is. What is left is told by a warning as well.
     """
-    return STORE.release()
+    return POOL.release()
 
 
 def going_devices() -> frozenset[str]:
     """Names and UUIDs of the devices that kept engines hold: an engine that needs them will find them free."""
     found: set[str] = set()
-    for running in STORE.engines():
-        needed = _needs(running.engine, running.deploy)
-        if needed:
-            found |= needed | set(split(running.deploy.devices or ""))
+    for handle in POOL.engines():
+        needed = _needs_of(handle)
+        if needed and handle.server is not None:
+            found |= needed | set(split(handle.server.deploy.devices or ""))
     return frozenset(found)
 
 
@@ -232,7 +230,7 @@ yielding.add_holder(going_devices)
 
 def ports() -> set[int]:
     """The ports of kept engines."""
-    return {running.address.port for running in STORE.engines()}
+    return {handle.server.address.port for handle in POOL.engines() if handle.server is not None}
 
 
 def clock(seconds: float) -> str:
@@ -240,12 +238,31 @@ def clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _release(going: Iterable[Kept]) -> list[Release]:
+def _release(going: Iterable[Deployment]) -> list[Release]:
     """End several; they take their time together."""
     going = list(going)
-    for kept in going:
-        kept.running.process.ask_to_stop()
-    return [kept.release() for kept in going]
+    for handle in going:
+        if handle.server is not None:
+            handle.server.process.ask_to_stop()
+    return [_end(handle) for handle in going]
+
+
+def _end(handle: Deployment) -> Release:
+    """End one that is no longer in the pool; a warning tells what is left of it."""
+    released = handle.release_kept()
+    for line in (*released.problems(), *released.warnings()):
+        text = f"{handle.engine.name} with {handle.model.name} was ended, but {line}"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return released
+
+
+def _identity(handle: Deployment) -> Identity | None:
+    return handle.server.launch.identity if handle.server is not None else None
+
+
+def _needs_of(handle: Deployment) -> frozenset[str] | None:
+    """The devices of a kept engine, as they were chosen."""
+    return _needs(handle.server.engine, handle.server.deploy) if handle.server is not None else frozenset()
 
 
 def _needs(engine: Engine, deploy: DeployConfig) -> frozenset[str] | None:

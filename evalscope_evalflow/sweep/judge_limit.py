@@ -1,4 +1,4 @@
-"""What a judge gives at once, shared out among the models whose answers it judges."""
+"""The judge's limit: verdicts at once, shared among the models that are judged at the same time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LEAST = 0.25  # of all: with less than that a model waits until another has been judged
+LEAST_SHARE = 0.25  # of the limit; a model waits until so much is free
 
 
 class JudgeBudget:
-    """So many verdicts at once, in all; models come in the order in which they ask."""
+    """A number of verdicts at once, for all models together; the first to ask is the first to get its share."""
 
     def __init__(self, most: int) -> None:
         """
         Args:
-            most: verdicts at once.
+            most: verdicts at once, in all.
         """
         self.most = self._left = most
         self._queue: deque[object] = deque()
@@ -24,14 +24,14 @@ class JudgeBudget:
 
     @contextmanager
     def share(self, verdicts: int, check: Callable[[], None]) -> Iterator[int | None]:
-        """The time in which a model may be judged.
+        """A context in which a model may ask the judge; entering it waits for the model's share.
 
         Args:
-            verdicts: how many it needs; 0: none, so that it waits for nobody.
-            check: raises if it shall not wait any longer; `wake` has it asked.
+            verdicts: how many it needs; 0: none, so that it does not wait.
+            check: raises an error if the model was cancelled; it is called before each wait, and after `wake`.
 
         Returns:
-            How many it may ask for at once; None where it needs none.
+            How many it may ask for at once; None: it needs none.
         """
         if not verdicts:
             yield None
@@ -45,12 +45,12 @@ class JudgeBudget:
                 self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have those that wait look whether they still shall."""
+        """Have every model that waits call its `check` again."""
         with self._changed:
             self._changed.notify_all()
 
     def _take(self, verdicts: int, check: Callable[[], None]) -> int:
-        least = min(verdicts, max(1, int(self.most * LEAST)))
+        least = min(verdicts, max(1, int(self.most * LEAST_SHARE)))
         ticket = object()
         with self._changed:
             self._queue.append(ticket)

@@ -1,9 +1,9 @@
-"""In which order jobs are begun, so that the last one ends early.
+"""The order in which jobs begin, so that the last one ends early.
 
 A job has a part on devices and a part at the judge, as in a shop with several machines of one kind and one more behind
 them. Jobs are begun in a fixed order, each as soon as there are devices for it. Longest first is the rule; it is
-compared with a few others by playing them through with the estimated times, and from the best one a better is looked
-for by moving jobs here and there (threshold accepting, a simpler form of simulated annealing: Dueck and Scheuer 1990,
+compared with a few others by simulation with the estimated times, and the best of them is improved by moving jobs here
+and there (threshold accepting, a simpler form of simulated annealing: Dueck and Scheuer 1990,
 https://doi.org/10.1016/0021-9991(90)90201-B).
 """
 
@@ -14,20 +14,20 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-MOST_SEARCHED = 60  # jobs; with more of them, longest first leaves little to gain
+MOST_JOBS_SEARCHED = 60  # with more jobs, longest first leaves little to gain
 MOVES = 20000  # of a job to another place, divided by the number of jobs: a tenth of a second in all
-WORSE = 0.05  # by how much a move may make it worse at first; less and less later, so that it gets out of dead ends
-FLIP = 0.1  # how often it is tried whether a job that waits should keep devices from others, or the other way round
+WORSE = 0.05  # share by which a move may lengthen the makespan at first, then less and less: a way out of dead ends
+FLIP = 0.1  # share of moves that also change whether a waiting job keeps devices from others
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a job takes.
+    """What a job takes of the devices and of the judge.
 
     Attributes:
-        devices: that it may be given.
+        devices: the devices that it may be given.
         needs: how many of them it takes.
-        engine_s: seconds that it holds them.
+        engine_s: seconds that its engine holds them.
         judge_s: seconds at the judge, afterwards.
     """
 
@@ -42,8 +42,8 @@ class Order:
     """An order of jobs.
 
     Attributes:
-        jobs: their numbers.
-        strict: whether a job that waits for devices keeps them from those behind it; otherwise they overtake it.
+        jobs: numbers of the jobs, the first to begin first.
+        strict: whether a job that waits for devices keeps them from the jobs behind it; if not, they overtake it.
         makespan_s: seconds from the first start to the last end, by the estimates.
     """
 
@@ -53,11 +53,11 @@ class Order:
 
 
 def best_order(parts: Sequence[Part], judges: int = 1) -> Order:
-    """An order with a short makespan; always the same for the same jobs.
+    """An order with a short makespan; the same jobs always get the same one.
 
     Args:
         parts: the jobs.
-        judges: how many of them can be judged at once, each at its full pace.
+        judges: how many jobs can be judged at once, each at its full pace.
     """
     numbers = range(len(parts))
     rules: list[Callable[[Part], tuple[float, float]]] = [
@@ -72,7 +72,7 @@ def best_order(parts: Sequence[Part], judges: int = 1) -> Order:
         (Order(jobs, strict, makespan(parts, jobs, judges, strict)) for jobs in orders for strict in (False, True)),
         key=lambda order: order.makespan_s,
     )
-    if not 1 < len(parts) <= MOST_SEARCHED:
+    if not 1 < len(parts) <= MOST_JOBS_SEARCHED:
         return best
     chance = random.Random(len(parts))
     here, moves = best, MOVES // max(1, len(parts))
@@ -95,12 +95,12 @@ def best_order(parts: Sequence[Part], judges: int = 1) -> Order:
 def startable(
     parts: Sequence[Part], waiting: Sequence[int], free: set[str], strict: bool
 ) -> list[tuple[int, tuple[str, ...]]]:
-    """The jobs that can be begun now, with devices for each.
+    """The jobs that can begin now, with devices for each.
 
     Args:
         parts: all jobs.
-        waiting: those that wait, in their order.
-        free: devices that nobody has.
+        waiting: numbers of those that wait, in their order.
+        free: devices that no job has.
         strict: as in Order.
     """
     free = set(free)
@@ -118,7 +118,7 @@ def startable(
 
 
 def makespan(parts: Sequence[Part], order: Sequence[int], judges: int = 1, strict: bool = False) -> float:
-    """Seconds until the last job has ended, if all take what is estimated."""
+    """Seconds until the last job ends, by the estimates."""
     free = {name for part in parts for name in part.devices}
     judge_free = [0.0] * max(1, judges)
     waiting = list(order)

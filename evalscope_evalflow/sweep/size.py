@@ -1,6 +1,6 @@
-"""How much of a model's part is left to do, as far as files tell, and roughly how long that takes.
+"""Estimates how much of a model is left to do, from files alone, and how long that takes.
 
-Only the order of jobs depends on it: the longest are begun first.
+Only the order of jobs depends on it: the longest begin first.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from evalscope_evalflow.engines.checkpoints import safetensors_headers as weight
 from evalscope_evalflow.run.resume import Remaining
 from evalscope_evalflow.state import cells as ledger
 
-UNKNOWN_SAMPLES = 500  # of a dataset that nobody has counted yet
-# Of one device of a data centre, in round figures: reading weights from a disk, starting an engine, and answers of some
-# hundred tokens with many sequences at once, whose pace is that of reading the weights.
+UNKNOWN_SAMPLES = 500  # of a dataset that was never counted
+# Round figures for one device of a data centre: reading weights from a disk, starting an engine, and answers of a few
+# hundred tokens with many sequences at once, at the pace of reading the weights.
 _LOAD_BYTES_PER_S = 1e9
 _START_S = 30.0
 _ANSWER_S_PER_BYTE = 1e-11  # 0.15 s an answer for 7 billion parameters in 16 bits
@@ -29,7 +29,7 @@ _VERDICT_S = 2.0  # of a judge that writes its reasons
 
 @dataclass(frozen=True)
 class Size:
-    """What is left to do.
+    """What is left to do of a model.
 
     Attributes:
         load_bytes: weights to load; 0 where no engine is started.
@@ -44,7 +44,7 @@ class Size:
     verdicts_at_once: int = 1
 
     def engine_s(self, devices: int = 1) -> float:
-        """Seconds of loading and answering on so many devices."""
+        """Seconds of loading and answering on this number of devices."""
         if not self.answers:
             return 0.0
         one = self.answers * (_ANSWER_S + self.load_bytes * _ANSWER_S_PER_BYTE)
@@ -52,12 +52,12 @@ class Size:
 
     @property
     def judge_s(self) -> float:
-        """Seconds of judging, with the judge for itself."""
+        """Seconds of judging, if the judge serves no other model."""
         return self.verdicts * _VERDICT_S / max(1, min(self.verdicts, self.verdicts_at_once))
 
 
 def samples(task: Task) -> dict[str, int]:
-    """Samples of each dataset: as many as any model of the task was asked, else what is known of it, or a guess."""
+    """Samples of each dataset: the most that any model of the task was asked, else the published number, or a guess."""
     found: dict[str, int] = {}
     for model in task.models:
         for dataset, cell in ledger.read(task.folder(model)).items():
@@ -66,7 +66,7 @@ def samples(task: Task) -> dict[str, int]:
 
 
 def _published(task: Task, dataset: str) -> int:
-    """Samples of a dataset as EvalScope publishes it; a guess where that is not said, or the data is the user's own."""
+    """Samples of a dataset as EvalScope publishes it; a guess where it does not say, or the data is the user's own."""
     known = load_backend(task.flow.backend).published_samples(task, dataset)
     limit = task.stock.get("limit")
     count = known or UNKNOWN_SAMPLES
@@ -74,12 +74,12 @@ def _published(task: Task, dataset: str) -> int:
 
 
 def size(task: Task, model: ModelConfig, left: Remaining, counted: Mapping[str, int], judged: bool) -> Size:
-    """What is left of a model's part.
+    """What is left to do of a model.
 
     Args:
-        task: it.
+        task: the task.
         model: one of its models.
-        left: its datasets that are to be asked, and judged.
+        left: its datasets that are to be answered, and to be judged.
         counted: samples of each dataset.
         judged: whether a judge is asked.
     """
@@ -93,7 +93,7 @@ def size(task: Task, model: ModelConfig, left: Remaining, counted: Mapping[str, 
 
 
 def _stored(path: str | None) -> int:
-    """Bytes of a checkpoint; 0 where they cannot be told."""
+    """Bytes of a checkpoint's weights; 0 where they cannot be read."""
     if path is None or not os.path.exists(os.path.expanduser(path)):
         return 0
     try:

@@ -140,7 +140,7 @@ def run_error(error: Any) -> str:
         return f"{where} cannot be asked any more: its TLS certificate is not trusted: {untrusted(error)}"
     status = error.status_code
     why = WHOLE_RUN.get(status, "the account has no quota left")
-    return f"{where} refuses every request ({status}: {why}): {said_by(error)}{models_listed(error)}"
+    return f"{where} refuses every request ({status}: {why}): {error_text(error)}{models_listed(error)}"
 
 
 def models_listed(error: Any) -> str:
@@ -178,7 +178,7 @@ def retry_after(error: BaseException) -> float | None:
         return None
 
 
-def said_by(error: Any) -> str:
+def error_text(error: Any) -> str:
     """The server's own words, or the error's."""
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, dict) else None

@@ -23,7 +23,8 @@ class Native(Backend):
     """`eval_backend: Native`."""
 
     name = "Native"
-    worker_half = "native_worker.py:Native"
+    interface_version = 1
+    worker_half = "native_worker.py:NativeWorker"
 
     def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
         return dataset in catalog.native_datasets(catalog.evalscope_folder(worker_env))

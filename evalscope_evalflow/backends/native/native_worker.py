@@ -24,7 +24,7 @@ from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
-from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, run_error, said_by
+from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 _BASE_URL = "EVALSCOPE_BASE_URL"
 
@@ -33,7 +33,7 @@ class _AllPredicted(BaseException):
     """Leaves EvalScope's run when the last answer is saved: the reports are the second pass's."""
 
 
-class Native:
+class NativeWorker:
     """The phases of `eval_backend: Native`.
 
     A benchmark with an evaluator of its own cannot be split: it is done as a whole in the first pass.
@@ -192,7 +192,7 @@ class Native:
             self.lost[dataset] = error
             if len(self.lost) == len(self.datasets):
                 raise next(iter(self.lost.values())) from None
-            self.channel.emit(DatasetFailed(dataset, f"{type(error).__name__}: {said_by(error)}"))
+            self.channel.emit(DatasetFailed(dataset, f"{type(error).__name__}: {error_text(error)}"))
         if not self.judging and dataset == self.datasets[-1]:
             raise _AllPredicted
         return {}
@@ -208,7 +208,7 @@ class Native:
             kind, transient = classify(error)
             if kind == "run":
                 self.channel.abort(run_error(error))
-            self.failures.add(dataset, subset, sample, cause, kind, transient, said_by(error))
+            self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
             raise
         with evaluator._prediction_cache_lock:
             evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
@@ -236,7 +236,7 @@ class Native:
                 except Exception as error:
                     dataset, subset = str(self.benchmark_name), str(item.subset)
                     sample = item.task_state.sample_id
-                    phases.failures.add(dataset, subset, sample, "", "scoring", True, said_by(error))
+                    phases.failures.add(dataset, subset, sample, "", "scoring", True, error_text(error))
                     raise
 
         return Judge

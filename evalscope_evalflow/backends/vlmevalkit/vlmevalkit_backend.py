@@ -13,6 +13,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 from evalscope_evalflow.state import cells as ledger
@@ -38,20 +39,20 @@ class VLMEvalKit(Backend):
     """`eval_backend: VLMEvalKit`."""
 
     name = "VLMEvalKit"
+    interface_version = 1
     distributions = ("evalscope", "ms-vlmeval")
-    worker_half = "vlmevalkit_worker.py:VLMEvalKit"
+    worker_half = "vlmevalkit_worker.py:VLMEvalKitWorker"
 
     def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
-        if dataset in catalog.DEFAULT_VLM_DATASETS or (_data_folder() / f"{dataset}.tsv").is_file():
-            return True
-        return catalog.vlmevalkit_folder(worker_env) is not None and dataset in catalog.vlmevalkit_datasets(worker_env)
+        return catalog.vlmevalkit_has(dataset, worker_env)
 
     def check_installed(self, worker_env: str | None) -> Iterable[Problem]:
         if catalog.vlmevalkit_folder(worker_env) is None:
+            install = install_command("vlmeval", Environment.find(worker_env))
             yield Problem(
                 "worker_env",
                 f"VLMEvalKit is not installed beside EvalScope in {catalog.evalscope_folder(worker_env).parent}",
-                "pip install 'evalscope-evalflow[vlmeval]', there or in an environment of its own: `worker_env`.",
+                f"{install}, or name an environment of its own that has both: `worker_env`.",
             )
             return
         env = Environment.find(worker_env)
@@ -131,11 +132,6 @@ class VLMEvalKit(Backend):
         return moved
 
 
-def _data_folder() -> Path:
-    """Where VLMEvalKit looks for its data."""
-    return Path(os.environ.get("LMUData") or Path.home() / "LMUData")  # noqa: SIM112 - VLMEvalKit's own name
-
-
 def _generation(task: Task) -> dict[str, Any]:
     settings = task.stock.get("generation_config") or {}
     return dict(settings) if isinstance(settings, Mapping) else {}
@@ -179,7 +175,7 @@ def _dataset_problems(task: Task) -> Iterator[Problem]:
             "LMUData", f"{folder} does not exist", "It is the folder of VLMEvalKit's data: make it, or unset it."
         )
         return
-    data = _data_folder()
+    data = catalog.lmudata()
     unknown = [name for name in task.datasets if name not in catalog.DEFAULT_VLM_DATASETS]
     unknown = [name for name in unknown if not (data / f"{name}.tsv").is_file()]
     if not unknown:

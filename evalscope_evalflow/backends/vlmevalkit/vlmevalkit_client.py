@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
-from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, said_by
+from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
 
 DOWN_AFTER = 8  # requests in a row that could not reach the server: the rest is not tried
 
@@ -234,5 +234,5 @@ def _no_verdict(error: Exception) -> NoVerdict:
     kind, _ = classify(error)
     if kind == "run":
         status = getattr(error, "status_code", None)
-        return NoVerdict("judge_refuses", f"{WHOLE_RUN.get(status or 0, 'refused')}: {said_by(error)}")
-    return NoVerdict(kind, said_by(error))
+        return NoVerdict("judge_refuses", f"{WHOLE_RUN.get(status or 0, 'refused')}: {error_text(error)}")
+    return NoVerdict(kind, error_text(error))

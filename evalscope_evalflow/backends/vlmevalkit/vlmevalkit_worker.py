@@ -46,7 +46,7 @@ from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client, uncollected
-from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, run_error, said_by
+from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 MODEL = "CustomAPIModel"  # the name under which EvalScope makes VLMEvalKit ask an API
 MODEL_DEFAULTS = {"temperature": 0, "max_tokens": 2048}  # VLMEvalKit's own, where the task says nothing
@@ -56,7 +56,7 @@ ELSEWHERE = ("MMEVAL_ROOT", "PRED_FORMAT", "EVAL_FORMAT", "FWD_API")
 JUDGE_PATIENCE = {"timeout": 300, "retries": 3, "retry_interval": 5}
 
 
-class VLMEvalKit:
+class VLMEvalKitWorker:
     """The phases of `eval_backend: VLMEvalKit`."""
 
     def __init__(self, request: StartTask, channel: Channel) -> None:
@@ -311,7 +311,7 @@ class VLMEvalKit:
             kind, transient = classify(error)
             if kind == "run":
                 self.channel.abort(run_error(error))
-            said = masked(said_by(error))
+            said = masked(error_text(error))
             if not (isinstance(error, Unanswered) and said.startswith("not asked again: ")):
                 self.failures.add(dataset, "default", row, cause, kind, transient, said)
             now.failed[row] = {
@@ -394,7 +394,7 @@ def _seam(module: Any, name: str) -> Any:
 def _missing(what: str) -> RuntimeError:
     version = importlib.metadata.version("ms-vlmeval")
     return RuntimeError(
-        f"ms-vlmeval {version} has no {what}: pip install 'evalscope-evalflow[vlmeval]' has a version that fits"
+        f"ms-vlmeval {version} has no {what}: the extra `vlmeval` of evalscope-evalflow has a version that fits"
     )
 
 

@@ -51,11 +51,11 @@ class _LocalControl(Control):
         super().cancel()
         self._budget.wake()
 
-    def devices_over(self) -> None:
+    def devices_released(self) -> None:
         if self.run is not None and self.run.job.asks_model:
             self._executor.give_back(self.run)
 
-    def may_keep(self) -> bool:
+    def may_keep_engine(self) -> bool:
         return not self._executor.waits()
 
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:

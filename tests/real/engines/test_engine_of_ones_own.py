@@ -1,4 +1,4 @@
-"""An engine as docs/engines.md shows it, in a package of somebody else's, passes the conformance suite there."""
+"""The engine of docs/contributing/add-an-engine.md, in a package of its own, passes the conformance suite there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from evalscope_evalflow.testing.engine_suite import ServerConformance, count_tests
 
 pytestmark = pytest.mark.real
-DOCUMENT = Path(__file__).parents[3] / "docs" / "engines.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "contributing" / "add-an-engine.md"
 SERVER = '''
 """A server that says the same to everybody who has the key."""
 
@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("model")
-for option in ("--name", "--host", "--port", "--threads"):
+for option in ("--name", "--host", "--port", "--context", "--threads"):
     parser.add_argument(option)
 args = parser.parse_args()
 

@@ -31,7 +31,7 @@ SECTIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "engine not installed": (
         {"models": [{"name": "m", "path": "CHECKPOINT"}], "deploy": {"engine": "vllm"}},
-        ["vllm is not installed in", "evalscope-evalflow[vllm]", "--conda_env"],
+        ["vllm is not installed in", "[vllm]", "--conda_env"],
     ),
     "a mask for a key": ({"deploy": {"api_key": "**********"}}, ["is the mask of a key", "${API_KEY}"]),
 }

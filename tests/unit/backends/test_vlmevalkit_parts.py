@@ -90,7 +90,7 @@ class TestCheck:
 
     def test_it_has_to_be_installed(self, worker_env: Path) -> None:
         next(worker_env.glob("lib/python3*/site-packages/vlmeval")).rmdir()
-        assert "evalscope-evalflow[vlmeval]" in problems(worker_env)["worker_env"]
+        assert "[vlmeval]" in problems(worker_env)["worker_env"]
 
     def test_the_data_folder_has_to_be_there(self, worker_env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LMUData", str(worker_env / "nowhere"))

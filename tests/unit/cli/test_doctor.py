@@ -15,6 +15,7 @@ from evalscope_evalflow import __version__
 from evalscope_evalflow.cli import command_line as cli
 from evalscope_evalflow.cli import doctor
 from evalscope_evalflow.cli.doctor import BAD, GOOD, NOTE
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.devices.nvml import Device, DeviceProcess
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.processes import registry
@@ -113,7 +114,7 @@ class TestEngines:
         finding = found()["Engine llamacpp"]
         assert finding.state == NOTE
         assert finding.found == f"not installed in {sys.prefix}"
-        assert finding.todo == "pip install 'evalscope-evalflow[llamacpp]'"
+        assert finding.todo == install_command("llamacpp")
         assert shown()[0]
 
     def test_another_environment(self):

@@ -128,7 +128,7 @@ def test_auto_may_be_written():
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
     assert refused("gsm8k", backend="Nativ").startswith(
-        "evalflow.backend: unknown backend 'Nativ'. Did you mean 'Native'? Known: auto, VLMEvalKit, Native"
+        "evalflow.backend: unknown backend 'Nativ'. Did you mean 'Native'? Known: auto, Native, VLMEvalKit"
     )
     assert {"VLMEvalKit", "Native"} <= set(known_backends())
 

@@ -168,7 +168,7 @@ def test_the_stock_field_may_name_evalflow(written):
     [
         ("Native", {"backend": "VLMEvalKit"}, "is 'Native', but the section's backend is 'VLMEvalKit'"),
         ("VLMEvalkt", {}, "EvalFlow does not run 'VLMEvalkt'\n    Did you mean 'VLMEvalKit'?"),
-        ("OpenCompass", {}, "EvalFlow does not run 'OpenCompass'\n    Known: evalflow, VLMEvalKit, Native"),
+        ("OpenCompass", {}, "EvalFlow does not run 'OpenCompass'\n    Known: evalflow, Native, VLMEvalKit"),
     ],
 )
 def test_a_stock_backend_that_cannot_be_meant_is_refused(written, section, says):

@@ -10,7 +10,8 @@ import pytest
 from fake_nvml import Driver, process
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.devices.placement import check_placement, place
+from evalscope_evalflow.devices.placement import place
+from evalscope_evalflow.devices.placement_check import check_placement
 from evalscope_evalflow.devices.pool import in_blocks
 from evalscope_evalflow.engines import load_engine
 
@@ -19,7 +20,8 @@ import json, sys
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.errors import ConfigError
-from evalscope_evalflow.devices.placement import check_placement, place
+from evalscope_evalflow.devices.placement import place
+from evalscope_evalflow.devices.placement_check import check_placement
 
 def choose(engine, path, deploy, waiting):
     engine, model, deploy, notes = load_engine(engine), ModelConfig(name="m", path=path), DeployConfig(**deploy), []

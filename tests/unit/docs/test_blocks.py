@@ -21,6 +21,7 @@ from doc_blocks import PAGES, ROOT, Block, all_blocks, commands_in
 
 from evalscope_evalflow.cli import main
 from evalscope_evalflow.config import FlowConfig
+from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.task import Task
 
 if sys.version_info >= (3, 11):
@@ -31,7 +32,7 @@ else:
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 # Modules of the reader's own, in examples of plug-ins.
-OF_THE_READER = re.compile(r"(my|your)_\w+|myproject")
+OF_THE_READER = re.compile(r"(my|your|evalflow)_\w+")
 
 
 class Parsed(BaseException):
@@ -141,12 +142,22 @@ def check_yaml(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     data = yaml.safe_load(block.text)
     for name in re.findall(r"\$\{(\w+)\}", block.text):
         monkeypatch.setenv(name, "a-key")
+    backends = [*known_backends(), *_entry_points(block.page, "evalflow.backends")]
+    monkeypatch.setattr("evalscope_evalflow.config.section.known_backends", lambda: backends)
     if block.fragment in (None, "task"):
         check_task(data, whole=block.fragment is None and set(data) != {"evalflow"})
         return
     for key in reversed(str(block.fragment).split(".")[1:]):
         data = {key: data}
     FlowConfig.parse(data)
+
+
+def _entry_points(page: str, group: str) -> list[str]:
+    """The plug-ins that a page's own package has; a test of that page installs it."""
+    texts = [block.text for block in all_blocks("toml") if block.page == page]
+    return [
+        name for text in texts for name in tomllib.loads(text).get("project", {}).get("entry-points", {}).get(group, {})
+    ]
 
 
 def check_task(data: Mapping[str, Any], *, whole: bool) -> None:

@@ -12,6 +12,7 @@ import pytest
 from evalscope_evalflow import ConfigError, deploy
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.engines import check_engine, load_engine
 
 FOREIGN = {"PYTHONPATH": "/foreign", "PYTHONHOME": "", "CONDA_PREFIX": "/foreign", "VIRTUAL_ENV": "/foreign"}
@@ -92,7 +93,7 @@ def test_an_engine_that_is_not_there_is_named_with_what_was_looked_for_and_how_t
 def test_an_engine_that_is_not_here_is_installed_as_an_extra(make_checkpoint):
     model = ModelConfig(name="m", path=str(make_checkpoint()))
     (problem,) = check_engine(load_engine("lmdeploy"), model, DeployConfig(engine="lmdeploy"))
-    assert problem.todo.startswith("pip install 'evalscope-evalflow[lmdeploy]'")
+    assert problem.todo.startswith(install_command("lmdeploy"))
 
 
 def test_a_place_without_environment_says_what_may_be_given(tmp_path):

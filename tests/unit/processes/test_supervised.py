@@ -371,7 +371,7 @@ def test_a_killed_guard_does_not_concern_other_runs(log, tmp_path):
         assert not other.exited.is_set()
 
 
-def test_sweep_finds_by_the_whole_id():
+def test_orphans_are_found_by_the_whole_id():
     mine, other = new_run_id(), new_run_id()
     processes = [
         subprocess.Popen(SLEEP, env={**os.environ, orphans.RUN_ID: run_id})
@@ -390,9 +390,9 @@ def test_sweep_finds_by_the_whole_id():
             process.wait()
 
 
-def test_sweep_where_nobody_collects_orphans():
+def test_orphans_are_ended_where_nobody_collects_them():
     """As in a container whose first process is no init: what was killed stays a zombie, and is gone all the same."""
-    sweeper = (
+    cleaner = (
         "import json, sys, time; from evalscope_evalflow.processes import orphans\n"
         "began = time.monotonic(); found = len(orphans.of_run(sys.argv[1])); left = orphans.end_run(sys.argv[1])\n"
         "print(json.dumps([found, left, time.monotonic() - began]))\n"
@@ -410,15 +410,15 @@ def test_sweep_where_nobody_collects_orphans():
         "os.close(ready_end); os.read(ready, 1)\n"  # closed by all: they have got to their program
         "subprocess.run([sys.executable, '-c', *sys.argv[1:]], check=True)\n"
     )
-    command = [sys.executable, "-c", code, sweeper, new_run_id()]
+    command = [sys.executable, "-c", code, cleaner, new_run_id()]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found, left, seconds = json.loads(done.stdout)
     assert (found, left) == (3, [])
     assert seconds < 5
 
 
-def test_sweep_spares_its_own_process(monkeypatch):
-    """A program that is part of the run may sweep it."""
+def test_cleaning_up_spares_its_own_process(monkeypatch):
+    """A program that is part of the run may clean up after it."""
     code = (
         "import os; from evalscope_evalflow.processes import orphans\n"
         "mine = os.environ[orphans.RUN_ID]\n"

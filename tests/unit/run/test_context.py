@@ -96,7 +96,7 @@ def test_cells_say_what_the_worker_has_reported(run):
 def test_the_executor_hears_of_free_devices_and_whether_they_are_clean():
     control = Control()
     over = []
-    control.devices_over = lambda: over.append(control.clean)
+    control.devices_released = lambda: over.append(control.clean)
     subscriber = ExecutorSubscriber(control)
     subscriber.on_event(EngineReleased("vllm", True, 0.1, 1.0, [], ["cannot be told"], {}))
     subscriber.on_event(DevicesFree())

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import openai
@@ -37,15 +38,17 @@ from evalscope_evalflow.engines import Engine, known_engines, load_engine
 from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import new_run_id
-from evalscope_evalflow.serving import Deployment, http
+from evalscope_evalflow.serving import Deployment, http, start_server
 from evalscope_evalflow.serving import deployment as deployment_module
+from evalscope_evalflow.serving.engine_state import EngineState
 
 QUESTION = [{"role": "user", "content": "Which letter?"}]
 
 
 @pytest.fixture
-def scripted(tmp_path):
+def scripted(tmp_path, monkeypatch):
     """Makes a deployment of the scripted engine, with these arguments for its server."""
+    monkeypatch.setattr(start_server, "GRACE_S", 0.5)
     made = []
 
     def make(*arguments, name="m", **options):
@@ -219,6 +222,25 @@ def test_released_twice(scripted):
     assert deployment.release()
 
 
+def test_it_ends_with_its_last_lease(scripted):
+    """Of several runs that use an engine, each gives back its own lease."""
+    deployment = scripted()
+    deployment.start()
+    with pytest.raises(EngineError, match="is starting, not ready"):
+        deployment.lease("too early")
+    endpoint = deployment.wait_ready()
+    (first,) = deployment.leases.held
+    second = deployment.lease("run-2")
+    assert deployment.keep() is None, "others use it"
+    assert deployment.give_back(first) is None
+    assert ask(endpoint).ok
+    assert deployment.state is EngineState.READY
+    assert deployment.give_back(second)
+    assert deployment.state is EngineState.RELEASED
+    assert 0 < second.device_s < first.device_s + second.device_s
+    assert first.returned < second.returned
+
+
 def test_used_twice(scripted):
     deployment = scripted()
     for _ in range(2):
@@ -309,7 +331,8 @@ class TestFailures:
         assert "\n    Change the script." in text
         assert f"\n    ScriptedError: told to end with code {code}" in text
         assert f"\n  log: {deployment.log}" in text
-        assert f"\n  command: {shlex.join(deployment.argv)}" in text
+        (command,) = [line for line in text.splitlines() if line.startswith("  command: ")]
+        assert command.endswith(shlex.join(deployment.argv))
         assert str(SERVER) in text
         assert deployment.api_key not in text
         assert noticed - deployment.log.stat().st_mtime < 2, "its last line was written when it ended"
@@ -322,8 +345,9 @@ class TestFailures:
         variables = {"THREADS": "1 or 2", "HF_TOKEN": "sk-secret", "REFERENCE": "${ANY_NAME}"}
         deployment = scripted("--exit-after-start", "1", env_vars=variables, devices="0,1")
         text = str(failure(deployment))
-        shown = "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,1 THREADS='1 or 2' REFERENCE='${ANY_NAME}'"
-        assert f"\n  command: {shown} {shlex.join(deployment.argv)}" in text
+        (command,) = [line for line in text.splitlines() if line.startswith("  command: ")]
+        assert command.startswith("  command: CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0,1 ")
+        assert command.endswith(f"THREADS='1 or 2' REFERENCE='${{ANY_NAME}}' {shlex.join(deployment.argv)}")
         assert not any(key in text for key in ("sk-secret", "of-a-key", deployment.api_key))
 
     def test_killed_while_starting(self, scripted):
@@ -384,16 +408,19 @@ class TestFailures:
         assert "of another day" not in str(error)
 
     def test_death_while_serving(self, scripted):
-        told = threading.Event()
+        told, other = threading.Event(), threading.Event()
         deployment = scripted("--daemon-children", "--die-after-requests", "1")
-        deployment._on_exit = told.set
         tree = []
 
         def use():
             with deployment as endpoint:
+                deployment.lease("another run", told.set)
+                deployment.lease("a third one", other.set)
                 tree.extend(below(deployment.process.guard_pid))
                 assert ask(endpoint).status == 0
                 assert told.wait(20)
+                assert other.wait(20)
+                assert deployment.state is EngineState.FAILED
                 assert not any(map(alive, tree))
 
         with pytest.raises(EngineError, match=r"stopped while it was in use \(exit code 137"):
@@ -487,11 +514,12 @@ class TestPorts:
         """To the one who waits for the end of the engine, an engine that was started anew lives."""
         told = []
         deployment = scripted("--bind-fails-once", str(tmp_path / "once"))
-        deployment._on_exit = lambda: told.append("exit")
+        deployment._request = replace(deployment._request, on_exit=lambda: told.append("exit"))
         with deployment as endpoint:
             assert (tmp_path / "once").exists()
             assert ask(endpoint).ok
             assert told == []
+            assert deployment.restarts == 1
         assert told == ["exit"]
 
     def test_always(self, scripted):
@@ -520,6 +548,9 @@ class TestPorts:
             assert ask(endpoint).ok
 
     def test_lease_is_given_back_if_there_is_no_command(self, scripted, monkeypatch):
+        leased = []
+        lease = ports.lease
+        monkeypatch.setattr(ports, "lease", lambda *args: leased.append(lease(*args)) or leased[-1])
         deployment = scripted()
 
         def fail(*_):
@@ -528,7 +559,10 @@ class TestPorts:
         monkeypatch.setattr(deployment.engine, "command", fail)
         with pytest.raises(RuntimeError, match="has a fault"), deployment:
             pytest.fail("it cannot start")
-        assert deployment._lease is None
+        (first,) = leased
+        again = lease("127.0.0.1", first.port)
+        again.release()
+        assert again.port == first.port
 
 
 class TestSettings:

@@ -115,9 +115,9 @@ def test_a_frozen_engine_hangs(watching):
 
 
 def test_a_long_answer_that_makes_progress_is_no_hang(watching):
-    with watching("--answer-seconds", str(3 * STALL_S)) as (told, ask, _):
+    with watching("--answer-seconds", str(2 * STALL_S)) as (told, ask, _):
         thread = ask()
-        assert silent_for(told, 2.5 * STALL_S)
+        assert silent_for(told, 1.7 * STALL_S)
         assert thread.is_alive(), "it was in the middle of the answer all the time"
 
 
@@ -125,7 +125,7 @@ def test_a_long_answer_that_makes_progress_is_no_hang(watching):
 def test_an_engine_with_nothing_to_do_does_not_hang(watching, metrics):
     with watching(*metrics) as (told, ask, _):
         ask().join()
-        assert silent_for(told, 3 * STALL_S)
+        assert silent_for(told, 2 * STALL_S)
 
 
 def test_one_bad_look_may_be_chance(watching):
@@ -137,7 +137,7 @@ def test_one_bad_look_may_be_chance(watching):
 def test_nothing_is_told_after_the_end(watching):
     with watching("--hang-after", "1") as (told, ask, _):
         ask()
-    assert silent_for(told, 2 * STALL_S)
+    assert silent_for(told, 1.5 * STALL_S)
 
 
 def test_a_look_costs_next_to_nothing(watching):

@@ -48,11 +48,11 @@ def beside(tmp_path, api):
     api.replies["/health"] = (200, {})
 
     @contextmanager
-    def run(command=SLEEP, *, stall=30.0, key=None):
+    def run(command=SLEEP, *, stall=30.0, key=None, **options):
         with guarded(command, tmp_path / "engine.log") as process:
             process.wait_started()
             process.listens_at = lambda port: True  # the API is this process's own
-            yield process, Readiness(process, Address("127.0.0.1", urlsplit(api.root).port, key), "m", stall)
+            yield process, Readiness(process, Address("127.0.0.1", urlsplit(api.root).port, key), "m", stall, **options)
 
     return run
 
@@ -104,10 +104,10 @@ def test_not_while_it_is_unhealthy(beside, api):
 
 @pytest.mark.parametrize("script", ["--load-seconds", "--unhealthy-seconds"])
 def test_readiness_is_noticed_within_a_fifth_of_a_second(serve, tmp_path, script):
-    """From silence, or from 503s: the median of five starts, each a little longer, so that no phase is favoured."""
+    """From silence, or from 503s: the median of three starts, each a little longer, so that no phase is favoured."""
     late = []
-    for number in range(5):
-        with serve(script, 0.7 + 0.07 * number) as (process, ready):
+    for number in range(3):
+        with serve(script, 0.5 + 0.07 * number) as (process, ready):
             assert wait(process, ready) is None
             now = time.monotonic()
         healthy_at = float(re.findall(r"healthy at (\S+)", read(tmp_path / "engine.log"))[-1])
@@ -159,6 +159,47 @@ def test_wrong_name(serve):
         error = wait(process, ready)
         assert "serves not-m, not m" in str(error)
         assert "the model's `name`" in str(error)
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_without_a_health_path_is_reported_at_once(beside, api, status):
+    """Not after the stall timeout, as if it made no progress; with what was asked, and what the answer was."""
+    api.replies["/health"] = (status, {})
+    with beside() as (process, ready):
+        error = str(wait(process, ready, seconds=5))
+    assert f"answers GET /health with {status}" in error
+    assert "`health_path`; None: it has none" in error
+    assert api.paths == ["/health"]
+
+
+def test_somebody_elses_server_without_a_health_path_is_no_failure(beside, api):
+    """Ours is about to say that the port is taken."""
+    api.replies["/health"] = sequence((404, {}), (404, {}), (200, {}))
+    with beside() as (process, ready):
+        process.listens_at = lambda port: api.paths.count("/health") >= 3
+        assert wait(process, ready) is None
+
+
+def test_another_health_path(beside, api):
+    api.replies = {"/health": (404, {}), "/v1/ok": (200, {})}
+    with beside(health_path="/v1/ok") as (process, ready):
+        assert wait(process, ready) is None
+    assert api.paths == ["/v1/ok", "/v1/models", "/v1/chat/completions"]
+
+
+def test_an_engine_that_has_none_is_ready_when_it_lists_its_model_and_answers(beside, api):
+    api.replies = {"/v1/models": sequence((503, "loading"), (200, {"data": [{"id": "m"}]}))}
+    with beside(health_path=None) as (process, ready):
+        assert wait(process, ready) is None
+    assert api.paths == ["/v1/models", "/v1/models", "/v1/chat/completions"]
+
+
+def test_what_it_answered_last_is_in_the_error(beside, api):
+    api.replies["/health"] = (503, {"error": "no GPU yet"})
+    with beside(stall=1) as (process, ready):
+        error = str(wait(process, ready))
+    assert "no progress for 1 s" in error
+    assert "/health: no GPU yet (503)" in error
 
 
 def test_several_names(beside, api):

@@ -32,7 +32,7 @@ def write(lines):
 write(before)
 watch = release.DeviceWatch(names)
 write(during)
-watch.look()
+watch.poll()
 engine.kill(); engine.wait()
 if late_s:
     threading.Timer(late_s, write, [after]).start()
@@ -64,7 +64,7 @@ def watch(driver, before, during, after, names=None, late_s=0):
 
 def test_no_driver():
     found = module.DeviceWatch(["0"])
-    found.look()
+    found.poll()
     assert found.prove({1: 1}) == ()
 
 
@@ -179,7 +179,7 @@ def test_only_the_devices_that_were_asked_for(driver):
 
 def test_a_pid_that_another_process_has_by_now(driver):
     """It is not ours because it has the number of one of ours."""
-    code = WATCH.replace("found = watch.prove(tree)", "found = watch.prove({os.getppid(): 1})")
+    code = WATCH.replace("found = watch.prove(tree)", f"found = watch.prove({{{BY}: 1}})")
     taken = [gpu("GPU-a", 400), process("GPU-a", BY, 396)]
     driver.write(*FREE)
     ((found,), _, _) = driver.python(code, json.dumps([None, FREE, FREE, taken, 0]), json.dumps(SLEEP))

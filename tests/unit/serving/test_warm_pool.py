@@ -19,14 +19,15 @@ from evalscope_evalflow import deploy, release_kept
 from evalscope_evalflow.cli.ps import show_runs
 from evalscope_evalflow.cli.stop import stop_runs
 from evalscope_evalflow.processes import ports, registry
-from evalscope_evalflow.serving import http
-from evalscope_evalflow.serving.warm_pool import STORE
+from evalscope_evalflow.serving import http, start_server
+from evalscope_evalflow.serving.warm_pool import POOL
 
 KEEP_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_kept():
+def _nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(start_server, "GRACE_S", 0.5)
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -127,7 +128,7 @@ class TestReuse:
         use(scripted())
         deployment = scripted()
         with deployment:
-            assert STORE.engines() == []
+            assert POOL.engines() == []
             [entry] = registry.entries()
             assert (entry.run_id, entry.phase) == (deployment.run_id, "ready")
             assert entry.commands["engine"].guard.pid == deployment.process.guard_pid
@@ -139,7 +140,7 @@ class TestReuse:
         second = use(scripted(keep_alive_s=0))
         assert second.leader == first.leader
         assert_gone(first, seconds=0.1)
-        assert (entries(), STORE.engines()) == ([], [])
+        assert (entries(), POOL.engines()) == ([], [])
 
     def test_two_at_once(self, scripted):
         """One is taken by one of them alone."""
@@ -235,7 +236,7 @@ class TestEnd:
         used = Used(deployment, endpoint)
         deployment.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
         assert_gone(used, seconds=0.1)
-        assert STORE.engines() == []
+        assert POOL.engines() == []
 
     def test_sick(self, scripted):
         deployment = scripted("--sick-after", "1")
@@ -244,12 +245,12 @@ class TestEnd:
                 Used(deployment, endpoint)
             tree = below(deployment.process.guard_pid)
         assert not any(map(alive, tree))
-        assert STORE.engines() == []
+        assert POOL.engines() == []
 
     def test_death(self, scripted):
         first = use(scripted())
         first.leader.kill()
-        wait_until(lambda: STORE.engines() == [], "the news of its death")
+        wait_until(lambda: POOL.engines() == [], "the news of its death")
         assert_gone(first)
         second = use(scripted())
         assert second.leader != first.leader
@@ -259,7 +260,7 @@ class TestEnd:
 
     def test_silence(self, scripted, monkeypatch):
         """Its process lives, and answers no more."""
-        monkeypatch.setattr("evalscope_evalflow.serving.running.ANSWER_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("evalscope_evalflow.serving.server.ANSWER_TIMEOUT_S", 0.5)
         first = use(scripted("--hang-after", "2"))  # readiness, and ours
         second = use(scripted("--hang-after", "2"))
         assert second.leader != first.leader
@@ -269,8 +270,8 @@ class TestEnd:
     def test_guard(self, scripted):
         """SIGKILL, to the guard of an engine with a daemon that has no environment."""
         first = use(scripted("--daemon-children"))
-        [running] = STORE.engines()
-        wait_until(lambda: {p.pid for p in first.tree[1:]} <= set(running.process.tree), "the guard's look at them")
+        [kept] = POOL.engines()
+        wait_until(lambda: {p.pid for p in first.tree[1:]} <= set(kept.server.process.tree), "the guard's look at them")
         first.guard.kill()
         assert_gone(first)
         assert use(scripted("--daemon-children")).leader != first.leader
@@ -291,6 +292,8 @@ class TestEnd:
 OWNER = """
 import json, os, sys, time
 from evalscope_evalflow import deploy
+from evalscope_evalflow.serving import start_server
+start_server.GRACE_S = 0.3
 log, seconds, code = sys.argv[1:]
 deployment = deploy("any/path", engine="scripted", name="m", log_dir=log, keep_alive_s=float(seconds),
                     extra_args=["--daemon-children", "--ignore-sigterm"])
@@ -348,7 +351,7 @@ class TestOwner:
 DEVICES = """
 import json, os, sys, warnings
 from evalscope_evalflow import ConfigError, deploy
-from evalscope_evalflow.serving.warm_pool import STORE
+from evalscope_evalflow.serving.warm_pool import POOL
 state, log = sys.argv[1:]
 warnings.simplefilter("ignore")
 
@@ -379,7 +382,7 @@ for devices in ("0", "GPU-0", "auto", "all"):
 found["alive"] = not process.exited.is_set()
 with make("there", "1"):
     pass
-found["kept"] = [running.model.name for running in STORE.engines()]
+found["kept"] = [kept.model.name for kept in POOL.engines()]
 second = make("other", "GPU-0")
 look = second.start
 def start():
@@ -389,7 +392,7 @@ second.start = start
 write(*free)
 with second:
     pass
-found["in the end"] = [running.model.name for running in STORE.engines()]
+found["in the end"] = [kept.model.name for kept in POOL.engines()]
 print(json.dumps(found))
 """
 

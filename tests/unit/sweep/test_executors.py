@@ -61,7 +61,7 @@ class Scripted(Job):
         ended = threading.Event()
         try:
             if control is not None:
-                with control.ending(lambda: (ended.set(), stage.gate(name).set())):
+                with control.on_cancel(lambda: (ended.set(), stage.gate(name).set())):
                     assert stage.gate(name).wait(WAIT_S)
                     control.check()
             if name.startswith("bad"):
@@ -73,7 +73,7 @@ class Scripted(Job):
                 stage.at_once -= 1
         stage.say(name, "engine gone")
         if control is not None:
-            control.devices_over()
+            control.devices_released()
             with control.judging(self.size.verdicts) as share:
                 stage.say(name, "judges", share)
         return ModelResult(self.model, self.task.folder(self.model))

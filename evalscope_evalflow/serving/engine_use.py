@@ -1,0 +1,59 @@
+"""Who wants an engine, and one use of it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalscope_evalflow.processes.registry import Registration
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who wants an engine; Deployment describes the fields."""
+
+    log: Path
+    run_id: str
+    on_exit: Callable[[], None] | None
+    entry: Registration | None
+    waiting: int
+    api_key: str | None
+
+
+@dataclass
+class Use:
+    """One use of an engine, from its start, or its being taken from the warm pool.
+
+    Attributes:
+        log: file that its output goes to; of one that was kept, that of the run which started it.
+        log_start: size of that file, in bytes, when the use began.
+        began: when that was; a reading of time.monotonic().
+        load_s: how long loading took, once it is ready.
+        reused: the run that started it, where it was kept since.
+    """
+
+    log: Path
+    log_start: int = 0
+    began: float = 0.0
+    load_s: float | None = None
+    reused: str | None = None
+
+    @classmethod
+    def begin(cls, log: Path, reused: str | None = None) -> Use:
+        """From here on what the engine does, and prints to this file, belongs to this use."""
+        return cls(log, log.stat().st_size if log.exists() else 0, time.monotonic(), reused=reused)
+
+    def copy_log(self, target: Path) -> None:
+        """Append what was printed during this use to another file; all of its log, where that was rotated since."""
+        if self.log == target:
+            return
+        with contextlib.suppress(OSError):  # the run that started it may have been deleted
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("rb") as file, target.open("ab") as copy:
+                file.seek(self.log_start if self.log_start <= self.log.stat().st_size else 0)
+                shutil.copyfileobj(file, copy)
+        self.log = target
