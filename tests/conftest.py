@@ -15,7 +15,7 @@ import pytest
 from leftovers import servers_of
 
 from evalscope_evalflow import Endpoint, deploy
-from evalscope_evalflow.testing.engine_suite import Running
+from evalscope_evalflow.testing.engine_suite import RunningServer
 
 sys.path.insert(0, str(Path(__file__).parent / "scripted"))  # its dist-info makes `engine: scripted` known
 
@@ -95,15 +95,17 @@ def llamacpp(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[E
 
 
 @pytest.fixture(scope="session")
-def vllm_server(vlm: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def vllm_server(
+    vlm: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
     """The run's vLLM server."""
     deployment = deploy(str(vlm), name="smol", log_dir=tmp_path_factory.mktemp("vllm"), **vllm_deploy)
     with deployment as endpoint:
-        yield Running(deployment, endpoint)
+        yield RunningServer(deployment, endpoint)
 
 
 @pytest.fixture(scope="session")
-def vllm(vllm_server: Running) -> Endpoint:
+def vllm(vllm_server: RunningServer) -> Endpoint:
     """Where it is."""
     return vllm_server.endpoint
 

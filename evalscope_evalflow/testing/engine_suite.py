@@ -1,179 +1,83 @@
 """Tests that every engine passes. For an engine of your own, subclass one of the two classes in a pytest module:
 
-    from evalscope_evalflow.conformance import ServerConformance, Subject
+    from evalscope_evalflow.testing.engine_suite import ServerConformance, Subject
 
     class TestMyEngine(ServerConformance):
         subject = Subject("mine", "/models/small", broken={"extra_args": ["--no-such-option"]}, cause="no-such-option")
 
-`EngineConformance` is for engines that cannot serve a model where the tests run, such as for want of a GPU.
-This module needs pytest; nothing in EvalFlow imports it. docs/contributing/add-an-engine.md says more.
+`EngineConformance` is for engines that cannot serve a model where the tests run, for instance for want of a GPU.
+This module needs pytest; nothing in EvalFlow imports it. docs/contributing/add-an-engine.md says more. It is over 400
+lines, as all that an engine has to satisfy stands in one place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import select
 import shutil
-import threading
+import signal
 import time
 import venv
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 
-from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import is_secret_name
-from evalscope_evalflow.engines import Address, Command, Engine, load_engine
+from evalscope_evalflow.engines import HONOURABLE, Command, command_of
 from evalscope_evalflow.engines.options.extra_args import check_extra_args
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.serving import Deployment, Endpoint, http
-from evalscope_evalflow.serving.readiness import listed_models, one_token
+from evalscope_evalflow.serving.readiness import listed_models
+from evalscope_evalflow.testing.engine_subject import (
+    ADDRESS,
+    AREAS,
+    ENDS_WITHIN_S,
+    KEY,
+    NAME,
+    PROPERTY,
+    REPORTED_WITHIN_S,
+    FailedStart,
+    RunningServer,
+    Subject,
+    area,
+    count_tests,
+    gone,
+    watch_end,
+)
 
-AREAS = (
-    "command", "environment", "readiness", "key", "served name", "failure", "release", "extra arguments",
-)  # fmt: skip
-PROPERTY = "conformance"  # of a test in pytest's XML report: ENGINE/AREA
-KEY = "sk-of-the-conformance-suite"
-NAME = "served-under-this-name"
-TOLD_WITHIN_S = 2.0  # of a failed start's exit
-ADDRESS = Address("127.0.0.2", 18123, KEY)
-Test = TypeVar("Test", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An engine, and how the tests use it.
-
-    Attributes:
-        engine: its name, as in `deploy.engine`.
-        path: a small model that it serves.
-        deploy: settings with which it does, as in `deploy`.
-        broken: settings on top of those with which it does not start.
-        cause: words that its error then has to have.
-        extra_args: arguments that it takes and that change nothing.
-        dies: its exit code where `broken` ends it; None: any.
-    """
-
-    engine: str
-    path: str
-    deploy: Mapping[str, Any] = field(default_factory=dict)
-    broken: Mapping[str, Any] = field(default_factory=dict)
-    cause: str = ""
-    extra_args: tuple[str, ...] = ()
-    dies: int | None = None
-
-    @property
-    def model(self) -> ModelConfig:
-        """The model, under the name of the tests."""
-        return ModelConfig(name=NAME, path=self.path)
-
-    def settings(self, **more: Any) -> DeployConfig:
-        """`deploy`, with more on top."""
-        return DeployConfig.model_validate({"engine": self.engine, **self.deploy, **more})
-
-    def load(self) -> Engine:
-        """The engine, by its entry point."""
-        return load_engine(self.engine)
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server that was started by EvalFlow.
-
-    Attributes:
-        deployment: what started it.
-        endpoint: where it is.
-    """
-
-    deployment: Deployment
-    endpoint: Endpoint
-
-    @property
-    def root(self) -> str:
-        """Its URL without a path."""
-        return self.endpoint.api_url.removesuffix("/v1")
-
-    @property
-    def port(self) -> int:
-        """Its port."""
-        return int(self.root.rsplit(":", 1)[1])
-
-    @property
-    def processes(self) -> list[psutil.Process]:
-        """The guard, and everything below it."""
-        assert self.deployment.process is not None
-        guard = psutil.Process(self.deployment.process.guard_pid)
-        return [guard, *guard.children(recursive=True)]
-
-    def chat(self, key: str | None) -> http.Reply:
-        """The answer to a one-token request."""
-        url = f"{self.endpoint.api_url}/chat/completions"
-        return http.request(url, api_key=key, body=one_token(self.endpoint.model), timeout_s=120, direct=True)
-
-
-def area(name: str) -> Callable[[Test], Test]:
-    """Say what a test is about."""
-    assert name in AREAS
-
-    def mark(test: Test) -> Test:
-        test.conformance_area = name  # type: ignore[attr-defined]
-        return test
-
-    return mark
-
-
-def count_tests(suite: type) -> dict[str, int]:
-    """How many tests a class has in each area."""
-    found = [getattr(getattr(suite, name), "conformance_area", None) for name in dir(suite) if name.startswith("test_")]
-    return {name: found.count(name) for name in AREAS}
-
-
-def gone(processes: list[psutil.Process], timeout_s: float = 10.0) -> list[psutil.Process]:
-    """Those of these processes that still live after a while."""
-    _, alive = psutil.wait_procs([process for process in processes if process.is_running()], timeout=timeout_s)
-    return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
-def _watch(pid: int | None) -> Callable[[], float]:
-    """Note when a process ends: a function that waits for it, and gives the time by time.monotonic()."""
-    assert pid is not None
-    process, ends = os.pidfd_open(pid), []
-
-    def wait() -> None:
-        select.select([process], [], [])
-        ends.append(time.monotonic())
-        os.close(process)
-
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-
-    def ended() -> float:
-        waiting.join()
-        return ends[0]
-
-    return ended
+__all__ = [
+    "AREAS",
+    "PROPERTY",
+    "EngineConformance",
+    "RunningServer",
+    "ServerConformance",
+    "Subject",
+    "area",
+    "count_tests",
+]
+SAMPLED_TOKENS = 6
 
 
 class EngineConformance:
     """What holds of every local engine, whether or not it can serve here.
 
     Attributes:
-        subject: the engine, and how to use it. Where only a fixture knows that, override the fixture `made`.
+        subject: the engine, and how to use it. Where only a fixture knows that, override the fixture `tested`.
     """
 
     subject: ClassVar[Subject]
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls) -> Subject:
+    def tested(cls) -> Subject:
         """The engine, and how to use it."""
         return cls.subject
 
@@ -182,57 +86,91 @@ class EngineConformance:
         """Write down for the XML report what a test was about."""
         about = getattr(request.function, "conformance_area", None)
         if about is not None:
-            made: Subject = request.getfixturevalue("made")
+            tested: Subject = request.getfixturevalue("tested")
             # As `record_property` does, which warns of the newer one of pytest's two formats.
-            request.node.user_properties.append((PROPERTY, f"{made.engine}/{about}"))
+            request.node.user_properties.append((PROPERTY, f"{tested.engine}/{about}"))
 
-    def _command(self, made: Subject, **more: Any) -> Command:
-        settings = made.settings(**more)
-        return made.load().command(made.model, settings, ADDRESS, Environment.find(settings.env))
+    def _command(self, tested: Subject, *, path: str | None = None, **more: Any) -> Command:
+        settings = tested.settings(**more)
+        model = tested.model.model_copy(update={"path": path or tested.path})
+        return command_of(tested.load(), model, settings, ADDRESS, Environment.find(settings.env))
 
     # command
 
     @area("command")
-    def test_a_good_model_and_good_settings_are_no_problem(self, made: Subject) -> None:
-        assert list(made.load().check(made.model, made.settings())) == []
-        assert list(made.load().check_installed(made.settings())) == []
+    def test_a_good_model_and_good_settings_are_no_problem(self, tested: Subject) -> None:
+        assert list(tested.load().check(tested.model, tested.settings())) == []
+        assert list(tested.load().check_settings(tested.settings())) == []
+        assert list(tested.load().check_installed(tested.settings())) == []
 
     @area("command")
-    def test_a_model_without_a_path_is_a_problem(self, made: Subject) -> None:
-        problems = list(made.load().check(ModelConfig(name=NAME), made.settings()))
+    def test_a_model_without_a_path_is_a_problem(self, tested: Subject) -> None:
+        problems = list(tested.load().check(ModelConfig(name=NAME), tested.settings()))
         assert problems
         assert all(problem.where and problem.what for problem in problems)
 
     @area("command")
-    def test_the_command_runs_a_program_that_is_there_and_is_the_same_every_time(self, made: Subject) -> None:
-        command = self._command(made)
+    def test_the_command_runs_a_program_that_is_there_and_is_the_same_every_time(self, tested: Subject) -> None:
+        command = self._command(tested)
         assert command.argv
         assert all(isinstance(word, str) for word in command.argv)
         assert shutil.which(command.argv[0])
-        assert command == self._command(made)
+        assert command == self._command(tested)
 
     @area("command")
-    def test_the_command_says_where_to_listen(self, made: Subject) -> None:
-        command = self._command(made)
+    def test_the_command_says_where_to_listen(self, tested: Subject) -> None:
+        command = self._command(tested)
         said = {part for word in (*command.argv, *command.env.values()) for part in word.replace("=", " ").split()}
         both = f"{ADDRESS.host}:{ADDRESS.port}"
         assert ADDRESS.host in said or any(both in word for word in said), "else it may listen at every address"
         assert str(ADDRESS.port) in said or any(both in word for word in said)
 
+    @area("command")
+    def test_paths_hold_in_the_folder_in_which_it_runs(
+        self, tested: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "model").symlink_to(tested.path)
+        (tmp_path / "chat.jinja").write_text("{{ messages }}")
+        command = self._command(tested, path="model" if Path(tested.path).exists() else None)
+        assert "model" not in command.argv, "it is started in another folder"
+        if "chat_template" in tested.load().honours:
+            assert "chat.jinja" not in self._command(tested, chat_template="chat.jinja").argv
+
+    @area("command")
+    def test_it_honours_the_settings_that_it_says_it_does_and_no_other(self, tested: Subject, tmp_path: Path) -> None:
+        engine = tested.load()
+        assert engine.honours <= set(HONOURABLE)
+        (tmp_path / "chat.jinja").write_text("{{ messages }}")
+        template = str(tmp_path / "chat.jinja")
+        values = {"tensor_parallel": 2, "data_parallel": 2, "max_model_len": 321, "chat_template": template}
+        for name, value in values.items():
+            base = {**dict.fromkeys(("max_model_len", "chat_template")), "tensor_parallel": 1, "data_parallel": 1}
+            changed = self._command(tested, **{**base, name: value}) != self._command(tested, **base)
+            assert changed == (name in engine.honours), f"{name}: is it to be among `honours`?"
+            refused = [problem.where for problem in engine.check_settings(tested.settings(**{**base, name: value}))]
+            assert (f"deploy.{name}" in refused) == (name not in engine.honours)
+
     # environment
 
     @area("environment")
-    def test_an_environment_that_is_not_there_is_a_problem(self, made: Subject, tmp_path: Path) -> None:
-        problems = list(made.load().check_installed(made.settings(env=str(tmp_path / "none"))))
+    def test_its_version_is_found_in_its_environment(self, tested: Subject) -> None:
+        engine = tested.load()
+        found = engine.version(Environment.find(tested.settings().env))
+        assert bool(found) == bool(engine.distribution), "name the package that has its version, as `distribution`"
+
+    @area("environment")
+    def test_an_environment_that_is_not_there_is_a_problem(self, tested: Subject, tmp_path: Path) -> None:
+        problems = list(tested.load().check_installed(tested.settings(env=str(tmp_path / "none"))))
         assert [problem.where for problem in problems] == ["deploy.env"]
 
     @area("environment")
     def test_an_environment_without_it_is_a_problem_that_says_what_to_install(
-        self, made: Subject, tmp_path: Path
+        self, tested: Subject, tmp_path: Path
     ) -> None:
-        engine = made.load()
+        engine = tested.load()
         venv.create(tmp_path / "bare", symlinks=True)
-        problems = list(engine.check_installed(made.settings(env=str(tmp_path / "bare"))))
+        problems = list(engine.check_installed(tested.settings(env=str(tmp_path / "bare"))))
         if not engine.modules:  # it needs nothing of an environment but its interpreter
             assert problems == []
             return
@@ -241,10 +179,10 @@ class EngineConformance:
         assert "install" in problem.todo
 
     @area("environment")
-    def test_the_command_is_that_of_the_environment(self, made: Subject, tmp_path: Path) -> None:
+    def test_the_command_is_that_of_the_environment(self, tested: Subject, tmp_path: Path) -> None:
         venv.create(tmp_path / "other", symlinks=True)
-        usual, other = self._command(made), self._command(made, env=str(tmp_path / "other"))
-        python = str(Environment.find(made.settings().env).python)
+        usual, other = self._command(tested), self._command(tested, env=str(tmp_path / "other"))
+        python = str(Environment.find(tested.settings().env).python)
         assert python not in other.argv
         if python in usual.argv:
             assert other.argv[0] == str(tmp_path / "other" / "bin" / "python")
@@ -252,49 +190,49 @@ class EngineConformance:
     # key
 
     @area("key")
-    def test_the_key_is_in_the_environment_and_marked_as_one(self, made: Subject) -> None:
-        command = self._command(made)
+    def test_the_key_is_in_the_environment_and_marked_as_one(self, tested: Subject) -> None:
+        command = self._command(tested)
         assert KEY not in " ".join(command.argv), "others could read it"
         assert {name for name, value in command.env.items() if KEY in value} <= set(command.secrets)
         assert KEY in command.env.values(), "without a key, everybody on the machine may use the server"
 
     @area("key")
     @pytest.mark.parametrize("word", ["--api-key", "--api_key=x"])
-    def test_a_key_in_extra_args_is_a_problem(self, made: Subject, word: str) -> None:
-        problems = list(made.load().check_keys(made.settings(extra_args=[word])))
+    def test_a_key_in_extra_args_is_a_problem(self, tested: Subject, word: str) -> None:
+        problems = list(tested.load().check_keys(tested.settings(extra_args=[word])))
         assert any("api_key" in problem.todo for problem in problems)
 
     # served name
 
     @area("served name")
-    def test_the_command_has_the_served_name(self, made: Subject) -> None:
-        command = self._command(made)
+    def test_the_command_has_the_served_name(self, tested: Subject) -> None:
+        command = self._command(tested)
         assert NAME in [*command.argv, *command.env.values()]
 
     # failure
 
     @area("failure")
-    def test_a_start_that_fails_is_told_with_its_cause(self, failed: Failed, made: Subject) -> None:
+    def test_a_start_that_fails_is_reported_with_its_cause(self, failed: FailedStart, tested: Subject) -> None:
         message = str(failed.error)
-        assert failed.told_s < TOLD_WITHIN_S
-        assert made.cause in message.splitlines()[0]
+        assert failed.reported_after_s < REPORTED_WITHIN_S
+        assert tested.cause in message.splitlines()[0]
         assert "  its last lines:" in message
-        assert message.startswith(f"{made.engine} stopped while it was starting (exit code ")
+        assert message.startswith(f"{tested.engine} stopped while it was starting (exit code ")
         assert f"log: {failed.log}" in message
         assert "command: " in message
         assert KEY not in message
-        if made.dies is not None:
-            assert f"(exit code {made.dies}, " in message
+        if tested.dies is not None:
+            assert f"(exit code {tested.dies}, " in message
 
     @area("failure")
-    def test_the_log_of_a_start_that_fails_is_kept_without_the_key(self, failed: Failed) -> None:
+    def test_the_log_of_a_start_that_fails_is_kept_without_the_key(self, failed: FailedStart) -> None:
         assert failed.log.stat().st_size > 0
         assert KEY not in failed.log.read_text(errors="replace")
 
     # release
 
     @area("release")
-    def test_a_start_that_fails_leaves_nothing(self, failed: Failed) -> None:
+    def test_a_start_that_fails_leaves_nothing(self, failed: FailedStart) -> None:
         assert gone(failed.processes) == []
         assert failed.released
         assert ports.is_free("127.0.0.1", failed.port)
@@ -302,73 +240,57 @@ class EngineConformance:
     # extra arguments
 
     @area("extra arguments")
-    def test_extra_arguments_come_last_and_as_they_are(self, made: Subject) -> None:
+    def test_extra_arguments_come_last_and_as_they_are(self, tested: Subject) -> None:
         words = ["--one", "two words", '{"three": 3}']
-        usual = self._command(made, extra_args=[])
-        assert self._command(made, extra_args=words).argv == [*usual.argv, *words]
+        usual = self._command(tested, extra_args=[])
+        assert self._command(tested, extra_args=words).argv == [*usual.argv, *words]
 
     @area("extra arguments")
-    def test_what_it_takes_is_no_problem_and_what_it_does_not_know_is_one(self, made: Subject) -> None:
-        engine = made.load()
-        given = [*made.settings().extra_args, *made.extra_args]
-        assert list(check_extra_args(engine, made.settings(extra_args=given))) == []
-        unknown = [problem.what for problem in check_extra_args(engine, made.settings(extra_args=["--no-such-option"]))]
+    def test_what_it_takes_is_no_problem_and_what_it_does_not_know_is_one(self, tested: Subject) -> None:
+        engine = tested.load()
+        given = [*tested.settings().extra_args, *tested.extra_args]
+        assert list(check_extra_args(engine, tested.settings(extra_args=given))) == []
+        unknown = [
+            problem.what for problem in check_extra_args(engine, tested.settings(extra_args=["--no-such-option"]))
+        ]
+        if engine.parser is not None and not engine.parser.target.endswith(".py"):
+            assert engine.distribution, "its version decides when the options are read anew"
         if engine.parser is None:  # then it says so itself, when it is started
             assert unknown == []
         else:
             assert unknown == [f"{engine.name} has no option --no-such-option"]
 
     @area("extra arguments")
-    def test_what_has_a_setting_is_a_problem_that_names_the_setting(self, made: Subject) -> None:
-        engine = made.load()
+    def test_what_has_a_setting_is_a_problem_that_names_the_setting(self, tested: Subject) -> None:
+        engine = tested.load()
         for option, setting in engine.reserved_options.items():
             if is_secret_name(option.lstrip("-").removesuffix("s")):
                 continue  # has a message of its own
-            (problem,) = check_extra_args(engine, made.settings(extra_args=[option, "1"]))
-            assert setting in problem.todo, option
+            problems = list(check_extra_args(engine, tested.settings(extra_args=[option, "1"])))
+            assert any(setting in problem.todo for problem in problems), option
+            assert list(check_extra_args(engine, tested.settings(extra_args=[f"{option}=1"]))), option
 
     @pytest.fixture(scope="class")
     @classmethod
-    def failed(cls, made: Subject, tmp_path_factory: pytest.TempPathFactory) -> Failed:
+    def failed(cls, tested: Subject, tmp_path_factory: pytest.TempPathFactory) -> FailedStart:
         """What is left of a start with settings that are broken."""
         log = tmp_path_factory.mktemp("failed") / "engine.log"
         lease = ports.lease("127.0.0.1")
         lease.release()
-        settings = made.settings(**{**made.broken, "api_key": KEY, "port": lease.port})
-        deployment = Deployment(made.load(), made.model, settings, log=log, run_id=new_run_id())
+        settings = tested.settings(**{**tested.broken, "api_key": KEY, "port": lease.port})
+        deployment = Deployment(tested.load(), tested.model, settings, log=log, run_id=new_run_id())
         deployment.start()
         processes: list[psutil.Process] = []
         try:
             assert deployment.process is not None
-            ended = _watch(deployment.process.wait_started())
-            processes = Running(deployment, Endpoint("", NAME)).processes
+            ended = watch_end(deployment.process.wait_started())
+            processes = RunningServer(deployment, Endpoint("", NAME)).processes
             with pytest.raises(EngineError) as caught:
                 deployment.wait_ready()
-            told_s = time.monotonic() - ended()
+            reported_after_s = time.monotonic() - ended()
         finally:
             released = deployment.release()
-        return Failed(caught.value, told_s, log, lease.port, processes, bool(released))
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A start that failed.
-
-    Attributes:
-        error: what was said.
-        told_s: how many seconds after the end of the engine's own process.
-        log: the engine's.
-        port: where it should have listened.
-        processes: the guard, and what was below it at the beginning.
-        released: whether the release was proven.
-    """
-
-    error: EngineError
-    told_s: float
-    log: Path
-    port: int
-    processes: list[psutil.Process]
-    released: bool
+        return FailedStart(caught.value, reported_after_s, log, lease.port, processes, bool(released))
 
 
 class ServerConformance(EngineConformance):
@@ -376,24 +298,24 @@ class ServerConformance(EngineConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def server(cls, made: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-        """The engine, serving."""
-        settings = made.settings(extra_args=[*made.settings().extra_args, *made.extra_args])
-        log = tmp_path_factory.mktemp("server") / "engine.log"
-        deployment = Deployment(made.load(), made.model, settings, log=log, run_id=new_run_id())
-        with deployment as endpoint:
-            yield Running(deployment, endpoint)
+    def server(cls, tested: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+        """The engine, serving, for all tests that leave it as it is."""
+        with started(tested, tested.path, tmp_path_factory.mktemp("server") / "engine.log") as server:
+            yield server
 
     @area("readiness")
-    def test_when_it_is_ready_it_is_healthy_and_answers(self, server: Running) -> None:
-        assert http.request(f"{server.root}/health", direct=True).status == 200
+    def test_when_it_is_ready_it_is_healthy_and_answers(self, server: RunningServer) -> None:
+        path, key = server.deployment.engine.health_path, None
+        if path is None:
+            path, key = "/v1/models", server.endpoint.api_key
+        assert http.request(f"{server.root}{path}", api_key=key, direct=True).status == 200
         reply = server.chat(server.endpoint.api_key)
         assert reply.status == 200, reply.text
         assert reply.json["choices"][0]["message"]["role"] == "assistant"
         assert server.deployment.load_s is not None
 
     @area("readiness")
-    def test_it_listens_at_the_address_that_it_was_given_and_at_no_other(self, server: Running) -> None:
+    def test_it_listens_at_the_address_that_it_was_given_and_at_no_other(self, server: RunningServer) -> None:
         listening = {
             connection.laddr.ip
             for process in server.processes
@@ -403,21 +325,21 @@ class ServerConformance(EngineConformance):
         assert listening == {server.deployment.deploy.host}
 
     @area("readiness")
-    def test_it_has_the_counters_by_which_a_hang_is_seen(self, server: Running, made: Subject) -> None:
-        counters = made.load().counters
+    def test_it_has_the_counters_by_which_a_hang_is_seen(self, server: RunningServer, tested: Subject) -> None:
+        counters = tested.load().counters
         reply = http.request(f"{server.root}/metrics", api_key=server.endpoint.api_key, direct=True)
         names = {line.split("{")[0].split(" ")[0] for line in reply.text.splitlines() if not line.startswith("#")}
         for group in (counters.in_flight, counters.progress) if counters else ():
             assert set(group) & names, f"{reply.status}: none of {group}"
 
     @area("key")
-    def test_without_its_key_it_answers_nobody(self, server: Running) -> None:
+    def test_without_its_key_it_answers_nobody(self, server: RunningServer) -> None:
         for key in (None, "sk-of-somebody-else"):
             assert server.chat(key).status in (401, 403)
             assert http.request(f"{server.endpoint.api_url}/models", api_key=key, direct=True).status in (401, 403)
 
     @area("key")
-    def test_nobody_can_read_its_key(self, server: Running) -> None:
+    def test_nobody_can_read_its_key(self, server: RunningServer) -> None:
         key = server.endpoint.api_key
         assert len(key) > 16
         for process in server.processes:
@@ -425,25 +347,76 @@ class ServerConformance(EngineConformance):
         assert key not in server.deployment.log.read_text(errors="replace")
 
     @area("served name")
-    def test_it_lists_the_name_that_it_was_given(self, server: Running) -> None:
+    def test_it_lists_the_name_that_it_was_given(self, server: RunningServer) -> None:
         reply = http.request(f"{server.endpoint.api_url}/models", api_key=server.endpoint.api_key, direct=True)
         assert listed_models(reply.json) == [server.endpoint.model]
 
     @area("environment")
-    def test_it_runs_in_an_empty_folder_of_its_own_with_a_temporary_one(self, server: Running) -> None:
+    def test_it_runs_in_an_empty_folder_of_its_own_with_a_temporary_one(self, server: RunningServer) -> None:
         assert server.deployment.process is not None
         leader = psutil.Process(server.deployment.process.leader)
         assert leader.cwd() != os.getcwd()
         assert leader.environ()["TMPDIR"].startswith(str(server.deployment.process.scratch))
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def second(cls, tested: Subject, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+        """One more server, for the tests that end it; its checkpoint brings sampling defaults."""
+        folder = tmp_path_factory.mktemp("second")
+        path = with_sampling_defaults(tested.path, folder / "model")
+        with started(tested, path, folder / "engine.log") as server:
+            yield server
+
+    @area("served name")
+    def test_sampling_defaults_of_the_checkpoint_do_not_apply(self, second: RunningServer, tested: Subject) -> None:
+        """Else results would change with a file that nobody looks at; it is seen where the model is a folder."""
+        again = [second.chat(second.endpoint.api_key, max_tokens=SAMPLED_TOKENS).json for _ in range(2)]
+        first, other = (answer["choices"][0]["message"]["content"] for answer in again)
+        assert first == other, "temperature 0 was asked for"
+        used = again[0].get("usage", {}).get("completion_tokens", SAMPLED_TOKENS)
+        ended = again[0]["choices"][0].get("finish_reason") == "stop"
+        assert used == SAMPLED_TOKENS or ended, "the checkpoint's max_new_tokens of 2 applied"
+
     @area("release")
-    def test_when_it_is_released_nothing_of_it_is_left(self, server: Running) -> None:
-        """The last one: the server is gone afterwards."""
-        processes, port = server.processes, server.port
-        assert server.deployment.process is not None
-        scratch = server.deployment.process.scratch
-        released = server.deployment.release()
+    def test_it_ends_on_sigterm_and_nothing_of_it_is_left(self, second: RunningServer) -> None:
+        processes, port = second.processes, second.port
+        process = second.deployment.process
+        assert process is not None
+        ended = watch_end(process.leader)
+        began = time.monotonic()
+        os.kill(process.leader, signal.SIGTERM)
+        assert ended() - began < ENDS_WITHIN_S
+        released = second.deployment.release()
         assert released, json.dumps(released.problems())
         assert gone(processes, timeout_s=0) == []
         assert ports.is_free("127.0.0.1", port)
-        assert not scratch.exists()
+        assert not process.scratch.exists()
+
+
+@contextlib.contextmanager
+def started(tested: Subject, path: str, log: Path) -> Iterator[RunningServer]:
+    """The engine, serving a model; at the end, it has to leave nothing."""
+    settings = tested.settings(extra_args=[*tested.settings().extra_args, *tested.extra_args])
+    model = tested.model.model_copy(update={"path": path})
+    deployment = Deployment(tested.load(), model, settings, log=log, run_id=new_run_id())
+    try:
+        deployment.start()
+        yield RunningServer(deployment, deployment.wait_ready())
+    finally:
+        released = deployment.release()
+    assert released, json.dumps(released.problems())
+
+
+def with_sampling_defaults(path: str, copy: Path) -> str:
+    """A checkpoint with sampling defaults that would be seen; what is no folder stays as it is."""
+    if not os.path.isdir(path):
+        return path
+    copy.mkdir()
+    for item in Path(path).iterdir():
+        (copy / item.name).symlink_to(item.resolve())
+    defaults = copy / "generation_config.json"
+    own = json.loads(defaults.read_text(encoding="utf-8")) if defaults.exists() else {}
+    defaults.unlink(missing_ok=True)
+    changed = {"do_sample": True, "temperature": 2.0, "repetition_penalty": 9.0, "max_new_tokens": 2}
+    defaults.write_text(json.dumps({**own, **changed}), encoding="utf-8")
+    return str(copy)

@@ -1,6 +1,6 @@
-"""Tests that every engine passes that starts nothing, as its models run elsewhere. `conformance.py` has the others.
+"""Tests that every engine passes that starts nothing, as its models run elsewhere. `engine_suite.py` has the others.
 
-    from evalscope_evalflow.conformance_api import API, APIConformance
+    from evalscope_evalflow.testing.remote_suite import API, APIConformance
 
     class TestMyAPI(APIConformance):
         subject = API("mine", "https://api.example/v1", "my-model", "sk-…")
@@ -26,7 +26,7 @@ from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.serving import Deployment, Endpoint, check_api, http
 from evalscope_evalflow.serving.readiness import one_token
-from evalscope_evalflow.testing.engine_suite import ADDRESS, PROPERTY, area
+from evalscope_evalflow.testing.engine_subject import ADDRESS, PROPERTY, area
 
 OTHER_KEY, OTHER_NAME = "sk-of-somebody-else", "no-such-model-here"
 
@@ -72,100 +72,100 @@ class APIConformance:
     """What holds of an engine whose models run elsewhere.
 
     Attributes:
-        subject: the API. Where only a fixture knows it, override the fixture `made`.
+        subject: the API. Where only a fixture knows it, override the fixture `tested`.
     """
 
     subject: ClassVar[API]
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls) -> API:
+    def tested(cls) -> API:
         """The API."""
         return cls.subject
 
     @pytest.fixture(autouse=True)
-    def _noted(self, request: pytest.FixtureRequest, made: API) -> None:
+    def _noted(self, request: pytest.FixtureRequest, tested: API) -> None:
         """Write down for the XML report what a test was about."""
         about = getattr(request.function, "conformance_area", None)
-        request.node.user_properties.append((PROPERTY, f"{made.engine}/{about}"))
+        request.node.user_properties.append((PROPERTY, f"{tested.engine}/{about}"))
 
     @pytest.fixture
-    def deployment(self, made: API, tmp_path: Path) -> Iterator[Deployment]:
+    def deployment(self, tested: API, tmp_path: Path) -> Iterator[Deployment]:
         """As a run uses it."""
-        settings = DeployConfig(engine=made.engine)
-        deployment = Deployment(made.load(), made.model(), settings, log=tmp_path / "log", run_id=new_run_id())
+        settings = DeployConfig(engine=tested.engine)
+        deployment = Deployment(tested.load(), tested.model(), settings, log=tmp_path / "log", run_id=new_run_id())
         deployment.start()
         yield deployment
         deployment.release()
 
     @area("command")
-    def test_there_is_none(self, made: API) -> None:
-        engine = made.load()
+    def test_there_is_none(self, tested: API) -> None:
+        engine = tested.load()
         assert not engine.local
         with pytest.raises(NotImplementedError):
-            engine.command(made.model(), DeployConfig(engine=made.engine), ADDRESS, Environment.find(None))
+            engine.command(tested.model(), DeployConfig(engine=tested.engine), ADDRESS, Environment.find(None))
 
     @area("command")
     @pytest.mark.parametrize("url", [None, "localhost"])
-    def test_a_good_model_is_no_problem_and_one_without_a_url_is_one(self, made: API, url: str | None) -> None:
-        settings = DeployConfig(engine=made.engine)
-        assert list(made.load().check(made.model(), settings)) == []
-        problems = list(made.load().check(made.model(api_url=url), settings))
+    def test_a_good_model_is_no_problem_and_one_without_a_url_is_one(self, tested: API, url: str | None) -> None:
+        settings = DeployConfig(engine=tested.engine)
+        assert list(tested.load().check(tested.model(), settings)) == []
+        problems = list(tested.load().check(tested.model(api_url=url), settings))
         assert problems
         assert all(problem.where and problem.what for problem in problems)
 
     @area("environment")
-    def test_none_is_needed(self, made: API, tmp_path: Path) -> None:
-        settings = DeployConfig(engine=made.engine, env=str(tmp_path / "none"))
-        assert list(made.load().check_installed(settings)) == []
+    def test_none_is_needed(self, tested: API, tmp_path: Path) -> None:
+        settings = DeployConfig(engine=tested.engine, env=str(tmp_path / "none"))
+        assert list(tested.load().check_installed(settings)) == []
 
     @area("readiness")
     @pytest.mark.parametrize("end", ["", "/", "/chat/completions", "/chat/completions/"])
-    def test_preflight_finds_it_well_in_every_form_of_its_url(self, made: API, end: str) -> None:
-        assert made.problem(made.key, made.name, http.api_base(made.url) + end) is None
+    def test_preflight_finds_it_well_in_every_form_of_its_url(self, tested: API, end: str) -> None:
+        assert tested.problem(tested.key, tested.name, http.api_base(tested.url) + end) is None
 
     @area("readiness")
-    def test_it_is_ready_at_once_and_answers(self, made: API, deployment: Deployment) -> None:
+    def test_it_is_ready_at_once_and_answers(self, tested: API, deployment: Deployment) -> None:
         endpoint = deployment.wait_ready()
-        assert endpoint.api_url == http.api_base(made.url)
-        assert made.chat(endpoint) == 200
+        assert endpoint.api_url == http.api_base(tested.url)
+        assert tested.chat(endpoint) == 200
 
     @area("key")
     @pytest.mark.parametrize("key", [None, OTHER_KEY])
-    def test_no_key_or_another_is_told_as_such(self, made: API, key: str | None) -> None:
-        problem = made.problem(key, made.name)
+    def test_no_key_or_another_is_told_as_such(self, tested: API, key: str | None) -> None:
+        problem = tested.problem(key, tested.name)
         assert problem is not None
         assert ("refuses the key" if key else "asks for a key") in problem.what
         assert OTHER_KEY not in str(problem)
 
     @area("key")
     def test_a_run_uses_the_one_that_it_was_given_and_writes_it_nowhere(
-        self, made: API, deployment: Deployment
+        self, tested: API, deployment: Deployment
     ) -> None:
-        assert deployment.wait_ready().api_key == made.key
-        assert made.key not in repr(deployment.model)
+        assert deployment.wait_ready().api_key == tested.key
+        assert tested.key not in repr(deployment.model)
         assert not deployment.log.exists()
 
     @area("served name")
-    def test_an_unknown_model_is_told_with_those_that_there_are(self, made: API) -> None:
+    def test_an_unknown_model_is_told_with_those_that_there_are(self, tested: API) -> None:
         """Be it refused, or, as some servers do, answered by the only model that there is."""
         notes: list[str] = []
-        said = str(made.problem(made.key, OTHER_NAME, note=notes.append) or "".join(notes))
+        said = str(tested.problem(tested.key, OTHER_NAME, note=notes.append) or "".join(notes))
         assert repr(OTHER_NAME) in said
-        assert made.name in said.split("lists: ")[1]
+        assert tested.name in said.split("lists: ")[1]
 
     @area("failure")
-    def test_nobody_at_its_address_is_told(self, made: API) -> None:
+    def test_nobody_at_its_address_is_told(self, tested: API) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
-        problem = made.problem(made.key, made.name, url)
+        problem = tested.problem(tested.key, tested.name, url)
         assert problem is not None
         assert f"{url} cannot be reached" in problem.what
-        assert made.key not in str(problem)
+        assert tested.key not in str(problem)
 
     @area("release")
-    def test_it_is_left_alone(self, made: API, deployment: Deployment) -> None:
+    def test_it_is_left_alone(self, tested: API, deployment: Deployment) -> None:
         endpoint = deployment.wait_ready()
         assert deployment.process is None
         assert deployment.release()
-        assert made.chat(endpoint) == 200
+        assert tested.chat(endpoint) == 200

@@ -9,7 +9,7 @@ import environments
 import pytest
 
 from evalscope_evalflow import Endpoint
-from evalscope_evalflow.testing.engine_suite import EngineConformance, Running, ServerConformance, Subject, area
+from evalscope_evalflow.testing.engine_suite import EngineConformance, RunningServer, ServerConformance, Subject
 from evalscope_evalflow.testing.remote_suite import API, APIConformance
 
 pytestmark = pytest.mark.real
@@ -30,7 +30,7 @@ class TestLlamaCpp(ServerConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls, gguf: Path) -> Subject:
+    def tested(cls, gguf: Path) -> Subject:
         return Subject(
             "llamacpp", str(gguf), {"max_model_len": 512, "max_num_seqs": 1}, NO_SUCH_OPTION,
             cause="an argument is not understood: unrecognized arguments: --no-such-option-at-all", dies=2,
@@ -43,7 +43,7 @@ class TestVLLM(ServerConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls, checkpoint: Path, vllm_deploy: dict[str, Any]) -> Subject:
+    def tested(cls, checkpoint: Path, vllm_deploy: dict[str, Any]) -> Subject:
         return Subject(
             "vllm", str(checkpoint), vllm_deploy, NO_SUCH_OPTION,
             cause="vLLM rejects an argument: unrecognized arguments: --no-such-option-at-all", dies=2,
@@ -52,13 +52,8 @@ class TestVLLM(ServerConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def server(cls, vllm_server: Running) -> Running:
+    def server(cls, vllm_server: RunningServer) -> RunningServer:
         return vllm_server
-
-    @area("release")
-    @pytest.mark.at_the_end
-    def test_when_it_is_released_nothing_of_it_is_left(self, server: Running) -> None:
-        super().test_when_it_is_released_nothing_of_it_is_left(server)
 
 
 class TestLMDeploy(EngineConformance):
@@ -66,7 +61,7 @@ class TestLMDeploy(EngineConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls, checkpoint: Path) -> Subject:
+    def tested(cls, checkpoint: Path) -> Subject:
         return Subject(
             "lmdeploy", str(checkpoint), {"env": str(environments.lmdeploy_env()), "max_model_len": 512},
             cause="LMDeploy needs a GPU and a CUDA build of PyTorch", dies=1,
@@ -79,7 +74,7 @@ class TestSGLang(EngineConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls, checkpoint: Path) -> Subject:
+    def tested(cls, checkpoint: Path) -> Subject:
         return Subject(
             "sglang", str(checkpoint), {"env": str(environments.sglang_env()), "max_model_len": 512},
             cause="the engine's environment is broken", dies=1,
@@ -92,7 +87,7 @@ class TestRemote(APIConformance):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def made(cls, llamacpp: Endpoint) -> API:
+    def tested(cls, llamacpp: Endpoint) -> API:
         return API("remote", llamacpp.api_url, llamacpp.model, llamacpp.api_key)
 
 

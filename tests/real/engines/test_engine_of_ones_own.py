@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("model")
-for option in ("--name", "--host", "--port", "--threads"):
+for option in ("--name", "--host", "--port", "--context", "--threads"):
     parser.add_argument(option)
 args = parser.parse_args()
 
