@@ -79,7 +79,7 @@ def _owners(dataset: str, settings: Any, worker_env: str | None) -> set[str]:
             kind = plugins.load(GROUP, name, what="backend", where="evalflow.backend")
         except ConfigError:
             continue
-        if kind().recognises(dataset, settings, worker_env):
+        if kind().recognises(dataset, settings or {}, worker_env):
             found.add(name)
     return found
 

@@ -56,7 +56,7 @@ class NativeWorker:
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
     def prepare(self) -> None:
-        """Import EvalScope, and put our hands on it."""
+        """Import EvalScope, and patch it."""
         with uncollected():
             import evalscope.run  # noqa: F401
             from evalscope.evaluator import DefaultEvaluator

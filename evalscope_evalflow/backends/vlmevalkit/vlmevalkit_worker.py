@@ -11,7 +11,6 @@ import copy
 import importlib.metadata
 import os
 import ssl
-import sys
 import threading
 import time
 import traceback
@@ -39,6 +38,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, replace_everywhere, seam
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
@@ -82,7 +82,7 @@ class VLMEvalKitWorker:
         self._closing = threading.Lock()
 
     def prepare(self) -> None:
-        """Import VLMEvalKit, put our hands on it, and load the data.
+        """Import VLMEvalKit, patch it, and load the data.
 
         Raises:
             ValueError: a dataset is not there, or is not the published one.
@@ -100,7 +100,7 @@ class VLMEvalKitWorker:
 
         ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
         retry_only_what_is_transient()
-        self._take_hold()
+        self._patch()
         for dataset in self.settings["datasets"]:
             self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, SUPPORTED_DATASETS)
         problems = []
@@ -190,7 +190,7 @@ class VLMEvalKitWorker:
                 f"no dataset could be {what}: " + "; ".join(f"{name}: {self.errors[name]}" for name in datasets)
             )
 
-    def _take_hold(self) -> None:
+    def _patch(self) -> None:
         """Replace what hides failures."""
         import vlmeval.config
         import vlmeval.dataset.utils.wemath as wemath
@@ -199,26 +199,26 @@ class VLMEvalKitWorker:
         import vlmeval.smp.file
         import vlmeval.utils.mp_util
 
-        load, dump = _seam(vlmeval.smp.file, "load"), _seam(vlmeval.smp.file, "dump")
+        load, dump = seam(vlmeval.smp.file, "load"), seam(vlmeval.smp.file, "dump")
         self.load, self.dump = load, whole_writes(dump)
         self.judging = Judging(load, self.dump)
-        _everywhere(load, self.judging.load_chosen)
-        _everywhere(dump, self.judging.dump_made)
-        _everywhere(_seam(vlmeval.utils.mp_util, "track_progress_rich"), self._track)
-        _everywhere(_seam(vlmeval.inference_mt, "chat_mt"), converse)
+        replace_everywhere(load, self.judging.load_chosen)
+        replace_everywhere(dump, self.judging.dump_made)
+        replace_everywhere(seam(vlmeval.utils.mp_util, "track_progress_rich"), self._track)
+        replace_everywhere(seam(vlmeval.inference_mt, "chat_mt"), converse)
         for name in ("infer_data_job", "infer_data_job_mt", "infer_data_job_video"):
-            setattr(vlmeval.run, name, self._infer_with(_seam(vlmeval.run, name)))
-        self._build = _seam(vlmeval.run, "build_dataset")
+            setattr(vlmeval.run, name, self._infer_with(seam(vlmeval.run, name)))
+        self._build = seam(vlmeval.run, "build_dataset")
         vlmeval.run.build_dataset = self._dataset
-        _seam(vlmeval.run, "prepare_reuse_files")
+        seam(vlmeval.run, "prepare_reuse_files")
         vlmeval.run.prepare_reuse_files = lambda **_: (
             None
         )  # it brings back files of folders that EvalScope does not make
         if MODEL not in vlmeval.config.supported_VLM:
-            raise _missing(f"the model {MODEL}")
+            raise missing(f"the model {MODEL}")
         vlmeval.config.supported_VLM[MODEL] = make_model_class(self._model_api, MODEL_DEFAULTS)
-        _seam(wemath, "evaluate_compute_final_scores")
-        _seam(wemath, "evaluate_update_main_results_df")
+        seam(wemath, "evaluate_compute_final_scores")
+        seam(wemath, "evaluate_update_main_results_df")
         correct_wemath(wemath)
 
     def _import_ahead(self) -> None:
@@ -382,26 +382,3 @@ def _client(model_args: dict[str, Any] | None) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return value.get_secret_value() if hasattr(value, "get_secret_value") else value
-
-
-def _seam(module: Any, name: str) -> Any:
-    """What is to be replaced."""
-    if not hasattr(module, name):
-        raise _missing(f"{module.__name__}.{name}")
-    return getattr(module, name)
-
-
-def _missing(what: str) -> RuntimeError:
-    version = importlib.metadata.version("ms-vlmeval")
-    return RuntimeError(
-        f"ms-vlmeval {version} has no {what}: the extra `vlmeval` of evalscope-evalflow has a version that fits"
-    )
-
-
-def _everywhere(function: Any, ours: Any) -> None:
-    """Replace a function under every name that VLMEvalKit's modules have imported it by."""
-    for name, module in list(sys.modules.items()):
-        if name.split(".")[0] == "vlmeval" and module is not None:
-            for attribute, value in list(vars(module).items()):
-                if value is function:
-                    setattr(module, attribute, ours)

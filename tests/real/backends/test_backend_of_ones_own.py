@@ -67,4 +67,4 @@ def test_the_command_runs_its_task(package: Path, llamacpp: Endpoint, tmp_path: 
     assert (report["scored"], report["requested"]) == (3, 3)
     record = json.loads((tmp_path / "out" / "evalflow" / "run.json").read_text())
     assert record["state"] == "complete"
-    assert record["results"]["capitals"]["score"] == report["score"]
+    assert record["results"]["capitals"]["metrics"] == {"exact_match": report["score"]}

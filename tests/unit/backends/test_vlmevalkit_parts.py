@@ -447,11 +447,11 @@ def test_tls_is_what_it_was_when_vlmevalkit_is_imported(tmp_path: Path, monkeypa
         monkeypatch.delitem(sys.modules, name, raising=False)
     for name in ("retry_only_what_is_transient", "give_latex_comparison"):
         monkeypatch.setattr(worker, name, lambda: None)
-    monkeypatch.setattr(worker.VLMEvalKit, "_take_hold", lambda self: None)
+    monkeypatch.setattr(worker.VLMEvalKitWorker, "_patch", lambda self: None)
     verified = ssl._create_default_https_context
     request = StartTask("", ["infer"], {"work_dir": str(tmp_path)}, str(tmp_path / "failures.jsonl"), "")
     request = dataclasses.replace(request, settings={"model": "m", "datasets": []})
-    worker.VLMEvalKit(request, Any).prepare()
+    worker.VLMEvalKitWorker(request, Any).prepare()
     assert "vlmeval.run" in sys.modules
     assert ssl._create_default_https_context is verified
     for name in ("vlmeval", "vlmeval.run", "vlmeval.dataset"):

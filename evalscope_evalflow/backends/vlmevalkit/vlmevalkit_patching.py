@@ -1,0 +1,35 @@
+"""Finds what is to be replaced in VLMEvalKit's modules, and replaces it under every name that it has there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from typing import Any
+
+
+def seam(module: Any, name: str) -> Any:
+    """What is to be replaced.
+
+    Raises:
+        RuntimeError: this version of VLMEvalKit has nothing of that name.
+    """
+    if not hasattr(module, name):
+        raise missing(f"{module.__name__}.{name}")
+    return getattr(module, name)
+
+
+def missing(what: str) -> RuntimeError:
+    """The error for a version of VLMEvalKit that lacks what has to be patched."""
+    version = importlib.metadata.version("ms-vlmeval")
+    return RuntimeError(
+        f"ms-vlmeval {version} has no {what}: the extra `vlmeval` of evalscope-evalflow has a version that fits"
+    )
+
+
+def replace_everywhere(function: Any, ours: Any) -> None:
+    """Replace a function under every name that VLMEvalKit's modules have imported it by."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "vlmeval" and module is not None:
+            for attribute, value in list(vars(module).items()):
+                if value is function:
+                    setattr(module, attribute, ours)
