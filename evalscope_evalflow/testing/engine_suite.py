@@ -6,8 +6,8 @@
         subject = Subject("mine", "/models/small", broken={"extra_args": ["--no-such-option"]}, cause="no-such-option")
 
 `EngineConformance` is for engines that cannot serve a model where the tests run, for instance for want of a GPU.
-This module needs pytest; nothing in EvalFlow imports it. docs/contributing/add-an-engine.md says more. It is over 400
-lines, as all that an engine has to satisfy stands in one place.
+This module needs pytest; nothing in EvalFlow imports it. docs/contributing/add-an-engine.md says more.
+It is over 400 lines, as all that an engine has to satisfy stands in one place.
 """
 
 from __future__ import annotations
