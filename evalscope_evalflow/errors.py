@@ -22,6 +22,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+# The end of each message about a run that was ended before it was done.
+RESUME = "what was saved is kept; run the same command again to resume"
+
+
 class EvalFlowError(Exception):
     """Anything that EvalFlow reports as its own failure. It can be pickled, whatever a subclass's `__init__` takes."""
 

@@ -30,7 +30,7 @@ class Metric:
     Attributes:
         name: such as "mean_acc".
         score: as the report has it (mostly 0 to 1); None where nothing could be scored.
-        samples: number of samples that it stands on.
+        samples: number of samples that it covers.
         primary: whether it is the benchmark's own headline figure.
     """
 
@@ -54,7 +54,7 @@ class DatasetResult:
         judged: samples with a verdict of the judge's own; None where no judge is used.
         fallbacks: samples that the judge gave no verdict on, whether scored by a rule instead or not at all.
         report: the report's file; None where there is none.
-        notes: what else the score stands on, such as a judge that failed.
+        notes: what else a reader of the score has to know, such as a judge that failed.
         failures: how many samples have no answer or no score, by kind.
         predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
     """
@@ -74,7 +74,7 @@ class DatasetResult:
 
     @property
     def complete(self) -> bool:
-        """Whether the score stands on every sample, each judged as it should be."""
+        """Whether the score covers every sample, each judged as it should be."""
         if self.predicted_only:
             return self.requested > 0 and self.answered >= self.requested
         if self.report is None or not self.metrics or self.metrics[0].score is None:

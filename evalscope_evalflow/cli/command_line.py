@@ -10,7 +10,7 @@ from importlib import import_module
 from evalscope_evalflow.cli.flags import normalise
 from evalscope_evalflow.cli.hide_keys import hide_keys
 from evalscope_evalflow.cli.parser import Parser
-from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode, Problem, nearest
+from evalscope_evalflow.errors import RESUME, ConfigError, EvalFlowError, ExitCode, Problem, nearest
 from evalscope_evalflow.processes.signals import interruptible
 
 COMMANDS: dict[str, str] = {
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"evalflow: {error}\n")
         return int(error.exit_code)
     except KeyboardInterrupt:
-        sys.stderr.write("evalflow: interrupted; what was saved is kept, and the same command goes on from it\n")
+        sys.stderr.write(f"evalflow: interrupted; {RESUME}\n")
         return int(ExitCode.INTERRUPTED)
 
 

@@ -14,7 +14,7 @@ _JSON_FLAGS = {flag.name for flag in FLAGS if flag.kind is json_object}
 
 
 def hide_keys() -> None:
-    """Start anew with keys moved from the arguments, which every user can read, to the environment."""
+    """Start this program again with keys moved from the arguments, which every user can read, to the environment."""
     arguments = list(sys.orig_argv)
     moved: list[str] = []
     found: dict[str, str] = {}

@@ -216,7 +216,7 @@ class FlowConfig(Section):
     worker_env: str | None = Field(
         None, description="environment with EvalScope that runs the task; default: this interpreter's"
     )
-    reuse: bool = Field(True, description="go on from what work_dir holds; false: put that aside and start afresh")
+    reuse: bool = Field(True, description="resume what work_dir holds; false: archive that and start again")
     models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")

@@ -35,7 +35,7 @@ _OURS = (
 )
 _REFUSED = {
     "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
-    "rerun_review": "Reviews that are missing are made; to make all of them anew, remove `reviews` from work_dir.",
+    "rerun_review": "Missing reviews are made; to make all of them again, remove `reviews` from work_dir.",
 }
 # Stock fields that are mappings, and how they are written.
 _MAPPINGS = {

@@ -104,7 +104,7 @@ class LlamaCpp(Engine):
                 yield Problem(where, f"{model.path} is no GGUF file: {error}")
                 return
             if lacks:
-                yield Problem(where, f"{model.path} is cut short: {lacks}", "Download it again, or copy it anew.")
+                yield Problem(where, f"{model.path} is cut short: {lacks}", "Download it again, or copy it again.")
             if longest and deploy.max_model_len and deploy.max_model_len > longest:
                 yield Problem(
                     "deploy.max_model_len",
@@ -119,7 +119,7 @@ class LlamaCpp(Engine):
 
     def demand(self, model: ModelConfig, deploy: DeployConfig) -> Demand:
         tokens = deploy.max_model_len or DEFAULT_CONTEXT
-        with contextlib.suppress(OSError, ValueError):  # that is told by the check of the file
+        with contextlib.suppress(OSError, ValueError):  # the check of the file reports that
             if model.path and not deploy.max_model_len:
                 tokens = _default_context(Path(model.path).expanduser())
         return demand(model.path, tokens, self.memory(deploy))

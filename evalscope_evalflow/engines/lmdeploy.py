@@ -192,7 +192,7 @@ def _check_template(deploy: DeployConfig) -> Iterable[Problem]:
     else:
         try:
             names = template_names(Environment.find(deploy.env))
-        except FileNotFoundError:  # that is told by another check
+        except FileNotFoundError:  # another check reports that
             names = []
         if template in names:
             return

@@ -68,7 +68,7 @@ class VLLM(Engine):
         LogPattern(  # the head of a weight file is JSON, as its index is
             r"Value error, (Expecting .+? delimiter: .+?)(?: \[type=|$)",
             "a file of the checkpoint is not whole: {0}",
-            "Download the checkpoint again, or copy it anew.",
+            "Download the checkpoint again, or copy it again.",
         ),
         LogPattern(
             r"(User-specified max_model_len \(\d+\) is greater than the derived max_model_len \(.+?\))",

@@ -29,7 +29,7 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     """Run a task with an `evalflow` section; returns what stock EvalScope's Native backend would."""
     from evalscope_evalflow import sweep
     from evalscope_evalflow.display.reporter import Reporter
-    from evalscope_evalflow.errors import EvalFlowError, ExitCode
+    from evalscope_evalflow.errors import RESUME, EvalFlowError, ExitCode
     from evalscope_evalflow.plugin import stock_reports as results
     from evalscope_evalflow.processes.signals import interruptible
 
@@ -47,7 +47,7 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
         with signals:
             outcome = sweep.run(task, reporter)
     except KeyboardInterrupt as error:
-        sys.stderr.write("evalflow: interrupted; what was saved is kept, and the same command goes on from it\n")
+        sys.stderr.write(f"evalflow: interrupted; {RESUME}\n")
         if not in_cli():
             raise error.with_traceback(None) from None
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None

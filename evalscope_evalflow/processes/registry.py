@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from typing_extensions import Self
 
-from evalscope_evalflow.errors import EvalFlowError, Stopped
+from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.processes import guard, orphans
 
 FOLDER_VARIABLE = "EVALFLOW_RUNTIME_DIR"
@@ -294,7 +294,7 @@ class Registration:
             Stopped: in its place.
         """
         if self.stopped and isinstance(error, EvalFlowError):
-            kept = "; what was saved is kept, and the same command goes on from it" if self._entry.work_dir else ""
+            kept = f"; {RESUME}" if self._entry.work_dir else ""
             kind_of = Stopped.all if self.stopped == STOP_ALL.name else Stopped
             raise kind_of(f"stopped by `evalflow stop`{kept}") from error
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from evalscope_evalflow.errors import Stopped
+from evalscope_evalflow.errors import RESUME, Stopped
 
 
 class Control:
@@ -39,7 +39,7 @@ class Control:
             Stopped: it was.
         """
         if self._cancelled:
-            raise Stopped.all("interrupted; what was saved is kept, and the same command goes on from it")
+            raise Stopped.all(f"interrupted; {RESUME}")
 
     @contextmanager
     def on_cancel(self, end: Callable[[], None]) -> Iterator[None]:

@@ -135,7 +135,7 @@ class Worker:
         hint = f"\n    {found.hint}" if found.hint else ""
         return WorkerError(
             f"the EvalScope process ended without a result (exit code {self.process.exit_code}): {found.cause}{hint}"
-            "\n    The same command goes on from what is saved."
+            "\n    Run the same command again to resume with what was saved."
             f"\n  its last lines:\n{tail}\n  log: {self.log}"
         )
 

@@ -169,7 +169,7 @@ class WarmPool:
             return list(self._kept)
 
     def died(self, handle: Deployment) -> None:
-        """The processes of a kept engine are gone, by nobody's wish here; the next one who wants it is told."""
+        """The processes of a kept engine are gone, and nobody here ended them; the next one who wants it is warned."""
         server = handle.server
         assert server is not None
         process = server.process
@@ -210,7 +210,7 @@ def release_kept() -> list[Release]:
     """Let go of every engine that `keep_alive_s` keeps in this process, and wait until nothing of it is left.
 
     Returns:
-        What is left of each; true where nothing is. What is left is told by a warning as well.
+        What is left of each; true where nothing is. A warning says what is left, too.
     """
     return POOL.release()
 

@@ -61,5 +61,5 @@ def explain(folder: Path, error: OSError) -> EvalFlowError:
         free = f" ({shutil.disk_usage(existing).free / 1e6:.1f} MB free)" if error.errno == errno.ENOSPC else ""
     return FolderError(
         f"{where} cannot be written: {error.strerror}{free}"
-        f"\n    {todo}, and run the same command: it goes on from the answers that were saved."
+        f"\n    {todo}, and run the same command again: it resumes with the answers that were saved."
     )

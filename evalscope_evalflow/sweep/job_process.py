@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from evalscope_evalflow.display.reporter import Reporter
-from evalscope_evalflow.errors import EvalFlowError, ExitCode, Stopped
+from evalscope_evalflow.errors import RESUME, EvalFlowError, ExitCode, Stopped
 from evalscope_evalflow.processes.signals import interruptible
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.sweep.job import Job
@@ -71,7 +71,7 @@ def _run(job: Job) -> ModelResult | EvalFlowError:
         with interruptible():
             return job.run(Reporter())
     except KeyboardInterrupt:
-        return Stopped.all("interrupted; what was saved is kept, and the same command goes on from it")
+        return Stopped.all(f"interrupted; {RESUME}")
     except EvalFlowError as error:
         return error
     except Exception as error:  # noqa: BLE001 - whoever submitted the job must hear of a defect, too

@@ -9,7 +9,7 @@ from functools import partial
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.display.reporter import Reporter
-from evalscope_evalflow.errors import EvalFlowError, Stopped
+from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.results.exporters import export
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 from evalscope_evalflow.run.dead_runs import clean_up_before
@@ -62,7 +62,7 @@ def _raise_if_nothing_finished(result: FlowResult) -> None:
     if len(result.models) == 1 and errors:
         raise errors[0]
     if any(isinstance(error, Stopped) and error.everything for error in errors):
-        raise Stopped.all("stopped by `evalflow stop`; what was saved is kept, and the same command goes on from it")
+        raise Stopped.all(f"stopped by `evalflow stop`; {RESUME}")
     if result.models and len(errors) == len(result.models):
         lines = [f"{item.model.name}: {item.error}" for item in result.models]
         raise EvalFlowError("\n".join(["no model could be finished:", *lines]))

@@ -45,7 +45,7 @@ class _Through(BaseException):
 
 
 def retry_only_what_is_transient() -> None:
-    """Have EvalScope send no request again that was refused for good: some of its versions do, with every pause.
+    """Keep EvalScope from repeating requests that were refused permanently: some of its versions do, with every pause.
 
     The others are not sent again before the time that the server asks for (`Retry-After`). The openai package heeds
     that too, but only in its own attempts, and for two minutes at most.

@@ -1,4 +1,4 @@
-"""Samples that cannot be answered or scored: of which kind, whether for good, and the file that outlives us."""
+"""Samples that cannot be answered or scored: which kind of failure, whether permanent, and the file that lists them."""
 
 from __future__ import annotations
 

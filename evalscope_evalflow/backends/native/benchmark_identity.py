@@ -58,7 +58,7 @@ def _compare(name: str, before: dict[str, Any] | None, now: dict[str, Any]) -> N
     changed = sorted(key for key in before.keys() | now.keys() if _digest(before.get(key)) != _digest(now.get(key)))
     raise ValueError(
         f"the answers on {name} that are saved here are those of another version of it ({', '.join(changed)} changed); "
-        "set `reuse: false` to put them aside and start afresh"
+        "set `reuse: false` to archive them and start again"
     )
 
 

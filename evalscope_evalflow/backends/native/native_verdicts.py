@@ -18,7 +18,7 @@ def is_fallback(review: dict[str, Any]) -> bool:
 
 
 def drop_fallbacks(folder: Path, dataset: str) -> int:
-    """Remove the fallbacks from the review files of a dataset, so that they are judged anew.
+    """Remove the fallbacks from the review files of a dataset, so that they are judged again.
 
     Args:
         folder: `reviews/MODEL` of a run folder.

@@ -79,7 +79,7 @@ class Answers:
         files.write(stamp=files.stamp(), answered=len(self.answered()))
 
     def to_ask(self) -> list[str]:
-        """Samples without an answer, but those that fail for good."""
+        """Samples without an answer, apart from those that failed permanently."""
         have = self.answered()
         return [row for row in self.rows if row not in have and not self._fails_for_good(row)]
 

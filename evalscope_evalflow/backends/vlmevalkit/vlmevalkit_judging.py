@@ -49,7 +49,7 @@ class Outcome:
 
     Attributes:
         result: what VLMEvalKit's `evaluate` returned; None if there is no score.
-        scored: indexes of the samples that the score stands on, as text.
+        scored: indexes of the samples that the score covers, as text.
         left_out: samples that are answered, but belong to a group that is not answered, or judged, as a whole.
         fallbacks: samples without a verdict of the judge's own, with the kind of the failure.
         error: what ended it, if something did.
@@ -87,7 +87,7 @@ class Judging:
         return data
 
     def dump_made(self, data: Any, f: Any, **options: Any) -> Any:
-        """VLMEvalKit's `dump`: the answers' file, which circular evaluation would write anew, is left as it is."""
+        """VLMEvalKit's `dump`: the answers' file, which circular evaluation would write again, is left as it is."""
         if self._files is not None and str(f) == str(self._files.predictions):
             return None
         return self.dump(data, _private(f), **options)
@@ -128,7 +128,7 @@ class Judging:
                 outcome.fallbacks.update(found)
         if self._unmapped:
             outcome.fallbacks[f"{self._unmapped} of its own units"] = "unmapped"
-            for path in files.made():  # nobody can tell which of them are to be made anew
+            for path in files.made():  # nobody can tell which of them have to be made again
                 path.unlink()
         self._files = None
         return outcome

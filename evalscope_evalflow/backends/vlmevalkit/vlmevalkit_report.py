@@ -26,7 +26,7 @@ class Figure:
     Attributes:
         value: it; an accuracy is between 0 and 1.
         part: what of the dataset it is about, as names and values.
-        samples: how many it stands on, where that is known.
+        samples: how many it covers, where that is known.
         primary: whether it is the headline.
         accuracy: whether it is one.
     """

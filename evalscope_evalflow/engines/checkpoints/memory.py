@@ -149,7 +149,7 @@ def demand(path: str | None, tokens: int | None, memory: Memory) -> Demand:
         return Demand(None, Shape(), tokens or UNKNOWN_CONTEXT, memory)
     try:
         found = weights.read(where)
-    except (Damaged, OSError):  # that is told by the checks of the checkpoint
+    except (Damaged, OSError):  # the checks of the checkpoint report that
         found = None
     if where.is_file():
         try:

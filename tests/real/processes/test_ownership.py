@@ -83,7 +83,7 @@ def test_stop(command: tuple[str, ...], slow_task: dict[str, Any], tmp_path: Pat
         assert run.process.wait(timeout=20) == 130
         assert run.left(1) == []
     said = (tmp_path / "output.log").read_text()
-    assert "evalflow: stopped by `evalflow stop`; what was saved is kept, and the same command goes on from it" in said
+    assert "evalflow: stopped by `evalflow stop`; what was saved is kept; run the same command again to resume" in said
     assert "starting it again" not in said
     assert saved_record(run.work)["state"] == "interrupted"
     assert evalflow("ps").stdout == "Nothing runs.\n"

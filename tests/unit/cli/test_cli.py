@@ -303,7 +303,7 @@ def test_a_signal_while_the_task_is_read_ends_it_in_order(number, tmp_path):
         process.kill()
         process.wait()
     assert process.returncode == 130
-    assert said == "evalflow: interrupted; what was saved is kept, and the same command goes on from it\n"
+    assert said == "evalflow: interrupted; what was saved is kept; run the same command again to resume\n"
 
 
 @pytest.mark.parametrize(

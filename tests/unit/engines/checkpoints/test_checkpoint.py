@@ -125,7 +125,7 @@ def test_a_file_without_its_last_tensor_is_told(tmp_path, gguf_header, alignment
     assert gguf.why_not_whole(path) == lacks
     model = ModelConfig(name="m", path=str(path))
     (problem,) = load_engine("llamacpp").check(model, DeployConfig(engine="llamacpp"))
-    assert str(problem) == f"model m: {path} is cut short: {lacks}\n    Download it again, or copy it anew."
+    assert str(problem) == f"model m: {path} is cut short: {lacks}\n    Download it again, or copy it again."
 
 
 def test_a_file_that_ends_within_its_list_of_tensors_is_told(tmp_path, gguf_header):
