@@ -89,16 +89,16 @@ def diagnose(log: Path, patterns: Sequence[LogPattern], start: int = 0, ending: 
     """
     text = read_tail(log, start)
     tail = [line.rstrip() for line in text.splitlines() if line.strip()][-TAIL_LINES:]
-    told = ending.explain() if ending is not None else None
-    if told and ending is not None and ending.killed:  # it had no time to say why
-        return Diagnosis(*told, tail)
+    reason = ending.explain() if ending is not None else None
+    if reason and ending is not None and ending.killed:  # it had no time to say why
+        return Diagnosis(*reason, tail)
     for pattern in patterns:
         found = pattern.explain(text)
         if found:
             return Diagnosis(*found, tail, pattern.retryable)
     cause = _own_error(text)
-    if told and ending is not None and (cause is None or ending.oom_kills):
-        return Diagnosis(told[0] + (f"; its own words: {cause}" if cause else ""), told[1], tail)
+    if reason and ending is not None and (cause is None or ending.oom_kills):
+        return Diagnosis(reason[0] + (f"; its own words: {cause}" if cause else ""), reason[1], tail)
     return Diagnosis(cause or (tail[-1][:300] if tail else "it printed nothing"), "", tail)
 
 

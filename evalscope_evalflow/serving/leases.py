@@ -80,10 +80,10 @@ class Leases:
     def notify_exit(self) -> None:
         """Tell every holder, once, that the engine is gone."""
         with self._lock:
-            told = [lease for lease in self._held if not lease.notified]
-            for lease in told:
+            leases = [lease for lease in self._held if not lease.notified]
+            for lease in leases:
                 lease.notified = True
-        for lease in told:
+        for lease in leases:
             if lease.on_exit is not None:
                 lease.on_exit()
 

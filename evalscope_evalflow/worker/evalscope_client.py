@@ -56,9 +56,9 @@ def retry_only_what_is_transient() -> None:
 
     def look(error: Exception) -> float:
         """When it may be asked again, by the monotonic clock; an error that no attempt can mend goes through."""
-        for_good = isinstance(getattr(error, "status_code", None), int) or untrusted(error)
+        permanent = isinstance(getattr(error, "status_code", None), int) or untrusted(error)
         seconds = retry_after(error) or 0.0
-        if (for_good and not classify(error)[1]) or seconds > LONGEST_WAIT_S:
+        if (permanent and not classify(error)[1]) or seconds > LONGEST_WAIT_S:
             raise _Through(error) from error
         return time.monotonic() + seconds
 

@@ -1,4 +1,4 @@
-"""What of a task EvalScope's own backend cannot do: told by its files, before anything is started."""
+"""Checks what of a task EvalScope's own backend cannot do, by EvalScope's files, before anything is started."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Answers:
     def to_ask(self) -> list[str]:
         """Samples without an answer, apart from those that failed permanently."""
         have = self.answered()
-        return [row for row in self.rows if row not in have and not self._fails_for_good(row)]
+        return [row for row in self.rows if row not in have and not self._fails_permanently(row)]
 
     def ask(self, stock: Callable[[], Any]) -> Any:
         """Have VLMEvalKit ask for what is missing; what it makes of failures does not stay in its file."""
@@ -114,7 +114,7 @@ class Answers:
         """What makes this request fail, if it does."""
         return self.failures.cause(json.dumps(message, default=str))
 
-    def _fails_for_good(self, row: str) -> bool:
+    def _fails_permanently(self, row: str) -> bool:
         known = self.files.read().get("failed", {}).get(row)
         if not known or known["transient"]:
             return False

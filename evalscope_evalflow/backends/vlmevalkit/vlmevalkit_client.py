@@ -78,8 +78,8 @@ class Api:
         text = str(output.completion or "").strip()
         if not text:
             reasons = {str(getattr(choice, "stop_reason", "")) for choice in output.choices}
-            for_good = "max_tokens" in reasons  # it only thought
-            raise Unanswered("empty", not for_good, f"the answer is empty (finish reason {', '.join(reasons) or '-'})")
+            permanent = "max_tokens" in reasons  # it only thought
+            raise Unanswered("empty", not permanent, f"the answer is empty (finish reason {', '.join(reasons) or '-'})")
         return text
 
     def _note(self, error: Exception) -> None:

@@ -180,7 +180,7 @@ def test_wemath_divides_by_what_is_not_there(stock: Stock, place: Path, good: tu
     assert b"ZeroDivisionError" in stock.log.read_bytes()
 
 
-def test_a_judge_that_fails_midway_makes_answers_wrong_for_good(
+def test_a_judge_that_fails_midway_makes_answers_wrong_permanently(
     stock: Stock, place: Path, good: tuple[str, str]
 ) -> None:
     work, part = place / "stock-judge-midway", "MathVista_MINI_gpt-4o-mini"

@@ -236,7 +236,7 @@ def test_answers_that_failed_for_a_moment_are_asked_again_with_their_verdicts(
     assert record(work)["state"] == "complete"
 
 
-def test_what_failed_for_good_starts_no_engine(run: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_failed_permanently_starts_no_engine(run: Callable[..., Any], tmp_path: Path) -> None:
     work = tmp_path / "work"
     run(code=3, script=("--fail-prompt", "river=400"))
     before = record(work)

@@ -170,7 +170,7 @@ def test_an_error_is_no_answer(form: str, kind: str, scripted: Any, tmp_path: Pa
     assert set(journal(tmp_path / "journal").values()) == {1}, "it was not asked again"
 
 
-def test_what_failed_for_good_is_asked_again_only_if_its_cause_changed(scripted: Any, tmp_path: Path) -> None:
+def test_what_failed_permanently_is_asked_again_only_if_its_cause_changed(scripted: Any, tmp_path: Path) -> None:
     arguments = ["--fail-prompt-like", f"{POISON}=vllm", "--journal", str(tmp_path / "journal")]
     first = scripted(*arguments)
     asked = sum(journal(tmp_path / "journal").values())

@@ -129,7 +129,7 @@ class TestFile:
         assert len(failures.standing(folder, "m", "d")) == 1
         noted().expect("d", "s", 1, "c")  # transient: it may be asked
 
-    def test_what_failed_for_good_fails_again_without_being_asked(self, noted):
+    def test_what_failed_permanently_fails_again_without_being_asked(self, noted):
         first = noted()
         first.add("d", "s", 1, first.cause("long"), "context_too_long", False, "too long")
         with pytest.raises(worker.Unanswered, match="not asked again: too long") as caught:
