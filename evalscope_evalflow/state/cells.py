@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-FILE = "cells.json"
-SCHEMA = 2  # {"schema": 2, "datasets": {…}}; 0.1 wrote the datasets alone
+from evalscope_evalflow.events.schema import SCHEMA
+
+FILE = "cells.json"  # {"schema": 2, "datasets": {…}}; 0.1 wrote the datasets alone
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from evalscope_evalflow.events.run_events import (
     RunStarted,
     WorkPlanned,
 )
+from evalscope_evalflow.events.schema import SCHEMA
 
 FOLDER = "evalflow"
 OURS = "evalscope-evalflow"
 DIED = "died"
 CLOCK_ERROR_S = 5.0  # a start time is counted from the boot, by a clock that may have been set since
-SCHEMA = 2  # of run.json and of each line of events.jsonl; 0.1 wrote none, and is 1
 MEASURED = (Phase.LOAD, Phase.INFER, Phase.SAVE, Phase.RELEASE, Phase.JUDGE)
 NOT_RECORDED = (Progress,)
 _RESERVE = ".reserve"

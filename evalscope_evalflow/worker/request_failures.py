@@ -13,6 +13,7 @@ import time
 import urllib.request
 from typing import Any
 
+from evalscope_evalflow.events.schema import SCHEMA
 from evalscope_evalflow.worker.credentials import masked
 
 # Servers' words for a prompt that does not fit: OpenAI and vLLM, llama.cpp, DashScope, SGLang, Anthropic's gateway.
@@ -96,7 +97,7 @@ class Failures:
         """Write one down."""
         said = masked(said)
         item = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "schema": SCHEMA, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "dataset": dataset, "subset": subset, "sample": sample,
             "kind": kind, "transient": transient, "message": " ".join(said.split())[:500], "cause": cause,
         }  # fmt: skip

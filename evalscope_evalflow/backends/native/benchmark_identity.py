@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events.schema import SCHEMA
+
 
 def check_benchmarks(file: Path) -> None:
     """Put our check in the place of EvalScope's.
@@ -69,10 +71,13 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        return {}
+    return data.get("benchmarks") or {} if isinstance(data.get("schema"), int) else data  # 0.1 wrote them alone
 
 
 def _write(file: Path, data: dict[str, dict[str, Any]]) -> None:
     new = file.with_suffix(".new")
-    new.write_text(json.dumps(data, sort_keys=True, default=str), encoding="utf-8")
+    whole = {"schema": SCHEMA, "benchmarks": data}
+    new.write_text(json.dumps(whole, sort_keys=True, default=str), encoding="utf-8")
     os.replace(new, file)

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events.schema import SCHEMA
+
 FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
 
 CELL = 32_767  # most characters of a cell in Excel's files
@@ -83,7 +85,7 @@ class Files:
 
     def write(self, **changes: Any) -> None:
         """Change some of it."""
-        data = {**self.read(), **changes}
+        data = {"schema": SCHEMA, **self.read(), **changes}
         self.state.parent.mkdir(parents=True, exist_ok=True)
         new = self.state.with_suffix(".new")
         new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8")

@@ -1,0 +1,4 @@
+"""The version of the state files in a run folder. Here, as the worker writes some of them, too."""
+
+# 0.1 wrote none, and counts as 1. Readers take both; a later one is read as far as its fields are known.
+SCHEMA = 2
