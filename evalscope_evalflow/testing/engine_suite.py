@@ -143,9 +143,18 @@ class EngineConformance:
         assert engine.honours <= set(HONOURABLE)
         (tmp_path / "chat.jinja").write_text("{{ messages }}")
         template = str(tmp_path / "chat.jinja")
-        values = {"tensor_parallel": 2, "data_parallel": 2, "max_model_len": 321, "chat_template": template}
+        values: dict[str, Any] = {
+            "tensor_parallel": 2,
+            "data_parallel": 2,
+            "max_model_len": 321,
+            "chat_template": template,
+        }
         for name, value in values.items():
-            base = {**dict.fromkeys(("max_model_len", "chat_template")), "tensor_parallel": 1, "data_parallel": 1}
+            base: dict[str, Any] = {
+                **dict.fromkeys(("max_model_len", "chat_template")),
+                "tensor_parallel": 1,
+                "data_parallel": 1,
+            }
             changed = self._command(tested, **{**base, name: value}) != self._command(tested, **base)
             assert changed == (name in engine.honours), f"{name}: is it to be among `honours`?"
             refused = [problem.where for problem in engine.check_settings(tested.settings(**{**base, name: value}))]
@@ -382,6 +391,7 @@ class ServerConformance(EngineConformance):
         processes, port = second.processes, second.port
         process = second.deployment.process
         assert process is not None
+        assert process.leader is not None
         ended = watch_end(process.leader)
         began = time.monotonic()
         os.kill(process.leader, signal.SIGTERM)
