@@ -204,6 +204,8 @@ class Engine(ABC):
         replicates: which models it serves in several replicas behind one address (data parallelism): none of them,
             dense ones (a mixture of experts would be shared out over its replicas), or any.
         log_patterns: what lines of its log mean, the most specific first.
+        log_prefix: regular expression of what its processes put before each line of the log; it is dropped before the
+            log is searched or shown. Empty: nothing.
         counters: metrics that show whether it makes progress; None: its CPU time is all that shows it.
         parser: where its options are found; None: they are not checked.
         reserved_options: options that EvalFlow sets, and the setting to use in place of each in `extra_args`.
@@ -227,6 +229,7 @@ class Engine(ABC):
     spreads: ClassVar[Literal["heads", "layers"]] = "heads"
     replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
+    log_prefix: ClassVar[str] = ""
     counters: ClassVar[Counters | None] = None
     parser: ClassVar[ParserSource | None] = None
     reserved_options: ClassVar[Mapping[str, str]] = {}

@@ -55,6 +55,7 @@ class VLLM(Engine):
         "--api-key": "deploy.api_key",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {"VLLM_API_KEY": "deploy.api_key"}
+    log_prefix = r"\((?:EngineCore|APIServer|Worker|VllmWorker)\S* pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[\S+?\] )?"
     log_patterns = (
         LogPattern(
             REJECTED, "vLLM rejects an argument: {0}", "Compare it with `vllm serve --help=all` of that environment."

@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalscope_evalflow.engines import LogPattern
+from evalscope_evalflow.engines import Engine, LogPattern
 from evalscope_evalflow.processes.exit_reason import LESS, Exit
 from evalscope_evalflow.processes.supervised import SupervisedProcess
 
 READ_BYTES = 256 * 1024
 TAIL_LINES = 12
-# The prefixes that vLLM's processes put before their lines.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _OVERWRITTEN = re.compile(r"[^\n]*\r")  # by a progress bar: what a terminal would not show any more
-_PREFIX = re.compile(
-    r"^\((?:EngineCore|APIServer|Worker|VllmWorker)\S* pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[\S+?\] )?",
-    re.MULTILINE,
-)
 _ERROR = re.compile(r"^\s*(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.MULTILINE)
 # An exception without words: the line of code above it says more.
 _BARE = re.compile(r"^ +(\S.*)\n(?:[ ^~]+\n)?(?:[\w.]+\.)?(\w*(?:Error|Exception))$", re.MULTILINE)
@@ -49,12 +44,13 @@ class Diagnosis:
     again: bool = False
 
 
-def read_tail(log: Path, start: int = 0) -> str:
-    """The end of a log as a terminal would show it, without colours and prefixes; empty if there is none.
+def read_tail(log: Path, start: int = 0, prefix: str = "") -> str:
+    """The end of a log as a terminal would show it, without colours; empty if there is none.
 
     Args:
-        log: it.
+        log: its file.
         start: byte to begin with.
+        prefix: regular expression of what stands before each line and is dropped, as `Engine.log_prefix`.
     """
     try:
         with log.open("rb") as file:
@@ -62,32 +58,37 @@ def read_tail(log: Path, start: int = 0) -> str:
             size = file.tell()
             file.seek(max(start if start <= size else 0, size - READ_BYTES))  # smaller than at its start: rotated
             text = file.read().decode("utf-8", "replace").replace("\r\n", "\n")
-            return _PREFIX.sub("", _COLOUR.sub("", _OVERWRITTEN.sub("", text)))
+            shown = _COLOUR.sub("", _OVERWRITTEN.sub("", text))
+            return re.sub(f"^(?:{prefix})", "", shown, flags=re.MULTILINE) if prefix else shown
     except OSError:
         return ""
 
 
-def diagnose_process(process: SupervisedProcess, patterns: Sequence[LogPattern] = (), less: str = LESS) -> Diagnosis:
+def diagnose_process(process: SupervisedProcess, engine: Engine | None = None, less: str = LESS) -> Diagnosis:
     """Why a process ended, by what it has printed since its start and by how it ended.
 
     Args:
-        process: it.
-        patterns: what its lines mean.
+        process: the process.
+        engine: what it is; None: no engine.
         less: what to do for it to need less memory.
     """
-    return diagnose(process.log, patterns, process.log_start, process.exit_reason(less))
+    patterns, prefix = (engine.log_patterns, engine.log_prefix) if engine is not None else ((), "")
+    return diagnose(process.log, patterns, process.log_start, process.exit_reason(less), prefix)
 
 
-def diagnose(log: Path, patterns: Sequence[LogPattern], start: int = 0, ending: Exit | None = None) -> Diagnosis:
+def diagnose(
+    log: Path, patterns: Sequence[LogPattern], start: int = 0, ending: Exit | None = None, prefix: str = ""
+) -> Diagnosis:
     """Explain a process's end.
 
     Args:
-        log: its output.
+        log: the file of its output.
         patterns: what lines of it mean; the first that matches is the cause, else its own first error.
         start: byte of the log to begin with.
         ending: what is known of its end beside the log.
+        prefix: what stands before each line, as `Engine.log_prefix`.
     """
-    text = read_tail(log, start)
+    text = read_tail(log, start, prefix)
     tail = [line.rstrip() for line in text.splitlines() if line.strip()][-TAIL_LINES:]
     reason = ending.explain() if ending is not None else None
     if reason and ending is not None and ending.killed:  # it had no time to say why

@@ -29,7 +29,7 @@ def engine_failure(
         cause: what was seen of it; default: how its process ended.
     """
     name, process = server.engine.name, server.process
-    found = diagnose_process(process, server.engine.log_patterns)
+    found = diagnose_process(process, server.engine)
     after, hint = f"after {after_s:.0f} s", found.hint
     if isinstance(cause, Hang):  # nothing in its log is the reason
         first, hint = f"{name} {cause} ({when}, {after})", ""

@@ -175,7 +175,7 @@ class WarmPool:
         process = server.process
         how = "was ended by somebody else, as by `evalflow stop`" if process.stopped else (
             f"died while nobody used it (exit code {process.exit_code}): "
-            f"{diagnose_process(process, server.engine.log_patterns).cause}; log: {process.log}"
+            f"{diagnose_process(process, server.engine).cause}; log: {process.log}"
         )  # fmt: skip
         with self._lock:
             going = self._remove(handle)

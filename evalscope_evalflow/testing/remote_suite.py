@@ -59,7 +59,7 @@ class API:
     def problem(
         self, key: str | None, name: str, url: str | None = None, note: Callable[[str], None] | None = None
     ) -> Problem | None:
-        """What preflight says of it with this key and model; `note` is called with what should be known and is no obstacle."""
+        """What preflight says of it with this key and model; `note` is called with what is no obstacle."""
         return check_api(f"model {name}", url or self.url, key, name, note)
 
     def chat(self, endpoint: Endpoint) -> int:

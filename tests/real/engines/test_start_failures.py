@@ -28,6 +28,7 @@ from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.engines.lmdeploy import template_names
+from evalscope_evalflow.engines.vllm import VLLM as Engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.serving import Deployment
 from evalscope_evalflow.serving.diagnosis import diagnose
@@ -151,7 +152,7 @@ def test_vllms_start_failures(
 ) -> None:
     logs, codes = vllm_logs
     _, _, cause, hint = VLLM[name]
-    found = diagnose(logs[name], load_engine("vllm").log_patterns)
+    found = diagnose(logs[name], Engine.log_patterns, prefix=Engine.log_prefix)
     assert codes[name] == (2 if name in ("flag", "value") else 1), found
     assert cause.format(**models) in found.cause
     assert "initialization failed" not in found.cause

@@ -399,7 +399,7 @@ def test_a_generation_config_that_is_no_mapping_is_told(task):
         ("A B", "1", "deploy.env_vars: 'A B' is no name of a variable"),
         ("", "1", "deploy.env_vars: '' is no name"),
         ("A", "1\0", "deploy.env_vars.A: its value holds a NUL"),
-        ("EVALFLOW_ENGINE_API_KEY", KEY, "deploy.env_vars.EVALFLOW_LLAMACPP_API_KEY: llamacpp is given this by"),
+        ("EVALFLOW_ENGINE_API_KEY", KEY, "deploy.env_vars.EVALFLOW_ENGINE_API_KEY: llamacpp is given this by"),
     ],
 )
 def test_variables_that_cannot_be_set_are_told(task, name, value, says):

@@ -1,6 +1,7 @@
 import pytest
 
 from evalscope_evalflow.engines import load_engine
+from evalscope_evalflow.engines.vllm import VLLM as Engine
 from evalscope_evalflow.processes.exit_reason import Exit, ExitReason
 from evalscope_evalflow.serving.diagnosis import READ_BYTES, TAIL_LINES, diagnose
 
@@ -327,7 +328,7 @@ SGLANG = [
 @pytest.mark.parametrize(("line", "cause", "hint"), VLLM)
 @pytest.mark.parametrize("form", ["{line}\n", TRACE])
 def test_vllms_failures_are_put_in_words(log, form, line, cause, hint):
-    found = diagnose(log(form.format(line=line)), load_engine("vllm").log_patterns)
+    found = diagnose(log(form.format(line=line)), Engine.log_patterns, prefix=Engine.log_prefix)
     assert cause in found.cause
     assert "\n" not in found.cause
     assert hint in found.hint
@@ -356,7 +357,7 @@ def test_lmdeploys_failures_are_put_in_words(log, text, cause, hint):
 
 def test_the_wrapper_is_not_taken_for_the_cause(log):
     text = TRACE.format(line=f"{CORE}safetensors.SafetensorError: the file is cut short")
-    found = diagnose(log(text), load_engine("vllm").log_patterns)
+    found = diagnose(log(text), Engine.log_patterns, prefix=Engine.log_prefix)
     assert found.cause == "SafetensorError: the file is cut short"
 
 
@@ -366,7 +367,7 @@ def test_of_pydantics_errors_the_line_that_says_something_is_shown(log):
         "  Value error, this cannot be [type=value_error, input_value=ArgsKwargs((), {}), input_type=ArgsKwargs]\n"
         "    For further information visit https://errors.pydantic.dev/2.14/v/value_error\n"
     )
-    assert diagnose(log(text), load_engine("vllm").log_patterns).cause == "VllmConfig: this cannot be"
+    assert diagnose(log(text), Engine.log_patterns, prefix=Engine.log_prefix).cause == "VllmConfig: this cannot be"
 
 
 def test_of_errors_that_wrap_each_other_the_first_is_the_cause(log):
@@ -431,31 +432,33 @@ def test_a_crash_without_a_word_is_named(log, code, cause):
 
 def test_what_a_log_explains_is_not_put_down_to_a_signal(log):
     path = log("OSError: [Errno 98] Address already in use\n")
-    assert diagnose(path, load_engine("vllm").log_patterns, ending=Exit(134)).cause == "the port is taken"
+    assert diagnose(path, Engine.log_patterns, prefix=Engine.log_prefix, ending=Exit(134)).cause == "the port is taken"
 
 
 def test_a_start_that_may_go_well_a_moment_later_is_told_apart(log):
-    patterns = load_engine("vllm").log_patterns
+    patterns = Engine.log_patterns
     assert diagnose(log("OSError: [Errno 98] Address already in use\n"), patterns).again
     assert not diagnose(log("KeyError: 'x'\n"), patterns).again
 
 
 def test_an_engine_that_ends_with_no_known_error_shows_its_last_line(log):
-    found = diagnose(log("loading\n\nSegmentation fault (core dumped)\n\n"), load_engine("vllm").log_patterns)
+    found = diagnose(
+        log("loading\n\nSegmentation fault (core dumped)\n\n"), Engine.log_patterns, prefix=Engine.log_prefix
+    )
     assert (found.cause, found.hint) == ("Segmentation fault (core dumped)", "")
 
 
 @pytest.mark.parametrize("text", ["", "\n \n", None])
 def test_an_engine_that_said_nothing_is_told_so(log, tmp_path, text):
     path = tmp_path / "none.log" if text is None else log(text)
-    found = diagnose(path, load_engine("vllm").log_patterns)
+    found = diagnose(path, Engine.log_patterns, prefix=Engine.log_prefix)
     assert (found.cause, found.tail) == ("it printed nothing", [])
 
 
 @pytest.mark.parametrize("prefix", [SERVER, f"\x1b[1;36m{SERVER.strip()}\x1b[0;0m "], ids=["plain", "coloured"])
 def test_the_tail_is_short_and_without_noise(log, prefix):
     lines = [f"{prefix}INFO 03-14 09:26:40 [api_server.py:1] \x1b[31mline {number}\x1b[0m\n" for number in range(40)]
-    tail = diagnose(log("\n".join(lines)), ()).tail
+    tail = diagnose(log("\n".join(lines)), (), prefix=Engine.log_prefix).tail
     assert tail == [f"line {number}" for number in range(40 - TAIL_LINES, 40)]
 
 
@@ -474,9 +477,9 @@ def test_a_long_log_is_read_from_its_end(log):
 def test_bytes_that_are_no_text_do_not_matter(tmp_path):
     path = tmp_path / "engine.log"
     path.write_bytes(b"\xff\xfe\x00 broken\nOSError: [Errno 98] Address already in use\n")
-    assert diagnose(path, load_engine("vllm").log_patterns).cause == "the port is taken"
+    assert diagnose(path, Engine.log_patterns, prefix=Engine.log_prefix).cause == "the port is taken"
 
 
 def test_the_last_of_equal_lines_is_the_one_to_show(log):
     text = "ValueError: Free memory on device cuda:0 (1/9)\nretrying\nValueError: Free memory on device cuda:1 (2/9)\n"
-    assert "cuda:1" in diagnose(log(text), load_engine("vllm").log_patterns).cause
+    assert "cuda:1" in diagnose(log(text), Engine.log_patterns, prefix=Engine.log_prefix).cause
