@@ -29,7 +29,7 @@ import pytest
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import is_secret_name
-from evalscope_evalflow.engines import HONOURABLE, Command, command_of
+from evalscope_evalflow.engines import HONOURABLE, Command, LogPattern, command_of
 from evalscope_evalflow.engines.options.extra_args import check_extra_args
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.processes import ports
@@ -141,6 +141,7 @@ class EngineConformance:
     def test_it_honours_the_settings_that_it_says_it_does_and_no_other(self, tested: Subject, tmp_path: Path) -> None:
         engine = tested.load()
         assert engine.honours <= set(HONOURABLE)
+        assert not engine.needs_gpu or "devices" in engine.honours, "without it, no device is given to the engine"
         (tmp_path / "chat.jinja").write_text("{{ messages }}")
         template = str(tmp_path / "chat.jinja")
         values: dict[str, Any] = {
@@ -159,6 +160,11 @@ class EngineConformance:
             assert changed == (name in engine.honours), f"{name}: is it to be among `honours`?"
             refused = [problem.where for problem in engine.check_settings(tested.settings(**{**base, name: value}))]
             assert (f"deploy.{name}" in refused) == (name not in engine.honours)
+
+    @area("failure")
+    def test_its_log_patterns_are_patterns(self, tested: Subject) -> None:
+        """A ready-made group among them has to be unpacked: `*WHERE_IS_IT`."""
+        assert all(isinstance(item, LogPattern) for item in tested.load().log_patterns)
 
     # environment
 

@@ -133,7 +133,7 @@ def vllm_logs(
                 {"argv": [word.format(**places) for word in argv], "env": WITHOUT.get(name, {}), "log": str(logs[name])}
             )
         done = subprocess.run(
-            [environments.vllm_env() / "bin" / "python", Path(__file__).with_name("vllm_failures.py")],
+            [environments.vllm_env() / "bin" / "python", Path(__file__).parents[1] / "vllm_failures.py"],
             input=json.dumps(cases),
             env={**os.environ, **VARIABLES, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "TMPDIR": str(folder)},
             capture_output=True,
