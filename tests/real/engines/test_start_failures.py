@@ -188,7 +188,7 @@ def test_lmdeploys_start_failures(
     assert f"exit code {2 if name in ('flag', 'value') else 1}" in first
     assert hint in second
     assert "key_launcher.py api-keys+ lmdeploy.cli:run serve api_server" in said.splitlines()[-1]
-    assert "api-key" not in said.splitlines()[-1]
+    assert "--api-key" not in said.splitlines()[-1]
     assert seconds < 2
 
 
