@@ -102,6 +102,8 @@ class EngineConformance:
         assert list(tested.load().check(tested.model, tested.settings())) == []
         assert list(tested.load().check_settings(tested.settings())) == []
         assert list(tested.load().check_installed(tested.settings())) == []
+        # A ready-made group among them has to be unpacked: `*WHERE_IS_IT`.
+        assert all(isinstance(item, LogPattern) for item in tested.load().log_patterns)
 
     @area("command")
     def test_a_model_without_a_path_is_a_problem(self, tested: Subject) -> None:
@@ -160,11 +162,6 @@ class EngineConformance:
             assert changed == (name in engine.honours), f"{name}: is it to be among `honours`?"
             refused = [problem.where for problem in engine.check_settings(tested.settings(**{**base, name: value}))]
             assert (f"deploy.{name}" in refused) == (name not in engine.honours)
-
-    @area("failure")
-    def test_its_log_patterns_are_patterns(self, tested: Subject) -> None:
-        """A ready-made group among them has to be unpacked: `*WHERE_IS_IT`."""
-        assert all(isinstance(item, LogPattern) for item in tested.load().log_patterns)
 
     # environment
 
