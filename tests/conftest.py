@@ -38,9 +38,17 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast layer first; last of all, the end of what all tests share."""
-    marks = ("real", "at_the_end")
-    items.sort(key=lambda item: [item.get_closest_marker(mark) is not None for mark in reversed(marks)])
+    """The fast layer first. With `-n N --dist loadgroup`, one process has all tests of the run's vLLM server."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is not None)
+    of_vllm = {item.path for item in items if "vllm_server" in _fixtures(item) and item.path.name != "test_faults.py"}
+    for item in items:
+        if item.get_closest_marker("real"):
+            shared = item.path in of_vllm or "vllm_server" in _fixtures(item)
+            item.add_marker(pytest.mark.xdist_group("vllm" if shared else item.path.stem))
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -161,9 +161,11 @@ class EngineSession:
             return
         began = time.monotonic()
         self._emit(PhaseBegan(Phase.RELEASE))
-        released = deployment.release()
-        ended = time.monotonic()
-        self._emit(PhaseEnded(Phase.RELEASE, round(ended - began, 3)))
+        try:
+            released = deployment.release()
+        finally:  # a signal may come between; what is left of the release is done, and timed, after that
+            ended = time.monotonic()
+            self._emit(PhaseEnded(Phase.RELEASE, round(ended - began, 3)))
         problems = released.problems()
         self.run.left += [f"{self.engine.name} was ended, but {line}" for line in problems]
         self._emit(

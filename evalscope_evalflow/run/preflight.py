@@ -103,7 +103,7 @@ def _api_problems(task: Task, notify: Callable[[str], None], survey: Survey) -> 
     for model in task.models:
         if survey.asks(model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
             yield from _ask(f"model {model.name}", model, notify)
-    if task.flow.mode == "infer" or not any("judge" in survey.remaining(model).phases for model in task.models):
+    if not any(survey.remaining(model).verdicts for model in task.models):
         return  # no judge is asked today
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"

@@ -21,6 +21,7 @@ class Remaining:
         infer: datasets with samples that have no answer, but may get one.
         judge: datasets without a report on all their answers, judged as the task says.
         rejudge: those of them whose verdicts another judge gave.
+        verdicts: those of them for which the judge, if there is one, is asked something.
         answers: number of saved answers, by dataset; empty where everything is asked again.
         permanent: samples that failed permanently and are not asked again, by dataset.
     """
@@ -28,6 +29,7 @@ class Remaining:
     infer: list[str] = field(default_factory=list)
     judge: list[str] = field(default_factory=list)
     rejudge: list[str] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)
     answers: dict[str, int] = field(default_factory=dict)
     permanent: dict[str, int] = field(default_factory=dict)
 
@@ -49,7 +51,8 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
     """
     mode = task.flow.mode
     if not task.flow.reuse and mode != "judge":
-        return Remaining(list(task.datasets), list(task.datasets) if mode == "all" else [])
+        judged = list(task.datasets) if mode == "all" else []
+        return Remaining(infer=list(task.datasets), judge=judged, verdicts=judged)
     saved = saved or load_backend(task.flow.backend).look(task, model)
     judge = fingerprints.verdicts(task)
     results = {} if mode == "infer" else {item.dataset: item for item in saved.results({})}
@@ -65,8 +68,11 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
             continue
         if cell.verdicts is not None and cell.verdicts != judge:
             found.rejudge.append(dataset)
-        if asks or dataset in found.rejudge or not _judged(saved, results[dataset]):
+        anew = asks or dataset in found.rejudge
+        if anew or not _judged(saved, results[dataset]):
             found.judge.append(dataset)
+            if anew or results[dataset].fallbacks or saved.verdicts(dataset) < found.answers[dataset]:
+                found.verdicts.append(dataset)
     return found
 
 

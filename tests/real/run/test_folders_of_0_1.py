@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from judge_server import JudgeServer
 from old_run_folders import model_of_the_runs, unpack
+from vlm_runs import UNCLEAR, serve
 
 pytestmark = pytest.mark.real
 
@@ -141,3 +142,24 @@ def test_a_folder_of_vlmevalkits_is_done_and_scored_again_from_its_verdicts(vlme
     done = evalflow("run", task, **variables)
     assert done.returncode == 0, done.stderr
     assert list(work.glob("reports/*/shapes.json"))
+
+
+def test_an_interrupted_run_of_vlmevalkits_asks_only_for_what_is_missing(vlmeval_env, tmp_path):
+    with serve(tmp_path, "m.o-1", "", "--answer", UNCLEAR) as api, JudgeServer() as judge:
+        judge.reply = lambda _: "A"
+        task = unpack(
+            "vlmevalkit_interrupted", tmp_path / "run", judge=judge.url, api=api.url, vlmeval=str(vlmeval_env)
+        )
+        work, variables = tmp_path / "run" / "work", {"LMUData": str(tmp_path / "run" / "data")}
+        checked = evalflow("check", task, **variables)
+        assert checked.returncode == 0, checked.stderr
+        assert "shapes: answered, 8 answers" in checked.stdout
+        assert "LogicVista: started, 2 answers" in checked.stdout
+        api.forget()
+        done = evalflow("run", task, **variables)
+        assert done.returncode == 0, done.stderr
+        assert (len(api.prompts), len(judge.asked)) == (1 + 3, 13), "one to see that it works, and what was missing"
+        again = files(work)
+        assert "nothing was started" in evalflow("run", task, **variables).stderr
+        assert files(work) == again
+    assert json.loads((work / "evalflow" / "cells.json").read_text())["schema"] == 2
