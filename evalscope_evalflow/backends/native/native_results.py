@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
-from evalscope_evalflow.backends.native.native_verdicts import is_fallback
+from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fallback
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import failures
@@ -102,9 +102,7 @@ class NativeSaved(Saved):
 
     def _result(self, dataset: str, found: tuple[Path, dict[str, Any]] | None) -> DatasetResult:
         result = _result(dataset, *found, self.files("reviews", dataset)) if found else DatasetResult(dataset)
-        answered = min(result.requested, self.answers(dataset))
-        failed = max(result.requested - answered, result.failed - result.fallbacks) if found else 0
-        result = replace(result, answered=answered, failed=failed)
+        result = replace(result, answered=min(result.requested, self.answers(dataset)))
         if result.report is not None and not result.failed and result.succeeded >= result.requested:
             return result  # all is there; what the file has is of another time
         why = self.failures(dataset)
@@ -127,10 +125,14 @@ def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path
     largest = max((item.samples for item in metrics), default=0)
     judge = report.get("judge_summary") or {}
     judged = int(judge.get("total") or 0) if judge else None
-    fallbacks = 0
+    fallbacks, withheld = 0, 0
     if judge and judge.get("status") != "success":
-        seen = int(judge.get("total_observations") or 0) - int(judge.get("valid_observations") or 0)
-        fallbacks = sum(map(_fallbacks, reviews)) if reviews else max(1, seen)
+        rows = [row for file in reviews for row in _fallbacks(file)]
+        withheld = sum(not has_value(row) for row in rows)
+        valid = int(judge.get("valid_observations") or 0)
+        seen = int(judge.get("total_observations") or 0)
+        tied = judge.get("status") == "degraded" and 0 < seen <= valid
+        fallbacks = len(rows) or (0 if tied else max(1, seen - valid))
     notes = []
     if judged is not None and fallbacks:
         notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
@@ -139,7 +141,7 @@ def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path
         metrics,
         requested=int(execution.get("requested") or largest),
         succeeded=int(execution.get("succeeded", largest)),
-        failed=int(execution.get("errored") or 0),
+        failed=max(0, int(execution.get("errored") or 0) - withheld),
         report=path,
         notes=notes,
         judged=None if judged is None else judged - fallbacks,
@@ -153,10 +155,10 @@ def _rows(path: Path) -> int:
         return sum(line.endswith(b"\n") and line.strip() != b"" for line in file)
 
 
-def _fallbacks(reviews: Path) -> int:
-    """Samples in a review file whose score is not the judge's."""
+def _fallbacks(reviews: Path) -> list[dict[str, Any]]:
+    """The rows of a review file whose score is not the judge's."""
     rows = {row.get("index"): row for row in failures.lines(reviews)}
-    return sum(map(is_fallback, rows.values()))
+    return list(filter(is_fallback, rows.values()))
 
 
 def metrics_of(report: dict[str, Any]) -> list[Metric]:

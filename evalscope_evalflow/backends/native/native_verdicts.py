@@ -23,6 +23,11 @@ def is_fallback(review: dict[str, Any]) -> bool:
     return not (summary["status"] == "degraded" and 0 < seen <= valid)
 
 
+def has_value(review: dict[str, Any]) -> bool:
+    """Whether a row of a review file has a score."""
+    return bool(((review.get("sample_score") or {}).get("score") or {}).get("value"))
+
+
 def drop_fallbacks(folder: Path, dataset: str) -> int:
     """Remove the fallbacks from the review files of a dataset, so that they are judged again.
 
