@@ -224,6 +224,13 @@ class Backend(ABC):
             Whether there were any.
         """
 
+    def row_files(self, folder: Path) -> Iterable[Path]:
+        """The JSON-lines files of a run folder that the backend appends results to.
+
+        Before a run goes on, a last row that was never finished is cut off them.
+        """
+        return ()
+
     def published_samples(self, task: Task, dataset: str) -> int | None:
         """Number of samples of a dataset, for estimates of time; None where it is not known."""
         return None

@@ -65,6 +65,9 @@ class Native(Backend):
         report = folder / "reports" / model.name / f"{dataset}.json"
         return move_to(archive, folder, [*NativeSaved(task, model).files("reviews", dataset), report])
 
+    def row_files(self, folder: Path) -> Iterable[Path]:
+        return [path for kind in ("predictions", "reviews") for path in (folder / kind).rglob("*.jsonl")]
+
     def published_samples(self, task: Task, dataset: str) -> int | None:
         settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}
         if settings.get("local_path"):
