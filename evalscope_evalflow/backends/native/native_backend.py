@@ -37,7 +37,7 @@ class Native(Backend):
         stock = {
             "eval_batch_size": max_num_seqs,
             **task.stock,
-            "model": model.name,
+            "model": model.served_name,
             "model_id": model.name,
             "eval_type": "openai_api",
             "eval_backend": "Native",
@@ -46,6 +46,8 @@ class Native(Backend):
             # One bad sample must not cost the others; the report counts it, and so do we.
             "ignore_errors": True,
         }
+        if model.generation_config:
+            stock["generation_config"] = task.generation_config(model)
         if not (stock.get("judge") or {}).get("models"):
             stock.pop("analysis_report", None)  # EvalScope would ask a public host to write it
         if has_predictions(folder):

@@ -110,7 +110,8 @@ class VLMEvalKit(Backend):
             "model": model.name,
             "datasets": list(task.datasets),
             "limit": task.stock.get("limit"),
-            "generation_config": _generation(task),
+            "served_name": model.served_name,
+            "generation_config": _generation(task, model),
             "model_args": task.stock.get("model_args"),
             "judge": (judge[0] if isinstance(judge, list) else judge) or None,
             "verify_md5": task.flow.verify_md5,
@@ -132,8 +133,8 @@ class VLMEvalKit(Backend):
         return moved
 
 
-def _generation(task: Task) -> dict[str, Any]:
-    settings = task.stock.get("generation_config") or {}
+def _generation(task: Task, model: ModelConfig) -> dict[str, Any]:
+    settings = task.generation_config(model) or {}
     return dict(settings) if isinstance(settings, Mapping) else {}
 
 
