@@ -15,8 +15,9 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.answer_counts import AnswerCounts
 from evalscope_evalflow.state.failures import Failure
 
 INTERFACE_VERSION = 1
@@ -100,6 +101,14 @@ class Saved(ABC):
     def cells(self) -> dict[str, ledger.Cell]:
         """What the last run wrote down."""
         return ledger.read(self.folder)
+
+    @cached_property
+    def _answer_counts(self) -> dict[str, AnswerCounts]:
+        return answer_counts.read(self.folder)
+
+    def answer_counts(self, dataset: str) -> AnswerCounts:
+        """How many answers of a dataset are cut off, without text, or otherwise not as they should be."""
+        return self._answer_counts.get(dataset) or AnswerCounts()
 
     def cell(self, dataset: str) -> ledger.Cell:
         """The same of one dataset."""
