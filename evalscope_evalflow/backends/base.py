@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from evalscope_evalflow.backends.score import Score, score_of
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
@@ -47,7 +48,7 @@ class DatasetResult:
 
     Attributes:
         dataset: its name.
-        metrics: the report's figures.
+        metrics: the report's figures, the headline first.
         requested: samples that were to be answered.
         succeeded: samples that were answered and scored.
         failed: samples that were not.
@@ -55,8 +56,9 @@ class DatasetResult:
         judged: samples with a verdict of the judge's own; None where no judge is used.
         fallbacks: samples that the judge gave no verdict on, whether scored by a rule instead or not at all.
         report: the report's file; None where there is none.
-        notes: what else a reader of the score has to know, such as a judge that failed.
+        notes: why the score is missing or incomplete, such as a judge that failed; with any, it is not complete.
         failures: how many samples have no answer or no score, by kind.
+        answer_kinds: answers that stand, but that a reader of the score has to know of, by kind, such as `cut_off`.
         predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
     """
 
@@ -72,16 +74,21 @@ class DatasetResult:
     judged: int | None = None
     fallbacks: int = 0
     predicted_only: bool = False
+    answer_kinds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def score(self) -> Score:
+        """The headline score with its evidence; what every table, file and object shows."""
+        return score_of(self)
+
+    def value_of(self, metric: Metric) -> float | None:
+        """The score of one of the metrics; where the headline has none that could be trusted, no other has."""
+        return None if self.score.value is None else metric.score
 
     @property
     def complete(self) -> bool:
         """Whether the score covers every sample, each judged as it should be."""
-        if self.predicted_only:
-            return self.requested > 0 and self.answered >= self.requested
-        if self.report is None or not self.metrics or self.metrics[0].score is None:
-            return False
-        whole = not self.failed and self.succeeded >= self.requested
-        return whole and not self.fallbacks and not self.notes
+        return self.score.complete
 
 
 class Saved(ABC):

@@ -11,15 +11,14 @@ from rich.table import Table
 
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.results.score_rows import rows_of
 
 
 def score_text(result: DatasetResult) -> str:
     """The headline score, marked where it does not cover every sample."""
     if result.predicted_only:
         return "not judged" + ("" if result.complete else " (incomplete)")
-    score = next(rows_of("", result)).score_text
-    return (score + ("" if result.complete else " (incomplete)")) if score else "none"
+    score = result.score
+    return (score.text + ("" if score.complete else " (incomplete)")) if score.text else "none"
 
 
 def show_table(
