@@ -6,7 +6,7 @@ import inspect
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +58,9 @@ class DatasetResult:
         report: the report's file; None where there is none.
         notes: why the score is missing or incomplete, such as a judge that failed; with any, it is not complete.
         failures: how many samples have no answer or no score, by kind.
-        answer_kinds: answers that stand, but that a reader of the score has to know of, by kind, such as `cut_off`.
+        answer_kinds: answers that stand, but are unusual, by kind (values of `AnswerKind`).
+        remarks: what stands beside the score, and takes nothing from it, in words: answers that were cut off, metrics
+            that could not be computed.
         predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
     """
 
@@ -75,6 +77,7 @@ class DatasetResult:
     fallbacks: int = 0
     predicted_only: bool = False
     answer_kinds: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def score(self) -> Score:
@@ -116,6 +119,12 @@ class Saved(ABC):
     def answer_counts(self, dataset: str) -> AnswerCounts:
         """How many answers of a dataset are cut off, without text, or otherwise not as they should be."""
         return self._answer_counts.get(dataset) or AnswerCounts()
+
+    def described(self, result: DatasetResult) -> DatasetResult:
+        """A result with what is known of its answers beside their text."""
+        counts = self.answer_counts(result.dataset)
+        remarks = counts.remarks(result.answered or result.succeeded)
+        return replace(result, answer_kinds=counts.kinds, remarks=[*result.remarks, *remarks])
 
     def cell(self, dataset: str) -> ledger.Cell:
         """The same of one dataset."""

@@ -49,6 +49,7 @@ class ModelResult:
                 "fallbacks": item.fallbacks,
                 "failures": item.failures,
                 "notes": item.notes,
+                "remarks": item.remarks,
             }
             for item in self.datasets
         }

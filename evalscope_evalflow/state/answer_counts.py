@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class AnswerCounts:
             found.append(f"{self.empty} of {answered} answers hold no text: {', '.join(parts)}")
         if self.of(AnswerKind.OPEN_THOUGHT):
             number = self.of(AnswerKind.OPEN_THOUGHT)
-            found.append(f"{number} of {answered} answers are a thought that never ends (<think> without </think>)")
+            found.append(f"{number} of {answered} answers begin with a <think> that is never closed")
         if self.of(AnswerKind.REFUSED):
             found.append(f"{self.of(AnswerKind.REFUSED)} of {answered} answers are refusals")
         return found
@@ -86,17 +86,17 @@ def read(folder: Path) -> dict[str, AnswerCounts]:
     Args:
         folder: the run folder.
     """
-    last: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    last: dict[tuple[str, str, str], dict[str, Any]] = {}
     for item in lines(path_in(folder)):
         last[str(item.get("dataset")), str(item.get("subset")), str(item.get("sample"))] = item
-    of: dict[str, list[Mapping[str, Any]]] = {}
+    of: dict[str, list[dict[str, Any]]] = {}
     for (dataset, _, _), item in last.items():
         if item.get("kinds"):
             of.setdefault(dataset, []).append(item)
     return {dataset: _count(items) for dataset, items in of.items()}
 
 
-def _count(items: Iterable[Mapping[str, Any]]) -> AnswerCounts:
+def _count(items: Iterable[dict[str, Any]]) -> AnswerCounts:
     kinds: Counter[str] = Counter()
     limits: Counter[int | None] = Counter()
     cut_thoughts = 0

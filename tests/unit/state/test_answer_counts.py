@@ -119,7 +119,7 @@ def test_half_a_line_of_a_killed_worker_costs_no_other(write, tmp_path):
             AnswerCounts({"empty": 1, "only_thoughts": 1, "tool_call": 1, "open_thought": 1, "refused": 3}),
             [
                 "3 of 20 answers hold no text: 1 × nothing at all, 1 × only thoughts, 1 × a tool call",
-                "1 of 20 answers are a thought that never ends (<think> without </think>)",
+                "1 of 20 answers begin with a <think> that is never closed",
                 "3 of 20 answers are refusals",
             ],
         ),
