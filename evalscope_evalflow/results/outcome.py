@@ -39,7 +39,8 @@ class ModelResult:
         """The results, as run.json holds them."""
         return {
             item.dataset: {
-                "metrics": {metric.name: metric.score for metric in item.metrics},
+                "score": item.score.as_record(),
+                "metrics": {metric.name: item.value_of(metric) for metric in item.metrics},
                 "requested": item.requested,
                 "answered": item.answered,
                 "succeeded": item.succeeded,
@@ -48,6 +49,7 @@ class ModelResult:
                 "fallbacks": item.fallbacks,
                 "failures": item.failures,
                 "notes": item.notes,
+                "remarks": item.remarks,
             }
             for item in self.datasets
         }

@@ -24,7 +24,7 @@ def collect(run: Run, before: Stamps, saved: Saved | None = None) -> list[Datase
         saved: what the run folder holds, where that was looked at just now.
     """
     saved = saved or run.saved()
-    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
+    results = _results(run, saved, before)
     changes: dict[str, dict[str, Any]] = {}
     for result in results:
         changes[result.dataset] = {"counted": saved.counted(result.dataset)}
@@ -47,7 +47,7 @@ def finished(run: Run) -> ModelResult | None:
     saved = run.saved()
     if remaining(run.task, run.model, saved).phases:
         return None
-    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results({})
+    results = _results(run, saved, {})
     result = ModelResult(run.model, saved.folder, results)
     known = record.read(saved.folder) or {}
     state = "complete" if result.complete else "incomplete"
@@ -58,6 +58,11 @@ def finished(run: Run) -> ModelResult | None:
         run.emit(FailuresStand())
     record.append_event(run.record_folder, NothingLeft())
     return result
+
+
+def _results(run: Run, saved: Saved, before: Stamps) -> list[DatasetResult]:
+    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
+    return [saved.described(result) for result in results]
 
 
 def _say_if_incomplete(result: DatasetResult, saved: Saved, emit: Callable[[Event], None]) -> None:

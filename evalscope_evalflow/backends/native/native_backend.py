@@ -12,8 +12,8 @@ from evalscope_evalflow.backends.native.native_results import NativeSaved
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.state import failures
 
 # EvalScope's folders, which `reuse: false` archives.
 _FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
@@ -59,7 +59,12 @@ class Native(Backend):
 
     def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
-        ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "benchmarks.json"]
+        ours = [
+            failures.path_in(folder),
+            answer_counts.path_in(folder),
+            ledger.path_in(folder),
+            folder / "evalflow" / "benchmarks.json",
+        ]
         return move_to(archive, folder, [*(folder / name for name in _FOLDERS), *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:

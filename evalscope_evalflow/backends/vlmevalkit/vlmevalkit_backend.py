@@ -16,8 +16,8 @@ from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.state import failures
 
 # What a stock task can say, and VLMEvalKit cannot do.
 _CANNOT = {
@@ -123,7 +123,12 @@ class VLMEvalKit(Backend):
     def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
         paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports")]
-        ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "vlmevalkit"]
+        ours = [
+            failures.path_in(folder),
+            answer_counts.path_in(folder),
+            ledger.path_in(folder),
+            folder / "evalflow" / "vlmevalkit",
+        ]
         return move_to(archive, folder, [*paths, *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
