@@ -26,8 +26,7 @@ def collect(run: Run, before: Stamps, saved: Saved | None = None) -> list[Datase
         saved: what the run folder holds, where that was looked at just now.
     """
     saved = saved or run.saved()
-    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
-    results = [_place_report(saved, result) for result in results]
+    results = [_place_report(saved, result) for result in _results(run, saved, before)]
     changes: dict[str, dict[str, Any]] = {}
     for result in results:
         changes[result.dataset] = {"counted": saved.counted(result.dataset)}
@@ -50,7 +49,7 @@ def finished(run: Run) -> ModelResult | None:
     saved = run.saved()
     if remaining(run.task, run.model, saved).phases:
         return None
-    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results({})
+    results = _results(run, saved, {})
     result = ModelResult(run.model, saved.folder, results)
     known = record.read(saved.folder) or {}
     state = "complete" if result.complete else "incomplete"
@@ -74,10 +73,19 @@ def _place_report(saved: Saved, result: DatasetResult) -> DatasetResult:
     place = saved.report_path(result.dataset)
     kept = kept_path(saved.folder, place)
     if result.score.value is not None:
+        if result.report == kept:  # moved out of the way for scoring that never began
+            place.parent.mkdir(parents=True, exist_ok=True)
+            kept.replace(place)
+            return replace(result, report=place)
         kept.unlink(missing_ok=True)
         return result
     set_aside(saved.folder, place)
     return replace(result, report=kept) if result.report == place else result
+
+
+def _results(run: Run, saved: Saved, before: Stamps) -> list[DatasetResult]:
+    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
+    return [saved.described(result) for result in results]
 
 
 def _say_if_incomplete(result: DatasetResult, saved: Saved, emit: Callable[[Event], None]) -> None:

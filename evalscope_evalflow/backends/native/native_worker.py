@@ -21,6 +21,7 @@ from evalscope_evalflow.backends.native.native_report import scores_only_verdict
 from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
@@ -50,6 +51,8 @@ class NativeWorker:
         self.request, self.channel = request, channel
         self.stock_task = dict(request.stock_task)
         self.failures = Failures(request.failures_file, request.failure_cause)
+        settings = self.stock_task.get("generation_config") or {}
+        self.kinds = KindsFile(os.path.dirname(request.failures_file), settings.get("max_tokens"))
         self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
@@ -216,6 +219,7 @@ class NativeWorker:
                 self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
             raise
+        self.kinds.add(dataset, subset, sample, kinds_of_output(state.output, tools=bool(item.sample.tools)))
         with evaluator._prediction_cache_lock:
             evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
         item.prediction_persisted = True
