@@ -168,13 +168,16 @@ SECTION: Mapping[str, Setting] = {
     "models": Setting(_P),
     "deploy": Setting(_P),
     "verify_md5": Setting(_A, note="by the data's content"),
-    **_all(_N, "judge_max_num_seqs executor exporters dry_run"),
+    **_all(_N, "judge_max_num_seqs executor exporters dry_run on_incomplete"),
 }
 MODEL: Mapping[str, Setting] = {
-    "name": Setting(_A, note="the name that results are filed under"),
+    "name": Setting(_A, note="of a model that is deployed; an API's, where there is no `model_id`"),
     "path": Setting(_A, note="the content of the checkpoint's files, not where they are"),
     "api_url": Setting(_A, note="without user info and query"),
     "api_key": Setting(_N),
+    "model_id": Setting(_A, note="the name that the API knows it by"),
+    "generation_config": Setting(_P),
+    "pattern": Setting(_N),
     "deploy": Setting(_P),
 }
 DEPLOY: Mapping[str, Setting] = {

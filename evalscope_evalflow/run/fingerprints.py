@@ -65,14 +65,14 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
     found: dict[str, Any] = {
         SCHEMA: VERSION,
         "backend": task.flow.backend,
-        "model": model.name,
+        "model": model.served_name,
         "checkpoint": fact_values.checkpoint(model.path) if model.path else None,
         "deploy.chat_template": fact_values.template(deploy.chat_template),
         **_of_engine(task, model, deploy),
         **without_defaults({name: stock.get(name) for name in _OF_TASK}, STOCK),
         "sandbox": _sandbox(stock),
         "dataset_dir": _absolute(stock.get("dataset_dir")),
-        **_generation(stock.get("generation_config"), task.flow.backend),
+        **_generation(task.generation_config(model), task.flow.backend),
     }
     repeats = found.pop("generation_config.n", None)
     if repeats and "repeats" not in found:
@@ -137,6 +137,11 @@ def compare_predictions(
     if SCHEMA in before:
         return compare({name: value for name, value in before.items() if name != SCHEMA}, facts)
     return compare(_as_of_today(before, defaults or {}), facts, NOT_IN_0_1)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What has changed, in words, such as "limit was 4 and is 8"."""
+    return [item.text for item in compare_predictions(before, now).differences]
 
 
 def _as_of_today(before: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
