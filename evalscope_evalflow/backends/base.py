@@ -137,7 +137,14 @@ class Saved(ABC):
 
     @abstractmethod
     def stamps(self) -> Stamps:
-        """The reports, so that none of them is later taken for a new one."""
+        """The reports, so that none of them is later taken for a new one.
+
+        The key is a report's place in `reports/`, also where it lies outside since it holds no score.
+        """
+
+    def report_path(self, dataset: str) -> Path:
+        """The place in `reports/` of a dataset's report, whether there is one or not."""
+        return self.folder / "reports" / self.model.name / f"{dataset}.json"
 
     @abstractmethod
     def results(self, before: Stamps) -> list[DatasetResult]:

@@ -14,9 +14,10 @@ from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.worker.kept_reports import KEPT, kept_path
 
 # EvalScope's folders, which `reuse: false` archives.
-_FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
+_FOLDERS = ("configs", "logs", "predictions", "reviews", "reports", KEPT)
 
 
 class Native(Backend):
@@ -69,8 +70,9 @@ class Native(Backend):
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
         folder = task.folder(model)
-        report = folder / "reports" / model.name / f"{dataset}.json"
-        return move_to(archive, folder, [*NativeSaved(task, model).files("reviews", dataset), report])
+        saved = NativeSaved(task, model)
+        report = saved.report_path(dataset)
+        return move_to(archive, folder, [*saved.files("reviews", dataset), report, kept_path(folder, report)])
 
     def row_files(self, folder: Path) -> Iterable[Path]:
         return [path for kind in ("predictions", "reviews") for path in (folder / kind).rglob("*.jsonl")]

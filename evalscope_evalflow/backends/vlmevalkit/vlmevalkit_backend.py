@@ -18,6 +18,7 @@ from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.worker.kept_reports import KEPT, kept_path
 
 # What a stock task can say, and VLMEvalKit cannot do.
 _CANNOT = {
@@ -122,7 +123,7 @@ class VLMEvalKit(Backend):
 
     def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
-        paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports")]
+        paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports", KEPT)]
         ours = [
             failures.path_in(folder),
             answer_counts.path_in(folder),
@@ -133,7 +134,8 @@ class VLMEvalKit(Backend):
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
         files = VLMEvalKitSaved(task, model).files(dataset)
-        moved = move_to(archive, task.folder(model), [*files.made(), files.report])
+        folder = task.folder(model)
+        moved = move_to(archive, folder, [*files.made(), files.report, kept_path(folder, files.report)])
         files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
         return moved
 
