@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
+from evalscope_evalflow.backends.missing_verdicts import reasons
+from evalscope_evalflow.backends.native.native_missing import missing_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import is_fallback
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
@@ -128,7 +130,7 @@ def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path
         fallbacks = sum(map(_fallbacks, reviews)) or max(1, seen)
     notes = []
     if judged is not None and judge.get("status") != "success":
-        notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
+        notes += reasons(missing_verdicts(reviews), judged) or [f"{fallbacks} of {judged} answers have no verdict"]
     return DatasetResult(
         dataset,
         metrics,
