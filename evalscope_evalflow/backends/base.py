@@ -138,7 +138,14 @@ class Saved(ABC):
 
     @abstractmethod
     def stamps(self) -> Stamps:
-        """The reports, so that none of them is later taken for a new one."""
+        """The reports, so that none of them is later taken for a new one.
+
+        The key is a report's place in `reports/`, also where it lies outside since it holds no score.
+        """
+
+    def report_path(self, dataset: str) -> Path:
+        """The place in `reports/` of a dataset's report, whether there is one or not."""
+        return self.folder / "reports" / self.model.name / f"{dataset}.json"
 
     @abstractmethod
     def results(self, before: Stamps) -> list[DatasetResult]:
@@ -249,6 +256,13 @@ class Backend(ABC):
         Returns:
             Whether there were any.
         """
+
+    def row_files(self, folder: Path) -> Iterable[Path]:
+        """The JSON-lines files of a run folder that the backend appends results to.
+
+        Before a run goes on, a last row that was never finished is cut off them.
+        """
+        return ()
 
     def published_samples(self, task: Task, dataset: str) -> int | None:
         """Number of samples of a dataset, for estimates of time; None where it is not known."""

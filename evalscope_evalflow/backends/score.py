@@ -123,6 +123,7 @@ def _why_not(result: DatasetResult, value: float | None) -> str:
     elif value is None:
         reasons.append("nothing could be scored")
     counted = result.answered if result.predicted_only else result.succeeded
-    if counted < result.requested:
-        reasons.append(f"{result.requested - counted} of {result.requested} samples are missing")
+    missing = result.requested - counted - (0 if result.predicted_only else result.fallbacks)
+    if missing > 0:
+        reasons.append(f"{missing} of {result.requested} samples are missing")
     return "; ".join([*reasons, *result.notes])

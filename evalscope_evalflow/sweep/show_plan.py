@@ -88,7 +88,7 @@ def show_plan(task: Task, console: Console | None = None) -> None:
 
 def _show_plan(task: Task, console: Console, errors: Console) -> None:
     prepared = prepare(task, lambda text: errors.print(escape(text), style="dim"))
-    survey, here = prepared.survey, prepared.executor.on_this_machine
+    task, survey, here = prepared.task, prepared.survey, prepared.executor.on_this_machine
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
     notes = list(prepared.notes)
     try:

@@ -18,6 +18,7 @@ from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
 from evalscope_evalflow.backends.native.native_judging import name_judge_failures
+from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
@@ -26,6 +27,7 @@ from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.kept_reports import set_aside
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 _BASE_URL = "EVALSCOPE_BASE_URL"
@@ -93,6 +95,10 @@ class NativeWorker:
                 self.channel.emit(VerdictsDropped(dataset, dropped))
         left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
+            for (
+                dataset
+            ) in left:  # what is there covers other answers or verdicts; where no new one is made, none is shown
+                set_aside(folder, folder / "reports" / self.stock_task["model_id"] / f"{dataset}.json")
             self.stock_task["use_cache"] = str(folder)
             self._run(self._judge(at_once), left)
 
@@ -223,9 +229,9 @@ class NativeWorker:
 
     def _judge(self, at_once: int | None) -> Any:
         """An evaluator that scores, and asks the model for nothing; None: `eval_batch_size` answers at once."""
-        phases, default = self, self.default
+        phases, scorer = self, scores_only_verdicts(self.default, Path(self.stock_task["work_dir"]))
 
-        class Judge(default):  # type: ignore[misc, valid-type]
+        class Judge(scorer):  # type: ignore[misc, valid-type]
             def __init__(self, **parts: Any) -> None:
                 if at_once:  # not in the task itself, which is the user's
                     parts["task_config"] = parts["task_config"].model_copy(update={"eval_batch_size": at_once})

@@ -63,8 +63,8 @@ class VLMEvalKitWorker:
     def __init__(self, request: StartTask, channel: Channel) -> None:
         """
         Args:
-            request: what to do; its settings are `model`, `datasets`, `limit`, `generation_config`, `model_args`,
-                `judge` (None where there is none) and `verify_md5`.
+            request: what to do; its settings are `model`, `served_name` (the API's), `datasets`, `limit`,
+                `generation_config`, `model_args`, `judge` (None where there is none) and `verify_md5`.
             channel: to the parent.
         """
         self.settings, self.channel = request.settings, channel
@@ -234,7 +234,7 @@ class VLMEvalKitWorker:
             settings = {**MODEL_PATIENCE, **(self.settings.get("generation_config") or {})}
             settings.pop("batch_size", None)
             model_args = _client(resolve(self.settings.get("model_args")))
-            self.api = Api(self.settings["model"], url, os.environ[MODEL_KEY], settings, model_args)
+            self.api = Api(self.settings["served_name"], url, os.environ[MODEL_KEY], settings, model_args)
             self.api.answered = self.answered
         return self.api
 

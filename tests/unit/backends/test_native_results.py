@@ -275,3 +275,11 @@ def test_a_score_of_nothing_or_of_some_is_not_complete(task, report):
     assert not results(task)["general_qa"].complete
     report("general_qa", [metric("accuracy", 1.0)], execution_summary=execution(5, 5, 0))
     assert results(task)["general_qa"].complete
+
+
+def test_answers_and_verdicts_may_have_a_torn_row(task, folder):
+    rows = [folder / "predictions" / "m" / "d.jsonl", folder / "reviews" / "m" / "d.jsonl"]
+    for path in [*rows, folder / "reports" / "m" / "d.json"]:
+        path.parent.mkdir(parents=True)
+        path.write_text("{")
+    assert sorted(load_backend("Native").row_files(folder)) == rows
