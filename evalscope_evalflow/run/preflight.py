@@ -85,7 +85,7 @@ def _problems(
         if engine.local and on_this_machine:
             yield from check_placement(engine, model, deploy, notify)
             yield from host_checks.check_port(deploy, notify)
-    for number, judge in enumerate(judges(task)):
+    for number, judge in enumerate(judges(task) if task.flow.mode != "infer" else ()):
         where = f"judge.models.{number}"
         if not isinstance(judge, Mapping):
             yield Problem(where, "is no mapping", "It has model_id, api_url and api_key.")
