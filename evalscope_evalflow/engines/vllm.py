@@ -55,6 +55,7 @@ class VLLM(Engine):
         "--api-key": "deploy.api_key",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {"VLLM_API_KEY": "deploy.api_key"}
+    log_routine = r"(?:\(\w+ pid=\d+\) )?(?:INFO|DEBUG|WARNING)\b"
     log_prefix = r"\((?:EngineCore|APIServer|Worker|VllmWorker)\S* pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[\S+?\] )?"
     log_patterns = (
         LogPattern(
@@ -87,19 +88,28 @@ class VLLM(Engine):
             "Free memory, or lower VLLM_CPU_KVCACHE_SPACE (env_vars) or --kv-cache-memory-bytes (extra_args).",
         ),
         LogPattern(
+            r"(The worker already uses .+? GiB \(.+?\), more than the .+? GiB of CPU memory reserved)",
+            "there is not enough memory for the KV cache: {0}",
+            "Raise --gpu-memory-utilization in extra_args (on a CPU, it is a share of the machine's memory), or set "
+            "VLLM_CPU_KVCACHE_SPACE (env_vars).",
+        ),
+        LogPattern(
             r"((?:To serve at least one request|No available memory for the cache blocks).+)",
             "there is not enough memory for the KV cache: {0}",
             "Lower max_model_len or max_num_seqs, or give it more devices.",
+            device_memory=True,
         ),
-        LogPattern(
-            r"(Free memory on device .+)",
+        LogPattern(  # every good start has a line that begins so, too
+            r"(Free memory on device .+ is less than desired .+)",
             "the device is in use by another process: {0}",
             "Choose an idle device, or lower --gpu-memory-utilization in extra_args.",
+            device_memory=True,
         ),
         LogPattern(
             r"OutOfMemoryError: (.+)",
             "the device ran out of memory: {0}",
             "Lower max_num_seqs or max_model_len, or raise tensor_parallel.",
+            device_memory=True,
         ),
         PORT_TAKEN,
         LogPattern(
@@ -118,6 +128,14 @@ class VLLM(Engine):
             r"((?:ModuleNotFoundError|ImportError): .+)",
             "the engine's environment is broken: {0}",
             "Repair that environment.",
+        ),
+        LogPattern(  # said by the API server; EngineCore itself may have had no time for a word
+            r"(engine core exited unexpectedly|Engine core proc \S+ died unexpectedly"
+            r"|Worker proc \S+ died unexpectedly)",
+            "vLLM's EngineCore, the process that computes, died without a word: it was killed, or it crashed ({0})",
+            "Was it memory? `dmesg` names what the kernel killed and which driver or process crashed; then lower "
+            "max_num_seqs or max_model_len.",
+            fallback=True,
         ),
     )
 
