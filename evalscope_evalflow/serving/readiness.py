@@ -121,7 +121,7 @@ class Readiness:
     def _is_healthy(self) -> bool:
         if self._health_path is None:
             return self._lists_model()
-        reply = self._request(self._health_path, timeout_s=2)
+        reply = self._request(self._health_path, api_key=self._address.api_key, timeout_s=2)
         if reply.status in NO_SUCH_PATH and self._process.listens_at(self._address.port):
             raise EngineError(
                 f"the engine answers GET {self._health_path} with {reply.status}, so that it cannot be told when it is "

@@ -73,7 +73,9 @@ def test_the_kernels_word_goes_before_it():
 
 def test_what_engine_core_says_itself_goes_before_it(tmp_path):
     log = tmp_path / "vllm.log"
-    error = "(EngineCore pid=7) ERROR 11-26 17:25:08 [core.py:9] RuntimeError: CUDA error: device-side assert triggered\n"
+    error = (
+        "(EngineCore pid=7) ERROR 11-26 17:25:08 [core.py:9] RuntimeError: CUDA error: device-side assert triggered\n"
+    )
     log.write_text(KILLED.read_text().replace("(APIServer pid=4210) WARNING", error + "(APIServer pid=4210) WARNING"))
     engine = load_engine("vllm")
     found = diagnose(log, engine.log_patterns, 0, Exit(0), engine.log_prefix, engine.log_routine)
