@@ -21,16 +21,12 @@ from evalscope_evalflow.devices.nvml import (
     NO_DEVICE,
     Device,
     DriverError,
-    held_bytes,
-    holders,
-    is_busy,
     split,
-    title,
 )
 from evalscope_evalflow.devices.pool import ChosenBy, Pool, describe, find, in_blocks
-from evalscope_evalflow.devices.yielding import yielding_devices
+from evalscope_evalflow.devices.shared_devices import beside_others, check_share
 from evalscope_evalflow.engines import Engine
-from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, gib
+from evalscope_evalflow.engines.checkpoints.memory import Demand, gib
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes import registry
 
@@ -113,7 +109,7 @@ def place(
         kept = None if pool.chosen_by is ChosenBy.ENV_VARS else _kept(deploy)
         return _by_number(demand, deploy, kept, len(pool.devices))
     if pool.chosen_by is ChosenBy.ENV_VARS:  # they need not be idle
-        pool = _beside_others(pool, demand.memory)
+        pool = beside_others(pool, demand.memory)
     return _Choice(engine, model, deploy, pool, demand, waiting).make()
 
 
@@ -129,27 +125,6 @@ def choosing() -> Iterator[None]:
     finally:
         if lock is not None:
             lock.release()
-
-
-def _beside_others(pool: Pool, memory: Memory) -> Pool:
-    """These devices, as far as others leave them to an engine: what is held counts, and whoever holds it is named."""
-    going = yielding_devices()
-    held = {
-        name: device
-        for name, device in pool.measured.items()
-        if is_busy(device) and going.isdisjoint((name, device.uuid))
-    }
-    left = {name: dataclasses.replace(device, total_bytes=_free(device)) for name, device in held.items()}
-    return dataclasses.replace(
-        pool,
-        devices={**pool.devices, **left} if memory.of_free else pool.devices,
-        others={name: f"is in use: {holders(device)}" for name, device in held.items()},
-    )
-
-
-def _free(device: Device) -> int:
-    """Bytes that nobody holds there."""
-    return max(1, device.total_bytes - held_bytes(device))
 
 
 def _layers(engine: Engine, model: ModelConfig, deploy: DeployConfig, pool: Pool) -> Placement:
@@ -280,7 +255,7 @@ class _Choice:
         measured = {name: self.pool.measured[name] for name in names}
         for name, device in measured.items():
             if name in self.pool.others and not self.demand.memory.of_free:
-                self._check_share(name, device)
+                check_share(name, device, self.pool.others[name], self.demand.memory, self.engine.name)
         head = (
             f"devices {describe(measured)} of {len(self.pool.everywhere)} "
             f"{'here' if self.pool.chosen_by is ChosenBy.EVALFLOW else 'named'}: tensor_parallel {size}, "
@@ -311,23 +286,6 @@ class _Choice:
         }
         devices = None if self.pool.chosen_by is ChosenBy.ENV_VARS else ",".join(names)
         return Placement(devices, size, replicas, tuple(lines), facts, tuple(doubts))
-
-    def _check_share(self, name: str, device: Device) -> None:
-        """Whether the engine's share of a device that others use as well is free.
-
-        Raises:
-            ConfigError: it is not; the engine would stop at its start.
-        """
-        memory, free = self.demand.memory, _free(device)
-        if free >= memory.share * device.total_bytes:
-            return
-        less = int(100 * free / device.total_bytes) / 100 - 0.01
-        what = (
-            f"device {name} ({title(device)}) has {gib(free)} free, and {self.engine.name} takes {memory.share:g} of the "
-            f"device: it {self.pool.others[name]}"
-        )
-        lower = f", or lower {memory.option} in extra_args to {less:.2f}" if memory.option and less > 0 else ""
-        raise ConfigError(Problem(f"deploy.env_vars.{CUDA_VISIBLE_DEVICES}", what, f"Choose an idle device{lower}."))
 
     def _replicas(self, world: int, group: Mapping[str, Device]) -> tuple[int, str]:
         """How many, and, where there is room for more, why not more."""

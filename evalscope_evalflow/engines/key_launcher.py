@@ -10,8 +10,8 @@ OPTION is the server's option for its key, without dashes; with a plus sign behi
 keys and is given a list. PROGRAM is "package.module" to run as with `python -m`, or "package.module:function" to call.
 
 Servers check their key on some paths only: vLLM answers `/invocations`, which is full inference, without it. So where
-uvicorn serves, every request has to have the key before the application sees it, but for what only shows that the
-server is well (`OPEN_PATHS`). The variable stays set, as servers spawn processes that serve, too: these import this file
+uvicorn serves, every request has to have the key before the application sees it, but for what only shows that
+the server is well (`OPEN_PATHS`). The variable stays set, as servers spawn processes that serve, too: these import this file
 as `__mp_main__`.
 """
 
@@ -65,7 +65,7 @@ class RequireKey:
 
 
 class _Uvicorn(importlib.abc.MetaPathFinder):
-    """Puts `RequireKey` before whatever uvicorn serves, as soon as somebody imports it; nothing is imported for that."""
+    """Puts `RequireKey` before whatever uvicorn serves, once somebody imports it; nothing is imported for that."""
 
     def __init__(self, key: str) -> None:
         self._key = key

@@ -380,8 +380,8 @@ class TestOthers:
         share, lower, of_rest, too_large, idle = on(*lines, cases=cases)
         (problem,) = share["problems"]
         assert problem.startswith(
-            "deploy.env_vars.CUDA_VISIBLE_DEVICES: device 1 (NVIDIA H100 80GB HBM3, 80 GiB) has 40.6 GiB free, and vllm "
-            "takes 0.9 of the device: it is in use: PID 4194303"
+            "deploy.env_vars.CUDA_VISIBLE_DEVICES: device 1 (NVIDIA H100 80GB HBM3, 80 GiB) has 40.6 GiB free, and "
+            "vllm takes 0.9 of the device: it is in use: PID 4194303"
         )
         assert problem.endswith("lower --gpu-memory-utilization in extra_args to 0.49.")
         assert (lower["problems"], lower["tp"]) == ([], 1)
