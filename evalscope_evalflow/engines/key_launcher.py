@@ -10,9 +10,9 @@ OPTION is the server's option for its key, without dashes; with a plus sign behi
 keys and is given a list. PROGRAM is "package.module" to run as with `python -m`, or "package.module:function" to call.
 
 Servers check their key on some paths only: vLLM answers `/invocations`, which is full inference, without it. So where
-uvicorn serves, every request has to have the key before the application sees it, but for what only shows that
-the server is well (`OPEN_PATHS`). The variable stays set, as servers spawn processes that serve, too: these import this file
-as `__mp_main__`.
+uvicorn serves, every request has to have the key before the application sees it, but for what only shows that the
+server is well (`OPEN_PATHS`). The variable stays set, as servers spawn processes that serve, too: these import this
+file as `__mp_main__`.
 """
 
 from __future__ import annotations
