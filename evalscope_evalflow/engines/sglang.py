@@ -72,6 +72,7 @@ class SGLang(Engine):
     parallel_options = text_effects.SGLANG_PARALLEL
     neutral_variables = text_effects.SGLANG_VARIABLES
     variable_prefixes = ("SGLANG_*", "SGL_*")
+    log_routine = r"(?:\[[^\]]+\] )?(?:INFO|WARNING):|\[[^\]]+\] (?:server_args=|Ignore import error )"
     log_patterns = (
         LogPattern(
             REJECTED,
@@ -93,11 +94,13 @@ class SGLang(Engine):
             r"(Not enough memory\. Please try to increase --mem-fraction-static.*)",
             "there is not enough memory for the KV cache: {0}",
             "Raise tensor_parallel, or --mem-fraction-static in extra_args.",
+            device_memory=True,
         ),
         LogPattern(
             r"OutOfMemoryError: (.+)",
             "the device ran out of memory: {0}",
             "Lower --mem-fraction-static (extra_args) or max_num_seqs, or raise tensor_parallel.",
+            device_memory=True,
         ),
         PORT_TAKEN,
         LogPattern(
