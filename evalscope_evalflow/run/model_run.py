@@ -37,12 +37,14 @@ from evalscope_evalflow.events.run_events import (
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import fingerprints
+from evalscope_evalflow.run.answer_batches import BatchesSubscriber
 from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
 from evalscope_evalflow.run.collect import collect, finished
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.overlap import OverlapMeter
 from evalscope_evalflow.run.resume import Remaining, remaining
+from evalscope_evalflow.run.saved_identity import settle
 from evalscope_evalflow.run.subscribers import CellsSubscriber, ExecutorSubscriber, RegistrySubscriber
 from evalscope_evalflow.state import disk, failures
 from evalscope_evalflow.state.record import Record
@@ -78,6 +80,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
     with ExitStack() as cleanup:
         cleanup.enter_context(run.lock_folder())
         run.subscribe(ModelDisplay(reporter, run.model.name))
+        run.update_cells(settle(run.task, run.model, run.saved()))
         done = finished(run)
         if done is not None:
             return done
@@ -87,6 +90,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
         run.subscribe(_record(run))
         run.subscribe(RegistrySubscriber(entry))
         run.subscribe(CellsSubscriber(run))
+        run.subscribe(BatchesSubscriber(run))
         run.subscribe(OverlapMeter(run.emit))
         run.subscribe(ExecutorSubscriber(run.control))
         output = reporter.output_of(run.model.name) if reporter.forward else None

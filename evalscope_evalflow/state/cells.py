@@ -31,6 +31,10 @@ class Cell:
         counted: rows of its files, so that they need not be counted again while a file is as it was: by the file's
             path in the run folder, [bytes, when it was written (ns since the epoch), rows].
         error: what ended its last run before its report; None: nothing did.
+        accepted: what was another setting when its answers were made, in words, and was accepted.
+        assumed: names of what was not recorded when its answers were made, and was taken to be as it was later.
+        batches: what its answers came from, in their order: for each engine, or way to run one, a mapping with `from`
+            (answers that were there before) and what is known of it (see run/answer_batches.py).
     """
 
     predictions: dict[str, Any] | None = None
@@ -41,6 +45,9 @@ class Cell:
     report: int | None = None
     counted: dict[str, list[int]] | None = None
     error: str | None = None
+    accepted: list[str] | None = None
+    assumed: list[str] | None = None
+    batches: list[dict[str, Any]] | None = None
 
 
 _FIELDS = {field.name for field in fields(Cell)}
