@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LOOK_S = 1.0  # for all files of a task
+LOOK_S = 1.0  # of this thread's computing, for all files of a task
+WAIT_S = 3.0  # the same with waiting for disks, and for a share of a busy processor
 ALWAYS = 1 << 20  # bytes of each file that are looked at even when that time is over
 LONGEST_LINE = 1 << 26  # characters; a line that is longer is not looked at, and nothing after it
 WIDEST_CELL = 1 << 30  # a picture in base64 is wider than Python's csv takes by default
@@ -63,15 +64,16 @@ class Row:
 
 
 class Patience:
-    """How long files may be looked at, all of them together."""
+    """How long files may be looked at, all of them together, by the thread that makes it."""
 
     def __init__(self, seconds: float = LOOK_S) -> None:
-        self._end = time.monotonic() + seconds
+        self._end = time.thread_time() + seconds
+        self._last_end = time.monotonic() + max(seconds, WAIT_S)
 
     @property
     def over(self) -> bool:
         """Whether the time is over."""
-        return time.monotonic() > self._end
+        return time.thread_time() > self._end or time.monotonic() > self._last_end
 
 
 class DataFile:

@@ -71,6 +71,10 @@ def test_sections(what: str, door: str, folder: Path, gguf: Path) -> None:
     [
         ({"datasets": ["genral_mcq"]}, ["no benchmark 'genral_mcq'", "Did you mean 'general_mcq'?"]),
         ({"eval_config": {"backend": "Native"}}, ["both `evalflow` and `eval_config`"]),
+        (
+            {"dataset_args": {"general_mcq": {"local_path": "FOLDER", "subset_list": ["t"]}}},
+            ["general_mcq, FOLDER/t_val.jsonl:2: it has no options", "Write each option under its letter"],
+        ),
     ],
 )
 def test_tasks(change: dict[str, Any], says: list[str], door: str, folder: Path, gguf: Path) -> None:
@@ -80,6 +84,9 @@ def test_tasks(change: dict[str, Any], says: list[str], door: str, folder: Path,
         "work_dir": str(folder / "work"),
         "evalflow": {"backend": "Native"},
     }
+    rows = [{"question": "q", "A": "a", "answer": "A"}, {"question": "q", "options": ["a"], "answer": "A"}]
+    (folder / "t_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    change, says = json.loads(json.dumps([change, says]).replace("FOLDER", str(folder)))
     refused({**task, **change}, says, door, folder)
 
 
