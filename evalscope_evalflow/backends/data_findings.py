@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ class Findings:
 
 def place(dataset: str, path: Path, line: int | None = None) -> str:
     """Where a problem is: the dataset, its file and the line."""
-    return f"{dataset}, {path}" + (f":{line}" if line else "")
+    return f"{dataset}, {os.path.abspath(path)}" + (f":{line}" if line else "")
 
 
 def as_notes(problems: Iterable[Problem]) -> Iterable[str]:

@@ -69,12 +69,19 @@ def test_sections(what: str, door: str, folder: Path, gguf: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"datasets": ["genral_mcq"]}, ["no benchmark 'genral_mcq'", "Did you mean 'general_mcq'?"]),
-        ({"eval_config": {"backend": "Native"}}, ["both `evalflow` and `eval_config`"]),
         (
-            {"dataset_args": {"general_mcq": {"local_path": "FOLDER", "subset_list": ["t"]}}},
-            ["general_mcq, FOLDER/t_val.jsonl:2: it has no options", "Write each option under its letter"],
+            {
+                "datasets": ["genral_mcq", "general_mcq"],
+                "dataset_args": {"general_mcq": {"local_path": "FOLDER", "subset_list": ["t"]}},
+            },
+            [
+                "no benchmark 'genral_mcq'",
+                "Did you mean 'general_mcq'?",
+                "general_mcq, FOLDER/t_val.jsonl:2: it has no options",
+                "Write each option under its letter",
+            ],
         ),
+        ({"eval_config": {"backend": "Native"}}, ["both `evalflow` and `eval_config`"]),
     ],
 )
 def test_tasks(change: dict[str, Any], says: list[str], door: str, folder: Path, gguf: Path) -> None:
