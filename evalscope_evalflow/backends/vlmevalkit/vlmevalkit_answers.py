@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import missing_pictures
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import data_file, missing_pictures
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, Journal
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered
 
@@ -46,7 +46,7 @@ class Answers:
         if not self.files.predictions.exists():
             return None
         data = self.files.with_texts(self.load(str(self.files.predictions)))
-        return data[~data["prediction"].str.startswith(FAILED) & (data["prediction"] != "")]
+        return data[~data["prediction"].str.startswith(FAILED)]
 
     def texts(self) -> dict[str, str]:
         """Every answer in the file, by index as text."""
@@ -114,6 +114,16 @@ class Answers:
     def cause(self, message: Any) -> str:
         """What makes this request fail, if it does: a picture that is missing, or what is asked."""
         return self.failures.cause(json.dumps(missing_pictures(message) or message, default=str))
+
+    def check_pictures(self, row: str, message: Any) -> None:
+        """Whether the pictures of a request are there.
+
+        Raises:
+            Unanswered: one is not.
+        """
+        for path in missing_pictures(message):
+            where = f"{data_file(self.files.dataset)}, row {self.place.get(row, 0) + 1}"
+            raise Unanswered("data", False, f"{where}: {path} does not exist")
 
     def _fails_permanently(self, row: str) -> bool:
         known = self.files.read().get("failed", {}).get(row)
