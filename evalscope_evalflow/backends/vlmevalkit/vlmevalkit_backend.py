@@ -72,10 +72,11 @@ class VLMEvalKit(Backend):
         folder = catalog.vlmevalkit_folder(worker_env)
         changed = changed_places(folder) if folder else []
         if changed:
+            places = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
             yield Problem(
                 "worker_env",
                 f"ms-vlmeval {env.version_of('ms-vlmeval')} in {env.prefix} is none of the versions that EvalFlow was "
-                f"written for: {', '.join(changed[:3])}{', …' if len(changed) > 3 else ''} changed. Scores could be wrong",
+                f"written for: {places} changed. Scores could be wrong",
                 f"pip install ms-vlmeval=={VERSIONS[-1]}; {', '.join(VERSIONS)} work.",
             )
 
