@@ -12,8 +12,6 @@ from typing import Any
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
 
-DOWN_AFTER = 8  # requests in a row that could not reach the server: the rest is not tried
-
 _SAMPLING = ("temperature", "max_tokens", "top_p")
 
 
@@ -30,7 +28,7 @@ class NoVerdict(Exception):
 
 
 class Api:
-    """An OpenAI-compatible API, asked in EvalScope's way; it is given up when it is down."""
+    """An OpenAI-compatible API, asked in EvalScope's way."""
 
     def __init__(self, model: str, url: str, key: str, settings: dict[str, Any], model_args: dict[str, Any]) -> None:
         """
@@ -50,9 +48,7 @@ class Api:
         )  # fmt: skip
         refuse_error_texts(self.model)
         self.settings = settings
-        self._lock = threading.Lock()
-        self._unreached = 0
-        self.down: Exception | None = None
+        self._refusal: Exception | None = None  # of every request
 
     def ask(self, messages: list[dict[str, Any]], **more: Any) -> str:
         """One answer.
@@ -66,28 +62,20 @@ class Api:
         """
         from evalscope.api.model import GenerateConfig
 
-        if self.down is not None:
-            raise self.down
+        if self._refusal is not None:
+            raise self._refusal
         try:
             output = self.model.generate(_messages(messages), config=GenerateConfig(**{**more, **self.settings}))
         except Exception as error:
-            self._note(error)
+            if classify(error)[0] == "run":
+                self._refusal = error
             raise
-        with self._lock:
-            self._unreached = 0
         text = str(output.completion or "").strip()
         if not text:
             reasons = {str(getattr(choice, "stop_reason", "")) for choice in output.choices}
             permanent = "max_tokens" in reasons  # it only thought
             raise Unanswered("empty", not permanent, f"the answer is empty (finish reason {', '.join(reasons) or '-'})")
         return text
-
-    def _note(self, error: Exception) -> None:
-        kind, _ = classify(error)
-        with self._lock:
-            self._unreached = self._unreached + 1 if kind in ("connection", "timeout") else 0
-            if kind == "run" or self._unreached >= DOWN_AFTER:
-                self.down = error
 
 
 def base_url(url: str) -> str:
