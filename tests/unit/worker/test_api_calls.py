@@ -32,7 +32,7 @@ from evalscope_evalflow.worker.request_failures import classify
 
 KEY = "sk-of-the-test"
 PACE = Pace(
-    give_up_s=20, first_pause_s=0.05, longest_pause_s=0.2, suspect_s=0.5, probe_s=0.3, silent_s=0.3, shown_s=0.3,
+    give_up_s=20, first_pause_s=0.05, longest_pause_s=0.2, suspect_s=5, probe_s=0.3, silent_s=20, shown_s=0.3,
     look_s=0.02,
 )  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_a_prompt_that_brings_the_api_down_each_time_is_not_asked_for_ever(
 def test_silence_is_shown_and_is_no_hang_while_a_token_is_answered(
     api: ApiServer, client: Callable[..., Client]
 ) -> None:
-    one = client(dataclasses.replace(PACE, give_up_s=0.3))
+    one = client(dataclasses.replace(PACE, give_up_s=0.3, silent_s=0.3, probe_s=5))
     thought = threading.Event()
 
     def think(prompt: str, before: int) -> Reply:
@@ -227,7 +227,7 @@ def test_silence_is_shown_and_is_no_hang_while_a_token_is_answered(
 def test_an_api_that_answers_nothing_at_all_hangs_and_is_given_up_with_its_requests(
     api: ApiServer, client: Callable[..., Client]
 ) -> None:
-    one = client(dataclasses.replace(PACE, give_up_s=0.5))
+    one = client(dataclasses.replace(PACE, give_up_s=0.5, silent_s=0.3))
     assert one.ask("first") == "A"
     api.reply, api.probe = lambda prompt, before: api.silence(), api.silence
     began = time.monotonic()
@@ -241,7 +241,7 @@ def test_an_api_that_answers_nothing_at_all_hangs_and_is_given_up_with_its_reque
 
 def test_a_hang_is_over_when_a_request_is_answered(api: ApiServer, client: Callable[..., Client]) -> None:
     """A server with one place answers no probe while it thinks."""
-    one = client()
+    one = client(dataclasses.replace(PACE, silent_s=0.3))
     thought = threading.Event()
 
     def think(prompt: str, before: int) -> Reply:
@@ -341,7 +341,7 @@ def test_a_judge_that_refuses_its_key_is_not_asked_for_every_verdict(
 
 
 def test_agents_that_ask_from_a_loop_wait_and_are_given_up_too(api: ApiServer, client: Callable[..., Client]) -> None:
-    one = client(dataclasses.replace(PACE, give_up_s=0.8))
+    one = client(dataclasses.replace(PACE, give_up_s=0.8, silent_s=0.3))
 
     async def ask(number: int) -> list[Any]:
         asked = (one.model.generate_async(f"q{item}") for item in range(number))
