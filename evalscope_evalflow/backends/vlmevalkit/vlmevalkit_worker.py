@@ -33,8 +33,10 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     check_data_folder,
     check_same_version,
     correct_wemath,
+    data_file,
     give_latex_comparison,
     load_dataset,
+    naming_rows,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
@@ -244,6 +246,8 @@ class VLMEvalKitWorker:
         """A dataset for VLMEvalKit's run, which changes what it is given."""
         found = copy.copy(self.data[name])
         found.data = found.data.copy()
+        if hasattr(found, "build_prompt"):
+            found.build_prompt = naming_rows(found.build_prompt, data_file(name), self.answers[name].place)
         stock = found.evaluate
         found.evaluate = lambda eval_file, **options: self._evaluate(name, stock, **options)
         return found
@@ -258,7 +262,8 @@ class VLMEvalKitWorker:
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
-                self.errors[dataset] = f"{type(error).__name__}: {error}"
+                kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+                self.errors[dataset] = f"{kind}{error}"
                 raise
             self._note_answers(dataset)
             return result
@@ -308,9 +313,11 @@ class VLMEvalKitWorker:
         assert now.journal is not None
         dataset, row = now.files.dataset, str(key)
         asked = task if isinstance(task, dict) else {}
-        cause = now.cause(asked.get("message") or asked.get("messages"))  # the second is a conversation
+        message = asked.get("message") or asked.get("messages")  # the second is a conversation
+        cause = now.cause(message)
         try:
             self.failures.expect(dataset, "default", row, cause)
+            now.check_pictures(row, message)
             self.answered.kinds = []
             answer = str(_call(func, task))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
