@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
+from evalscope_evalflow.backends.missing_verdicts import reasons
+from evalscope_evalflow.backends.native.native_missing import missing_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fallback
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
@@ -135,7 +137,7 @@ def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path
         fallbacks = len(rows) or (0 if tied else max(1, seen - valid))
     notes = []
     if judged is not None and fallbacks:
-        notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
+        notes += reasons(missing_verdicts(reviews), judged) or [f"{fallbacks} of {judged} answers have no verdict"]
     return DatasetResult(
         dataset,
         metrics,

@@ -33,12 +33,14 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     check_data_folder,
     check_same_version,
     correct_wemath,
+    data_file,
     give_latex_comparison,
     load_dataset,
+    naming_rows,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, replace_everywhere, seam
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, replace_everywhere, seam, without_reuse
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
@@ -214,10 +216,7 @@ class VLMEvalKitWorker:
             setattr(vlmeval.run, name, self._infer_with(seam(vlmeval.run, name)))
         self._build = seam(vlmeval.run, "build_dataset")
         vlmeval.run.build_dataset = self._dataset
-        seam(vlmeval.run, "prepare_reuse_files")
-        vlmeval.run.prepare_reuse_files = lambda **_: (
-            None
-        )  # it brings back files of folders that EvalScope does not make
+        without_reuse(vlmeval.run)
         if MODEL not in vlmeval.config.supported_VLM:
             raise missing(f"the model {MODEL}")
         vlmeval.config.supported_VLM[MODEL] = make_model_class(self._model_api, MODEL_DEFAULTS)
@@ -244,6 +243,8 @@ class VLMEvalKitWorker:
         """A dataset for VLMEvalKit's run, which changes what it is given."""
         found = copy.copy(self.data[name])
         found.data = found.data.copy()
+        if hasattr(found, "build_prompt"):
+            found.build_prompt = naming_rows(found.build_prompt, data_file(name), self.answers[name].place)
         stock = found.evaluate
         found.evaluate = lambda eval_file, **options: self._evaluate(name, stock, **options)
         return found
@@ -258,7 +259,8 @@ class VLMEvalKitWorker:
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
-                self.errors[dataset] = f"{type(error).__name__}: {error}"
+                kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+                self.errors[dataset] = f"{kind}{error}"
                 raise
             self._note_answers(dataset)
             return result
@@ -308,9 +310,11 @@ class VLMEvalKitWorker:
         assert now.journal is not None
         dataset, row = now.files.dataset, str(key)
         asked = task if isinstance(task, dict) else {}
-        cause = now.cause(asked.get("message") or asked.get("messages"))  # the second is a conversation
+        message = asked.get("message") or asked.get("messages")  # the second is a conversation
+        cause = now.cause(message)
         try:
             self.failures.expect(dataset, "default", row, cause)
+            now.check_pictures(row, message)
             self.answered.kinds = []
             answer = str(_call(func, task))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
@@ -363,7 +367,7 @@ class VLMEvalKitWorker:
         files.write(
             requested=requested, answered=len(answered), scored=len(outcome.scored), left_out=len(outcome.left_out),
             judged=None if judge is None else len(outcome.scored) + len(outcome.left_out), fallbacks=outcome.fallbacks,
-            judge=judge, error=None, stamp=files.stamp(),
+            examples=outcome.examples, judge=judge, error=None, stamp=files.stamp(),
         )  # fmt: skip
         if outcome.result is None:
             files.write(error="no score: no sample has a verdict")
