@@ -89,16 +89,13 @@ class Evaluator:
 
     def get_report(self, figures, summary):
         metrics = []
+        semantics = {
+            "semantic_id": "quality.accuracy.ratio", "metric_name": "Accuracy", "kind": "quality",
+            "direction": "higher_is_better", "display_kind": "number",
+        }  # fmt: skip
         for subset, (score,) in figures.items():
-            metrics.append(
-                {
-                    "identity": {"name": "accuracy", "aggregation": "mean", "dimensions": {"subset": subset}}, "score": score, "num": 1,
-                    "semantics": {
-                        "semantic_id": "quality.accuracy.ratio", "metric_name": "Accuracy", "kind": "quality",
-                        "direction": "higher_is_better", "display_kind": "number",
-                    },
-                }
-            )  # fmt: skip
+            identity = {"name": "accuracy", "aggregation": "mean", "dimensions": {"subset": subset}}
+            metrics.append({"identity": identity, "score": score, "num": 1, "semantics": semantics})
         report = Report.from_dict({"schema_version": 2, "dataset_name": "d", "model_name": "m", "metrics": metrics})
         report.execution_summary = summary
         report.to_json(self.get_report_file())
