@@ -9,6 +9,8 @@ from typing import Any
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.native.native_checks import native_problems
 from evalscope_evalflow.backends.native.native_results import NativeSaved
+from evalscope_evalflow.backends.native.rows_files import SavedRows, archive_verdicts, judge_id
+from evalscope_evalflow.backends.selection import chosen
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
@@ -52,18 +54,35 @@ class Native(Backend):
             stock["use_cache"] = str(folder)
         return stock
 
+    def worker_settings(self, task: Task, model: ModelConfig) -> dict[str, Any]:
+        saved = NativeSaved(task, model)
+        return {
+            "chosen": chosen(task.stock),
+            "content": {dataset: saved.content(dataset) for dataset in task.datasets},
+            "judges": {dataset: judge_id(saved.cell(dataset).verdicts) for dataset in task.datasets},
+            "answered": [dataset for dataset in task.datasets if saved.answers(dataset)],
+        }
+
     def look(self, task: Task, model: ModelConfig) -> Saved:
         return NativeSaved(task, model)
 
     def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
         ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "benchmarks.json"]
+        ours.append(folder / "evalflow" / "saved")
         return move_to(archive, folder, [*(folder / name for name in _FOLDERS), *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
         folder = task.folder(model)
+        found = NativeSaved(task, model)
+        saved, judge = SavedRows(folder, dataset), judge_id(found.cell(dataset).verdicts)
+        files, rows = found.files("reviews", dataset), saved.rows()
+        for reviews in files:
+            subset = reviews.stem.removeprefix(f"{dataset}_")
+            answers = folder / "predictions" / model.name / reviews.name
+            archive_verdicts(saved, judge, subset, answers, reviews, rows)
         report = folder / "reports" / model.name / f"{dataset}.json"
-        return move_to(archive, folder, [*NativeSaved(task, model).files("reviews", dataset), report])
+        return move_to(archive, folder, [report]) or bool(files)
 
     def published_samples(self, task: Task, dataset: str) -> int | None:
         settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}
@@ -75,4 +94,5 @@ class Native(Backend):
 def has_predictions(folder: Path) -> bool:
     """Whether there is anything to resume. EvalScope refuses a folder without the task that it was made by."""
     snapshot = folder / "configs" / "task_config.yaml"
-    return snapshot.is_file() and any(path.stat().st_size for path in (folder / "predictions").rglob("*.jsonl"))
+    places = folder / "predictions", folder / "evalflow" / "saved"  # answers may come back from the second
+    return snapshot.is_file() and any(path.stat().st_size for place in places for path in place.rglob("*.jsonl"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,17 @@ def is_fallback(review: dict[str, Any]) -> bool:
     return isinstance(summary, dict) and summary.get("status") not in (None, "success")
 
 
-def drop_fallbacks(folder: Path, dataset: str) -> int:
-    """Remove the fallbacks from the review files of a dataset, so that they are judged again.
+def drop_fallbacks(files: Iterable[Path]) -> int:
+    """Remove the fallbacks from review files, so that they are judged again.
 
     Args:
-        folder: `reviews/MODEL` of a run folder.
-        dataset: the benchmark.
+        files: those of a dataset; they need not exist.
 
     Returns:
         How many there were.
     """
     dropped = 0
-    for path in sorted(folder.glob(f"{glob.escape(dataset)}_*.jsonl")):
+    for path in filter(Path.exists, files):
         keep, lost = [], 0
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             fallback = False

@@ -17,8 +17,8 @@ from threading import Thread
 from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
-from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
-from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
+from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
@@ -53,6 +53,7 @@ class NativeWorker:
         self.ahead: Thread | None = None  # imports what is needed later
         self.done: set[str] = set()  # as a whole, in the first pass
         self.lost: dict[str, Exception] = {}  # what ended datasets
+        self.rows = NativeRows(request, channel, self.failures)
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
     def prepare(self) -> None:
@@ -65,7 +66,8 @@ class NativeWorker:
         self._hold_until_go()
         self._look_at_evaluators()
         retry_only_what_is_transient()
-        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json")
+        answered = self.request.settings.get("answered", self.datasets)
+        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json", answered)
 
     def infer(self) -> None:
         """Predict; EvalScope asks for the model when it first needs it."""
@@ -82,10 +84,6 @@ class NativeWorker:
         self._wait_for_imports()
         os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
         folder = Path(self.stock_task["work_dir"])
-        for dataset in self.datasets:
-            dropped = drop_fallbacks(folder / "reviews" / self.stock_task["model_id"], dataset)
-            if dropped:
-                self.channel.emit(VerdictsDropped(dataset, dropped))
         left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
             self.stock_task["use_cache"] = str(folder)
@@ -178,6 +176,7 @@ class NativeWorker:
                 self.channel.emit(DatasetNotSplit(name))
                 self.done.add(name)
                 self._wait_for_imports()
+            benchmark.load_dataset = partial(self.rows.load, benchmark, benchmark.load_dataset)
             evaluator.eval = partial(self._alone, str(benchmark.name), evaluator.eval)
             return evaluator
 

@@ -198,7 +198,12 @@ def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge:
     assert record(work)["state"] == "complete"
 
 
-def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
+def scores(reviews: str) -> dict[int, Any]:
+    """The score of each sample in a review file."""
+    return {row["index"]: row["sample_score"]["score"] for row in map(json.loads, reviews.splitlines())}
+
+
+def test_another_judge_judges_anew_and_the_old_verdicts_are_kept_and_used_when_it_is_back(
     run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
@@ -209,11 +214,14 @@ def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
     assert "judge.models.0.system_prompt: unknown key" in run(code=2, judge=wrong).stderr
     settings = {**judge.settings, "contract": {"system_prompt": "Be strict."}}
     done = run(judge=settings)
-    assert "another judge; earlier verdicts on general_mcq are kept in" in done.stderr
+    assert "another judge; earlier verdicts on general_mcq are kept" in done.stderr
     assert not engine_started(work)
     assert len(judge.asked) == 8
-    (kept,) = work.glob("evalflow/kept/*/reviews/m/general_mcq_tiny.jsonl")
-    assert kept.read_text() == before
+    judge.asked.clear()
+    run(judge=judge.settings)
+    assert not judge.asked, "the first judge is back, and its verdicts are still there"
+    after = (work / "reviews" / "m" / "general_mcq_tiny.jsonl").read_text()
+    assert [scores(text) for text in (before, after)] == [scores(before)] * 2
 
 
 def test_answers_that_failed_for_a_moment_are_asked_again_with_their_verdicts(
