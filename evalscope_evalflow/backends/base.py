@@ -6,7 +6,7 @@ import inspect
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,8 +17,9 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.answer_counts import AnswerCounts
 from evalscope_evalflow.state.failures import Failure
 
 INTERFACE_VERSION = 1
@@ -58,7 +59,9 @@ class DatasetResult:
         report: the report's file; None where there is none.
         notes: why the score is missing or incomplete, such as a judge that failed; with any, it is not complete.
         failures: how many samples have no answer or no score, by kind.
-        answer_kinds: answers that stand, but that a reader of the score has to know of, by kind, such as `cut_off`.
+        answer_kinds: answers that stand, but are unusual, by kind (values of `AnswerKind`).
+        remarks: what stands beside the score, and takes nothing from it, in words: answers that were cut off, metrics
+            that could not be computed.
         predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
     """
 
@@ -75,6 +78,7 @@ class DatasetResult:
     fallbacks: int = 0
     predicted_only: bool = False
     answer_kinds: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def score(self) -> Score:
@@ -109,6 +113,20 @@ class Saved(ABC):
         """What the last run wrote down."""
         return ledger.read(self.folder)
 
+    @cached_property
+    def _answer_counts(self) -> dict[str, AnswerCounts]:
+        return answer_counts.read(self.folder)
+
+    def answer_counts(self, dataset: str) -> AnswerCounts:
+        """How many answers of a dataset are cut off, without text, or otherwise not as they should be."""
+        return self._answer_counts.get(dataset) or AnswerCounts()
+
+    def described(self, result: DatasetResult) -> DatasetResult:
+        """A result with what is known of its answers beside their text."""
+        counts = self.answer_counts(result.dataset)
+        remarks = counts.remarks(result.answered or result.succeeded)
+        return replace(result, answer_kinds=counts.kinds, remarks=[*result.remarks, *remarks])
+
     def cell(self, dataset: str) -> ledger.Cell:
         """The same of one dataset."""
         return self.cells.get(dataset) or ledger.Cell()
@@ -120,7 +138,14 @@ class Saved(ABC):
 
     @abstractmethod
     def stamps(self) -> Stamps:
-        """The reports, so that none of them is later taken for a new one."""
+        """The reports, so that none of them is later taken for a new one.
+
+        The key is a report's place in `reports/`, also where it lies outside since it holds no score.
+        """
+
+    def report_path(self, dataset: str) -> Path:
+        """The place in `reports/` of a dataset's report, whether there is one or not."""
+        return self.folder / "reports" / self.model.name / f"{dataset}.json"
 
     @abstractmethod
     def results(self, before: Stamps) -> list[DatasetResult]:
@@ -260,6 +285,13 @@ class Backend(ABC):
         Returns:
             Whether there were any.
         """
+
+    def row_files(self, folder: Path) -> Iterable[Path]:
+        """The JSON-lines files of a run folder that the backend appends results to.
+
+        Before a run goes on, a last row that was never finished is cut off them.
+        """
+        return ()
 
     def published_samples(self, task: Task, dataset: str) -> int | None:
         """Number of samples of a dataset, for estimates of time; None where it is not known."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from evalscope_evalflow.events.answers import NO_TEXT, AnswerKind
+
 if TYPE_CHECKING:
     from evalscope_evalflow.backends.base import DatasetResult
 
@@ -25,8 +27,8 @@ class Score:
         failed: samples that have no answer, or could not be scored.
         unjudged: samples that the judge gave no usable verdict on; the value does not cover them.
         cut_off: answers that end where `max_tokens` cut them off; the value covers them.
-        empty: answers without any text; the value covers them.
-        answer_kinds: all such kinds with their counts, `cut_off` and `empty` among them.
+        empty: answers without any text: nothing, only thoughts, or a tool call; the value covers them.
+        answer_kinds: what is unusual about answers, by kind (`AnswerKind` by value); the value covers them.
         interval: the value's confidence interval; None: not computed.
         complete: whether the value covers every sample, each judged as it should be. In `mode: infer`: whether every
             sample is answered.
@@ -64,6 +66,7 @@ class Score:
             "unjudged": self.unjudged,
             "cut_off": self.cut_off,
             "empty": self.empty,
+            "answer_kinds": self.answer_kinds,
             "interval": self.interval,
             "complete": self.complete,
             "why_not": self.why_not,
@@ -89,8 +92,8 @@ def score_of(result: DatasetResult) -> Score:
         judged=result.judged,
         failed=result.failed,
         unjudged=result.fallbacks,
-        cut_off=result.answer_kinds.get("cut_off", 0),
-        empty=result.answer_kinds.get("empty", 0),
+        cut_off=result.answer_kinds.get(AnswerKind.CUT_OFF.value, 0),
+        empty=sum(result.answer_kinds.get(kind.value, 0) for kind in NO_TEXT),
         answer_kinds=dict(result.answer_kinds),
         complete=complete,
         why_not="" if complete and not result.predicted_only else _why_not(result, value),
@@ -120,6 +123,7 @@ def _why_not(result: DatasetResult, value: float | None) -> str:
     elif value is None:
         reasons.append("nothing could be scored")
     counted = result.answered if result.predicted_only else result.succeeded
-    if counted < result.requested:
-        reasons.append(f"{result.requested - counted} of {result.requested} samples are missing")
+    missing = result.requested - counted - (0 if result.predicted_only else result.fallbacks)
+    if missing > 0:
+        reasons.append(f"{missing} of {result.requested} samples are missing")
     return "; ".join([*reasons, *result.notes])

@@ -14,6 +14,7 @@ from typing import Any
 
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
+from evalscope_evalflow.config.legacy_judge import translate_judge
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 SECTION = "evalflow"
@@ -74,6 +75,13 @@ class Task:
     def datasets(self) -> list[str]:
         """Names of the benchmarks."""
         return list(self.stock.get("datasets") or [])
+
+    def generation_config(self, model: ModelConfig) -> Any:
+        """The stock `generation_config`, with what this model sets for itself on top, mappings in it included."""
+        common = self.stock.get("generation_config")
+        if not model.generation_config or not isinstance(common or {}, Mapping):
+            return common
+        return _merged(common or {}, model.generation_config)
 
     def folder(self, model: ModelConfig) -> Path:
         """The run folder of a model."""
@@ -151,17 +159,20 @@ class Task:
             problems.append(Problem("datasets", "is no list of names", "Write it as datasets: [gsm8k, arc]."))
         else:
             data = {**data, "datasets": list(dict.fromkeys(names))}
+        judge_notes: list[str] = []
+        try:
+            data, judge_notes = translate_judge(data)
+        except ConfigError as error:
+            problems += error.problems
         for name, form in _MAPPINGS.items():
             if not isinstance(data.get(name) or {}, Mapping):
                 problems.append(Problem(name, "is no mapping", f"Write it as {name}: {form}."))
-        if data.get("judge_model_args"):
-            problems.append(Problem("judge_model_args", "is EvalScope's old form", "Use `judge`."))
         if problems:
             raise ConfigError(*problems)
         dropped = {*_OURS, *_REFUSED, *_GENERATED}
         stock = {name: value for name, value in data.items() if name not in dropped and value is not None}
         work_dir = Path(os.path.expanduser(str(data.get("work_dir") or DEFAULT_WORK_DIR)))
-        notes = []
+        notes = judge_notes
         if data.get("api_url") and not any(model.api_url for model in models):
             notes.append(f"api_url {data['api_url']} is not used: the model is deployed here")
         notes += _without_effect(flow, models)
@@ -187,6 +198,14 @@ class Task:
             ConfigError: it cannot be read, or cannot work.
         """
         return cls.parse(read_mapping(path))
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(common)
+    for name, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
+        found[name] = _merged(found[name], value) if both else value
+    return found
 
 
 def with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:

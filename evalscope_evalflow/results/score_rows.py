@@ -24,6 +24,8 @@ class ScoreRow:
         failed: samples that have no answer or no score.
         judged: samples with a verdict of the judge's own; None: no judge is used.
         fallbacks: samples that the judge gave no usable verdict on.
+        cut_off: answers that the limit of tokens cut off; the score covers them.
+        empty: answers without any text; the score covers them.
         complete: whether the score covers every sample.
         why_not: why the score is missing or incomplete; empty where it is complete.
         headline: whether it is the dataset's headline metric, which is the one in the table.
@@ -39,6 +41,8 @@ class ScoreRow:
     failed: int | None = None
     judged: int | None = None
     fallbacks: int | None = None
+    cut_off: int | None = None
+    empty: int | None = None
     complete: bool = False
     why_not: str = ""
     headline: bool = True
@@ -80,6 +84,8 @@ def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
         "failed": score.failed,
         "judged": score.judged,
         "fallbacks": score.unjudged,
+        "cut_off": score.cut_off,
+        "empty": score.empty,
         "complete": score.complete,
         "why_not": score.why_not,
     }

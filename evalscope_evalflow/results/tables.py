@@ -34,7 +34,10 @@ def show_table(
     for column in ("model", "dataset", "metric"):
         table.add_column(column, overflow="fold")  # nothing is cut off
     judge = any(row.judged is not None for _, rows, _ in results for row in rows)
-    for column in ("score", "samples", "failed", *(["judged"] if judge else [])):
+    cut = any(row.score.cut_off for _, rows, _ in results for row in rows)
+    empty = any(row.score.empty for _, rows, _ in results for row in rows)
+    more = [*(["judged"] if judge else []), *(["cut off"] if cut else []), *(["no text"] if empty else [])]
+    for column in ("score", "samples", "failed", *more):
         table.add_column(column, justify="right")
     for model, rows, error in results:
         if error:
@@ -44,7 +47,8 @@ def show_table(
             samples = f"{row.answered if row.predicted_only else row.succeeded}/{row.requested}"
             judged = [] if not judge else [""] if row.judged is None else [f"{row.judged}/{row.judged + row.fallbacks}"]
             cells = escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), *judged
-            table.add_row(*cells, style=None if row.complete else "yellow")
+            beside = [*([str(row.score.cut_off)] if cut else []), *([str(row.score.empty)] if empty else [])]
+            table.add_row(*cells, *beside, style=None if row.complete else "yellow")
     if console is None:
         console = Console(emoji=False)
         if not console.is_terminal:
@@ -52,7 +56,7 @@ def show_table(
     console.print(table)
     for model, rows, _ in results:
         for row in rows:
-            for note in row.notes:
+            for note in (*row.notes, *row.remarks):
                 console.print(f"{escape(model)} / {escape(row.dataset)}: {escape(note)}", style="yellow")
 
 

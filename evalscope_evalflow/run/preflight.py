@@ -115,7 +115,7 @@ def _api_problems(task: Task, notify: Callable[[str], None], survey: Survey) -> 
 
 def _ask(where: str, api: ModelConfig, notify: Callable[[str], None]) -> Iterator[Problem]:
     assert api.api_url is not None
-    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name, notify)
+    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.served_name, notify)
     if found:
         yield found
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
 from evalscope_evalflow.backends.native.rows_answers import Place, align, subset_rows
+from evalscope_evalflow.events.answers import kinds_of
 from evalscope_evalflow.events.worker_events import RowsAligned, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.answer_kinds import KindsFile
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.request_failures import Failures
 
@@ -17,16 +19,17 @@ from evalscope_evalflow.worker.request_failures import Failures
 class NativeRows:
     """Stands between benchmarks and whoever loads their data."""
 
-    def __init__(self, request: StartTask, channel: Channel, failures: Failures) -> None:
+    def __init__(self, request: StartTask, channel: Channel, failures: Failures, kinds: KindsFile) -> None:
         """
         Args:
             request: what to do; its settings are `chosen`, and by dataset `content` and `judges`.
             channel: to the parent.
             failures: samples that have no answer, by their indexes.
+            kinds: what is unusual about answers, by their indexes.
         """
         self.settings, self.judges = request.settings, "judge" in request.phases
         self.folder, self.model = Path(request.stock_task["work_dir"]), str(request.stock_task["model_id"])
-        self.channel, self.failures = channel, failures
+        self.channel, self.failures, self.kinds = channel, failures, kinds
         self._aligned: set[str] = set()
 
     def load(self, benchmark: Any, stock: Callable[[], Any]) -> Any:
@@ -51,8 +54,12 @@ class NativeRows:
         if self.judges:
             dropped = drop_fallbacks(place.file("reviews", name) for name in rows)
         found = align(place, rows, samples)
-        for subset, moved in (found.moved or {}).items():
+        for subset, moved in found.moved.items():
             self.failures.forget(dataset, subset, moved)
+        for subset, answers in found.rewritten.items():
+            tools = {index: bool(sample.tools) for index, sample in enumerate(samples.get(subset, ()))}
+            counted = {index: kinds_of(row["model_output"], tools=tools[index]) for index, row in answers.items()}
+            self.kinds.count_again(dataset, subset, counted)
         place.saved.write_header(
             data=(self.settings.get("content") or {}).get(dataset),
             chosen=self.settings.get("chosen"),

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,7 @@ class Aligned:
         brought_back: answers that had been put aside.
         scored_anew: verdicts that no longer count, as the right answer has changed.
         moved: for each subset, indexes of rows that another row has now, or none.
+        rewritten: the answers of each subset whose file was written again, by their indexes.
     """
 
     requested: int
@@ -80,7 +81,8 @@ class Aligned:
     put_aside: int = 0
     brought_back: int = 0
     scored_anew: int = 0
-    moved: Mapping[str, frozenset[int]] | None = None
+    moved: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    rewritten: Mapping[str, Mapping[int, dict[str, Any]]] = field(default_factory=dict)
 
 
 def subset_rows(samples: Sequence[Any], *, metadata_is_asked: bool = False) -> SubsetRows:
@@ -114,16 +116,18 @@ def align(place: Place, now: Mapping[str, SubsetRows], samples: Mapping[str, Seq
     """
     saved = place.saved
     before = saved.rows()
-    found = [
-        _Subset(place, name, before.get(name), now.get(name, SubsetRows()), samples.get(name, ())).align()
+    subsets = {
+        name: _Subset(place, name, before.get(name), now.get(name, SubsetRows()), samples.get(name, ()))
         for name in {**now, **before}
-    ]
+    }
+    found = [subset.align() for subset in subsets.values()]
     if dict(now) != before:
         saved.write_rows(now)
     moved = {name: rows for name in before for rows in [_moved(before[name], now.get(name, SubsetRows()))] if rows}
     answered, put_aside, brought_back, scored_anew = (sum(item[number] for item in found) for number in range(4))
     requested = sum(len(rows.asked) for rows in now.values())
-    return Aligned(requested, answered, put_aside, brought_back, scored_anew, moved)
+    rewritten = {name: subset.rewritten for name, subset in subsets.items() if subset.rewritten is not None}
+    return Aligned(requested, answered, put_aside, brought_back, scored_anew, moved, rewritten)
 
 
 def _moved(before: SubsetRows, now: SubsetRows) -> frozenset[int]:
@@ -143,6 +147,7 @@ class _Subset:
         self.spare = place.saved.answers(name)
         self.verdicts = place.saved.verdicts(place.judge, name)
         self.aside: list[dict[str, Any]] = []  # answers to rows that are not chosen
+        self.rewritten: dict[int, dict[str, Any]] | None = None
 
     def align(self) -> tuple[int, int, int, int]:
         """Do it; the number of answers that there are, that were put aside, and brought back, and of verdicts that
@@ -247,9 +252,10 @@ class _Subset:
             write_json_rows(self.spare, [*self.aside, *aside])
         if self.reviews.exists() or reviewed:
             write_json_rows(self.reviews, reviewed)
-        rows = [self._prediction(chosen[index], index) for index in sorted(chosen)]
+        rows = {index: self._prediction(chosen[index], index) for index in sorted(chosen)}
         if self.predictions.exists() or rows:
-            write_json_rows(self.predictions, rows)
+            write_json_rows(self.predictions, rows.values())
+            self.rewritten = rows
         if len(left) < len(self.aside) + len(aside):
             write_json_rows(self.spare, left)
         return len(aside), back, anew

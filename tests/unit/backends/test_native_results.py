@@ -297,3 +297,11 @@ def test_files_of_a_dataset_whose_name_goes_on_are_never_its_own(tmp_path, short
     ledger.update(folder, "general_mcq_long", requested=2)
     assert look(task, task.models[0]).answers("general_mcq") == 1
     assert look(task, task.models[0]).verdicts("general_mcq") == 1
+
+
+def test_answers_and_verdicts_may_have_a_torn_row(task, folder):
+    rows = [folder / "predictions" / "m" / "d.jsonl", folder / "reviews" / "m" / "d.jsonl"]
+    for path in [*rows, folder / "reports" / "m" / "d.json"]:
+        path.parent.mkdir(parents=True)
+        path.write_text("{")
+    assert sorted(load_backend("Native").row_files(folder)) == rows

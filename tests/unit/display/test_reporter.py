@@ -144,3 +144,16 @@ def test_a_models_name_is_shown_as_it_is(capsys):
     """rich would make a picture of `:x:`."""
     Reporter().log("m:x: loading")
     assert "m:x: loading" in capsys.readouterr().err
+
+
+def test_what_stands_beside_a_score_is_shown_beside_it_and_takes_nothing_from_it():
+    words = "3 of 6 answers were cut off at max_tokens 64; raise generation_config.max_tokens"
+    found = result("a", 0.1667, answer_kinds={"cut_off": 3, "only_thoughts": 1, "empty": 1}, remarks=[words])
+    assert found.complete
+    assert (found.score.value, found.score.cut_off, found.score.empty) == (0.1667, 3, 2)
+    text = table(("m", [found, result("b")], None))
+    assert "cut off" in text
+    assert "no text" in text
+    assert f"m / a: {words}" in text
+    row = next(line for line in text.splitlines() if "0.1667" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][-2:] == ["3", "2"]
