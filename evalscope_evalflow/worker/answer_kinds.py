@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evalscope_evalflow.events.answers import FILE, AnswerKind, kinds_of
@@ -74,6 +74,11 @@ class KindsFile:
             }  # fmt: skip
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(item) + "\n")
+
+    def forget(self, dataset: str, subset: str, samples: Collection[str]) -> None:
+        """Strike out samples of a subset that other rows have taken the places of."""
+        for sample in samples:
+            self.add(dataset, subset, sample, [])
 
     def count_again(self, dataset: str, subset: str, answers: Mapping[Any, Sequence[AnswerKind]]) -> None:
         """Replace what is written down of a subset whose answers have moved to other samples.

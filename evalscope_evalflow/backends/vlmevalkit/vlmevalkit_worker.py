@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers, bring_in_line
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import (
     Api,
     base_url,
@@ -106,7 +106,9 @@ class VLMEvalKitWorker:
         retry_only_what_is_transient()
         self._patch()
         for dataset in self.settings["datasets"]:
-            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, SUPPORTED_DATASETS)
+            ours = (path.stem for path in (self.work_dir / "evalflow" / "vlmevalkit").glob("*.json"))
+            others = {*SUPPORTED_DATASETS, *self.settings["datasets"], *ours}
+            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, others)
         problems = []
         for dataset in self.settings["datasets"]:
             try:
@@ -123,7 +125,7 @@ class VLMEvalKitWorker:
         """Save every answer that can be had."""
         left = []
         for dataset in self.settings["datasets"]:
-            self.answers[dataset].clean()
+            bring_in_line(self.answers[dataset], self.kinds, self.channel)
             rows = self.answers[dataset].to_ask()
             if rows:
                 check_same_version(self.files[dataset], importlib.metadata.version("ms-vlmeval"))
@@ -162,7 +164,8 @@ class VLMEvalKitWorker:
         left = []
         for dataset in self.settings["datasets"]:
             self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
-            self.answers[dataset].clean()
+            bring_in_line(self.answers[dataset], self.kinds, self.channel)
+            self.files[dataset].bring_back_verdicts((self.settings.get("judges") or {}).get(dataset, "unknown"))
             if not self.files[dataset].predictions.exists():
                 self.files[dataset].write(error="no score: there is no answer", judged=None, fallbacks={}, scored=0)
                 continue
