@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from evalscope_evalflow.backends.score import Score, score_of
 from evalscope_evalflow.backends.selection import Change
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.keys import is_secret_name
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.events.worker_requests import StartTask
@@ -311,16 +312,30 @@ class Backend(ABC):
             max_num_seqs: requests that the model's engine serves at once.
         """
         judged = bool((task.stock.get("judge") or {}).get("models"))
+        stock, settings = self.stock_task(task, model, max_num_seqs), self.worker_settings(task, model)
+        if "judge" not in phases:  # its key need not be there today
+            stock, settings = _without_judge_keys(stock), _without_judge_keys(settings)
         file, _, name = self.worker_half.partition(":")
         return StartTask(
             worker_half=f"{Path(inspect.getfile(type(self))).with_name(file)}:{name}",
             phases=list(phases),
-            stock_task=self.stock_task(task, model, max_num_seqs),
+            stock_task=stock,
             failures_file=str(failures.path_in(task.folder(model))),
             failure_cause=failures.cause(task, model),
             judge_batch_size=task.flow.judge_max_num_seqs if judged else None,
-            settings=self.worker_settings(task, model),
+            settings=settings,
         )
+
+
+def _without_judge_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose `judge` has no key: be it EvalScope's `judge`, or one of its models."""
+
+    def without(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {name: without(value) for name, value in node.items() if not is_secret_name(name)}
+        return [without(item) for item in node] if isinstance(node, list) else node
+
+    return {name: without(value) if name == "judge" else value for name, value in settings.items()}
 
 
 def move_to(archive: Path, folder: Path, paths: Iterable[Path]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from evalscope_evalflow.backends.generation_ranges import range_problems
 from evalscope_evalflow.config import catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem, nearest
@@ -30,9 +31,15 @@ def stock_problems(task: Task, folder: Path) -> Iterable[Problem]:
     known = catalog.generation_fields(folder)
     common = task.stock.get("generation_config")
     yield from _generation_problems(common, known, "generation_config")
+    yield from range_problems(common, "generation_config")
+    models = (task.stock.get("judge") or {}).get("models") or []
+    for number, judge in enumerate(models if isinstance(models, list) else [models]):
+        if isinstance(judge, Mapping):
+            yield from range_problems(judge.get("generation_config"), f"judge.models.{number}.generation_config")
     for model in task.models:
         where = f"model {model.name}, generation_config"
         yield from _generation_problems(model.generation_config, known, where)
+        yield from range_problems(model.generation_config, where)
         if model.generation_config and not isinstance(common or {}, Mapping):
             yield Problem("generation_config", f"{where} cannot be merged with it", "Write it as a mapping.")
     for place, choices in catalog.choices(folder).items():

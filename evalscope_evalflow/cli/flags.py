@@ -226,13 +226,14 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
     for flag in FLAGS:
         if flag.target and (flag.name in given or isinstance(flag.default, (bool, int, float, list))):
             put(task, flag.target, given.get(flag.name, flag.default))
-    problems += add_models(task, given)
+    of_models = add_models(task, given)
     deploy = task["evalflow"]["deploy"]
     try:
         engine = load_engine(deploy["engine"])
-    except ConfigError as error:
+    except ConfigError as error:  # which flags go with it is not known
         problems += error.problems
     else:
+        problems += of_models
         if not engine.local and "eval_port" not in given:
             del deploy["port"]
         if "devices" in engine.honours and engine.needs_idle_devices:

@@ -81,12 +81,17 @@ class LogPattern:
         cause: one line; `{0}` is the first group that matched, or the whole match.
         hint: what the user can do.
         retryable: whether the same start may succeed a moment later; it is then tried again, three times in all.
+        fallback: whether it counts only where the log has no other cause and no error of its own, as what a process
+            says that only lost another one. Routine lines (`Engine.log_routine`) are searched for it as well.
+        device_memory: whether it is for lack of a device's memory: who holds that is then added to the hint.
     """
 
     pattern: str
     cause: str
     hint: str
     retryable: bool = False
+    fallback: bool = False
+    device_memory: bool = False
 
     def explain(self, log: str) -> tuple[str, str] | None:
         """(cause, hint) if the log has such a line."""
@@ -206,6 +211,8 @@ class Engine(ABC):
         log_patterns: what lines of its log mean, the most specific first.
         log_prefix: regular expression of what its processes put before each line of the log; it is dropped before the
             log is searched or shown. Empty: nothing.
+        log_routine: regular expression of the beginning of lines that every good start may have, such as those of level
+            INFO and WARNING, with their prefix: no cause is looked for in them. Empty: there are none.
         counters: metrics that show whether it makes progress; None: its CPU time is all that shows it.
         parser: where its options are found; None: they are not checked.
         reserved_options: options that EvalFlow sets, and the setting to use in place of each in `extra_args`.
@@ -230,6 +237,7 @@ class Engine(ABC):
     replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
     log_prefix: ClassVar[str] = ""
+    log_routine: ClassVar[str] = ""
     counters: ClassVar[Counters | None] = None
     parser: ClassVar[ParserSource | None] = None
     reserved_options: ClassVar[Mapping[str, str]] = {}

@@ -53,6 +53,7 @@ class LMDeploy(Engine):
         "--api-keys": "deploy.api_key",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    log_routine = r"\S+ \S+ - lmdeploy - (?:DEBUG|INFO|WARNING) - |\[TM\]\[(?:DEBUG|INFO|WARN\w*)\]|INFO:"
     log_patterns = (
         LogPattern(
             REJECTED, "LMDeploy rejects an argument: {0}", "Compare it with `lmdeploy serve api_server --help`."
@@ -90,6 +91,7 @@ class LMDeploy(Engine):
             r"(No enough gpu memory for kv cache|No enough free memory blocks)",
             "there is not enough memory for the KV cache: {0}",
             "Raise --cache-max-entry-count (extra_args), lower max_model_len, or raise tensor_parallel.",
+            device_memory=True,
         ),
         LogPattern(
             r"(Can not found rewrite for (?:architectures|auto_map): .+)",
@@ -106,6 +108,7 @@ class LMDeploy(Engine):
             r"OutOfMemoryError: (.+)|(\[TM\].*out of memory.*)",
             "the device ran out of memory: {0}",
             "Lower --cache-max-entry-count (extra_args) or max_model_len, or raise tensor_parallel.",
+            device_memory=True,
         ),
         LogPattern(
             r"((?:ModuleNotFoundError|ImportError): .+)",

@@ -67,6 +67,7 @@ class SGLang(Engine):
         "--api-key": "deploy.api_key",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    log_routine = r"(?:\[[^\]]+\] )?(?:INFO|WARNING):|\[[^\]]+\] (?:server_args=|Ignore import error )"
     log_patterns = (
         LogPattern(
             REJECTED,
@@ -88,11 +89,13 @@ class SGLang(Engine):
             r"(Not enough memory\. Please try to increase --mem-fraction-static.*)",
             "there is not enough memory for the KV cache: {0}",
             "Raise tensor_parallel, or --mem-fraction-static in extra_args.",
+            device_memory=True,
         ),
         LogPattern(
             r"OutOfMemoryError: (.+)",
             "the device ran out of memory: {0}",
             "Lower --mem-fraction-static (extra_args) or max_num_seqs, or raise tensor_parallel.",
+            device_memory=True,
         ),
         PORT_TAKEN,
         LogPattern(

@@ -66,5 +66,6 @@ def where_to_look(task: Task) -> str:
         return f"Answers and logs: {task.work_dir}\nNothing is judged yet: `mode: judge` does that, with this work_dir."
     extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
     return (
-        f"Reports, answers and logs: {task.work_dir}\nIn a browser: {extra}evalscope service --outputs {task.outputs}"
+        f"Reports, answers and logs: {task.work_dir}\n"
+        f"In a browser: {extra}evalscope service --host 127.0.0.1 --outputs {task.outputs}"
     )

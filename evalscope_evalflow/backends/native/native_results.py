@@ -12,6 +12,8 @@ from typing import Any
 
 from evalscope_evalflow.backends import local_content
 from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
+from evalscope_evalflow.backends.missing_verdicts import reasons
+from evalscope_evalflow.backends.native.native_missing import missing_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fallback
 from evalscope_evalflow.backends.native.rows_files import SavedRows, judge_id
 from evalscope_evalflow.backends.selection import CHOOSING, Change, change, chosen
@@ -191,7 +193,7 @@ def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path
         fallbacks = len(rows) or (0 if tied else max(1, seen - valid))
     notes = []
     if judged is not None and fallbacks:
-        notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
+        notes += reasons(missing_verdicts(reviews), judged) or [f"{fallbacks} of {judged} answers have no verdict"]
     return DatasetResult(
         dataset,
         metrics,

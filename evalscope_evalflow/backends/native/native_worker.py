@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
+from evalscope_evalflow.backends.native.native_judging import name_judge_failures
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
 from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit
@@ -71,6 +72,7 @@ class NativeWorker:
         self._hold_until_go()
         self._look_at_evaluators()
         retry_only_what_is_transient()
+        name_judge_failures()
         answered = self.request.settings.get("answered", self.datasets)
         check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json", answered)
 

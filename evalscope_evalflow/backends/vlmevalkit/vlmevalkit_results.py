@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import DatasetResult, Saved, Stamps
+from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.backends.native.native_results import metrics_of, read_json
 from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.selection import Change, change
@@ -111,10 +111,11 @@ class VLMEvalKitSaved(Saved):
         answered = min(requested, self.answers(dataset))
         found = self.failures(dataset)
         fallbacks = state.get("fallbacks") or {}
-        kinds = Counter(fallbacks.values())
         left_out = int(state.get("left_out") or 0)
         notes = failures.notes(found)
-        notes += [f"{number} × no verdict: {kind.replace('_', ' ')}" for kind, number in kinds.most_common()]
+        said = state.get("examples") or {}
+        missing = [MissingVerdict(kind, str(said.get(kind) or "")) for kind in fallbacks.values()]
+        notes += reasons(missing, int(state.get("judged") or 0) + len(missing))
         if left_out:
             notes.append(f"{left_out} more are left out of the score: variants of the same question have none")
         if state.get("error"):

@@ -366,7 +366,7 @@ class VLMEvalKitWorker:
         files.write(
             requested=requested, answered=len(answered), scored=len(outcome.scored), left_out=len(outcome.left_out),
             judged=None if judge is None else len(outcome.scored) + len(outcome.left_out), fallbacks=outcome.fallbacks,
-            judge=judge, error=None, stamp=files.stamp(),
+            examples=outcome.examples, judge=judge, error=None, stamp=files.stamp(),
         )  # fmt: skip
         if outcome.result is None:
             files.write(error="no score: no sample has a verdict")

@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import runpy
+import select
 import signal
 import socket
 import struct
@@ -31,7 +32,7 @@ from typing import Any, NoReturn
 
 IDLE_LIMIT_S = 10.0  # without CPU time, page faults or reading
 TIME_LIMIT_S = 120.0  # vLLM takes 12 to 30 s on two cores; its files may have to be read from a disk
-POLL_S = 0.05
+LOOK_EVERY_S = 0.5  # whether it makes progress; its end is noticed at once
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 36, 38, 22
 SECCOMP_MODE_FILTER = 2
 # linux/audit.h and each architecture's table of system calls.
@@ -173,10 +174,8 @@ def wait_for(pid: int) -> int | str:
     """The exit status of the process that reads the options; or why it was not waited for any longer."""
     began = moved = time.monotonic()
     seen: list[str] = []
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
+    ends = os.pidfd_open(pid)
+    while not select.select([ends], [], [], LOOK_EVERY_S)[0]:
         now = time.monotonic()
         with contextlib.suppress(OSError):
             if (work := work_of(pid)) != seen:
@@ -185,7 +184,7 @@ def wait_for(pid: int) -> int | str:
             return f"it did nothing for {IDLE_LIMIT_S:.0f} s and had not parsed its arguments with argparse"
         if now - began > TIME_LIMIT_S:
             return f"it had not parsed its arguments with argparse after {TIME_LIMIT_S:.0f} s"
-        time.sleep(POLL_S)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def parent_of(pid: str) -> int:

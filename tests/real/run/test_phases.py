@@ -145,7 +145,8 @@ def test_infer_today_and_judge_tomorrow(run: Callable[..., Any], judge: JudgeSer
     work.rename(tmp_path / "whole")
     judge.asked.clear()
 
-    done = run(mode="infer")
+    locked = {**judge.settings["models"][0], "api_key": "${A_KEY_THAT_IS_NOT_HERE}"}
+    done = run(mode="infer", judge={**judge.settings, "models": [locked]})
     assert "not judged" in done.stdout
     assert "8/8" in done.stdout
     assert not (work / "reports").exists() or not list((work / "reports").rglob("*.json"))
@@ -256,14 +257,24 @@ def test_what_failed_permanently_starts_no_engine(run: Callable[..., Any], tmp_p
     assert events(work)[-2:] == ["RunFinished", "NothingLeft"]
 
 
+def test_a_smaller_limit_starts_no_engine(run: Callable[..., Any], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run()
+    before = answers(work)
+    done = run(limit=2)
+    assert "6 saved answers are to samples that are not chosen now" in done.stderr
+    assert not engine_started(work)
+    assert record(work)["results"]["general_mcq"]["succeeded"] == 2
+    assert len(answers(work)) < len(before)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"limit": 2}, "limit was not set and is 2"),
         ({"generation_config": {"max_tokens": 7, "temperature": 0.0}}, "generation_config.max_tokens was 6 and is 7"),
         ({"seed": 3}, "seed was not set and is 3"),
     ],
-    ids=["limit", "generation", "seed"],
+    ids=["generation", "seed"],
 )
 def test_answers_to_another_task_are_refused_and_kept(
     run: Callable[..., Any], tmp_path: Path, changes: dict[str, Any], says: str
