@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -244,6 +244,15 @@ class Backend(ABC):
     @abstractmethod
     def check(self, task: Task) -> Iterable[Problem]:
         """What is wrong with a task, as far as files tell. Nothing is started."""
+
+    def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        """What is wrong with the task's own data, as far as there is time to look: see data_files.LOOK_S.
+
+        Args:
+            task: the whole task.
+            notify: is called with what may be no obstacle, and with how much was looked at, if it was not everything.
+        """
+        return ()
 
     @abstractmethod
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:

@@ -24,7 +24,9 @@ class Change(Enum):
 
 def chosen(stock: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a stock task that choose rows, as JSON has them."""
-    return {"limit": stock.get("limit"), "repeats": stock.get("repeats") or 1}
+    generation = stock.get("generation_config")
+    number = generation.get("n") if isinstance(generation, Mapping) else None  # its old name
+    return {"limit": stock.get("limit"), "repeats": stock.get("repeats") or number or 1}
 
 
 def change(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change | None:

@@ -166,8 +166,9 @@ class Attempt:
         """The answers are saved, and the engine is gone."""
         run, worker = self.run, self.worker
         assert worker is not None
-        judge = fingerprints.verdicts(run.task)
-        run.update_cells({dataset: {"verdicts": judge} for dataset in run.task.datasets})
+        run.update_cells(
+            {dataset: {"verdicts": fingerprints.verdicts(run.task, dataset)} for dataset in run.task.datasets}
+        )
         verdicts = run.answers() if judges(run.task) else 0
         with ExitStack() as judging:
             with run.phase(Phase.WAIT_FOR_JUDGE):

@@ -152,8 +152,10 @@ def _prepare(run: Run) -> Remaining:
             run.emit(ResultsArchived(str(archive), moved))
     cause = failures.cause(task, model)
     # From here on, what verdicts there are on these datasets are this judge's.
-    judged = {"verdicts": fingerprints.verdicts(task), "report": None, "error": None}
-    changes: dict[str, dict[str, Any]] = {dataset: dict(judged) for dataset in left.judge}
+    changes: dict[str, dict[str, Any]] = {
+        dataset: {"verdicts": fingerprints.verdicts(task, dataset), "report": None, "error": None}
+        for dataset in left.judge
+    }
     for dataset, facts in fingerprints.predictions_on(task, model, left.infer).items():
         changes.setdefault(dataset, {}).update(predictions=facts, cause=cause, report=None, error=None)
     run.update_cells(changes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.native.native_checks import native_problems
+from evalscope_evalflow.backends.native.native_data_checks import data_problems
 from evalscope_evalflow.backends.native.native_results import NativeSaved
 from evalscope_evalflow.backends.native.rows_files import SavedRows, archive_verdicts, judge_id
 from evalscope_evalflow.backends.selection import chosen
@@ -34,6 +35,9 @@ class Native(Backend):
 
     def check(self, task: Task) -> Iterable[Problem]:
         return native_problems(task)
+
+    def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        return data_problems(task, notify)
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         folder = task.folder(model)

@@ -62,12 +62,13 @@ class NativeSaved(Saved):
         header = self._header(dataset)
         if not header:
             return None
-        if not local_content.same(header.get("data"), self.content(dataset)):
+        before, now = header.get("data"), self.content(dataset)
+        if (before is None) != (now is None) or not local_content.same(before, now):
             return Change.DATA
         return change(header.get("chosen") or {}, chosen(self.task.stock))
 
     def may_differ(self, dataset: str) -> frozenset[str]:
-        return frozenset(CHOOSING if self._header(dataset) else ())
+        return frozenset((*CHOOSING, "dataset_args.local_path") if self._header(dataset) else ())
 
     def earlier_verdicts(self, dataset: str, judge: Mapping[str, Any]) -> int:
         return SavedRows(self.folder, dataset).count_verdicts(judge_id(judge))

@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
+from evalscope_evalflow.backends.native.native_data import DataError, DataErrors, is_half_a_character, missing_files
 from evalscope_evalflow.backends.native.native_judging import name_judge_failures
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
 from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
@@ -57,6 +58,7 @@ class NativeWorker:
         self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
+        self.data = DataErrors()
         self.done: set[str] = set()  # as a whole, in the first pass
         self.lost: dict[str, Exception] = {}  # what ended datasets
         self.rows = NativeRows(request, channel, self.failures, self.kinds)
@@ -71,6 +73,7 @@ class NativeWorker:
         self.default = DefaultEvaluator
         self._hold_until_go()
         self._look_at_evaluators()
+        self.data.watch()
         retry_only_what_is_transient()
         name_judge_failures()
         answered = self.request.settings.get("answered", self.datasets)
@@ -193,14 +196,16 @@ class NativeWorker:
 
     def _alone(self, dataset: str, evaluate: Callable[[], Any]) -> Any:
         """A dataset, which ends no other if it fails; if all do, the run ends as the first did."""
+        self.data.file = ""
         try:
             return evaluate()
         except Exception as error:  # noqa: BLE001 - whatever a benchmark raises
             traceback.print_exc()
             self.lost[dataset] = error
             if len(self.lost) == len(self.datasets):
-                raise next(iter(self.lost.values())) from None
-            self.channel.emit(DatasetFailed(dataset, f"{type(error).__name__}: {error_text(error)}"))
+                raise self.data.named(*next(iter(self.lost.items()))) from None
+            kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+            self.channel.emit(DatasetFailed(dataset, f"{kind}{error_text(error)}"))
         if not self.judging and dataset == self.datasets[-1]:
             raise _AllPredicted
         return {}
@@ -208,12 +213,16 @@ class NativeWorker:
     def _predict(self, evaluator: Any, item: Any, folder: str) -> Any:
         """Ask for one answer, and save it; or write down why there is none."""
         dataset, subset, sample = str(evaluator.benchmark_name), str(item.subset), item.sample.id
-        cause = self.failures.cause(item.sample.input)
+        missing = missing_files(item.sample.input)
+        # Those that are missing are part of it: when they are there, it is asked again.
+        cause = self.failures.cause(missing or item.sample.input)
         self.failures.expect(dataset, subset, sample, cause)
         try:
+            if missing:
+                raise Unanswered("data", False, f"{missing[0]} does not exist")
             state = evaluator._predict_sample(item.sample, folder)
         except Exception as error:
-            kind, transient = classify(error)
+            kind, transient = ("data", False) if is_half_a_character(error) else classify(error)
             if kind == "run":
                 self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))

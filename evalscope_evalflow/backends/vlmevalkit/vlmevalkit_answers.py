@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import data_file, missing_pictures
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, Journal
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import group_of
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_rows_files import (
@@ -48,7 +49,7 @@ class Answers:
         self.realigned: Followed | None = None  # what became of saved answers, where the data has changed
         indexes = [str(index) for index in dataset.data["index"]]
         self.rows = indexes[:limit] if limit else indexes
-        self._place = {index: number for number, index in enumerate(indexes)}
+        self.place = {index: number for number, index in enumerate(indexes)}
         self.failed: dict[str, dict[str, Any]] = {}  # in this run
         self.journal: Journal | None = None
 
@@ -155,14 +156,24 @@ class Answers:
         return len(self.rows), len(have)
 
     def cause(self, message: Any) -> str:
-        """What makes this request fail, if it does."""
-        return self.failures.cause(json.dumps(message, default=str))
+        """What makes this request fail, if it does: a picture that is missing, or what is asked."""
+        return self.failures.cause(json.dumps(missing_pictures(message) or message, default=str))
+
+    def check_pictures(self, row: str, message: Any) -> None:
+        """Whether the pictures of a request are there.
+
+        Raises:
+            Unanswered: one is not.
+        """
+        for path in missing_pictures(message):
+            where = f"{data_file(self.files.dataset)}, row {self.place.get(row, 0) + 1}"
+            raise Unanswered("data", False, f"{where}: {path} does not exist")
 
     def _fails_permanently(self, row: str) -> bool:
         known = self.files.read().get("failed", {}).get(row)
         if not known or known["transient"]:
             return False
-        line = self.dataset.data.iloc[self._place[row]]
+        line = self.dataset.data.iloc[self.place[row]]
         try:
             self.failures.expect(self.files.dataset, "default", row, self.cause(self.dataset.build_prompt(line)))
         except Unanswered:
@@ -179,8 +190,8 @@ class Answers:
             files.predictions.unlink(missing_ok=True)
             return
         whole = pandas.concat(frames, ignore_index=True)
-        last = len(self._place)
-        order = sorted(range(len(whole)), key=lambda number: self._place.get(str(whole["index"].iloc[number]), last))
+        last = len(self.place)
+        order = sorted(range(len(whole)), key=lambda number: self.place.get(str(whole["index"].iloc[number]), last))
         files.folder.mkdir(parents=True, exist_ok=True)
         self.dump(whole.iloc[order], str(files.predictions))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.stock_checks import stock_problems
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
 from evalscope_evalflow.config import ModelConfig, catalog
@@ -90,6 +91,9 @@ class VLMEvalKit(Backend):
                     f"VLMEvalKit does not score {name}: its right answers are not published",
                     "Set `mode: infer`, which saves the model's answers, or leave it out.",
                 )
+
+    def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        return data_problems(task, notify)
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         return {

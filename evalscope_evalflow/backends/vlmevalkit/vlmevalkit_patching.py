@@ -33,3 +33,10 @@ def replace_everywhere(function: Any, ours: Any) -> None:
             for attribute, value in list(vars(module).items()):
                 if value is function:
                     setattr(module, attribute, ours)
+
+
+def call(func: Any, task: Any) -> Any:
+    """Call a function as VLMEvalKit's `track_progress_rich` does: a task is its arguments."""
+    if isinstance(task, dict):
+        return func(**task)
+    return func(*task) if isinstance(task, (tuple, list)) else func(task)

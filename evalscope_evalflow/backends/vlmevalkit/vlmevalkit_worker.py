@@ -33,12 +33,14 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     check_data_folder,
     check_same_version,
     correct_wemath,
+    data_file,
     give_latex_comparison,
     load_dataset,
+    naming_rows,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, replace_everywhere, seam
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import call, missing, replace_everywhere, seam
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
@@ -247,6 +249,8 @@ class VLMEvalKitWorker:
         """A dataset for VLMEvalKit's run, which changes what it is given."""
         found = copy.copy(self.data[name])
         found.data = found.data.copy()
+        if hasattr(found, "build_prompt"):
+            found.build_prompt = naming_rows(found.build_prompt, data_file(name), self.answers[name].place)
         stock = found.evaluate
         found.evaluate = lambda eval_file, **options: self._evaluate(name, stock, **options)
         return found
@@ -261,7 +265,8 @@ class VLMEvalKitWorker:
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
-                self.errors[dataset] = f"{type(error).__name__}: {error}"
+                kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+                self.errors[dataset] = f"{kind}{error}"
                 raise
             self._note_answers(dataset)
             return result
@@ -279,7 +284,7 @@ class VLMEvalKitWorker:
         tasks = list(tasks)
         if keys is None or save is None:  # not what is saved: such as frames of videos
             with ThreadPoolExecutor(max(1, nproc)) as pool:
-                return list(pool.map(lambda task: _call(func, task), tasks))
+                return list(pool.map(lambda task: call(func, task), tasks))
         saved = self.load(save) if Path(save).exists() else {}
         results: list[Any] = [None] * len(tasks)
         with ThreadPoolExecutor(max(1, min(nproc, len(tasks)))) as pool:
@@ -311,11 +316,13 @@ class VLMEvalKitWorker:
         assert now.journal is not None
         dataset, row = now.files.dataset, str(key)
         asked = task if isinstance(task, dict) else {}
-        cause = now.cause(asked.get("message") or asked.get("messages"))  # the second is a conversation
+        message = asked.get("message") or asked.get("messages")  # the second is a conversation
+        cause = now.cause(message)
         try:
             self.failures.expect(dataset, "default", row, cause)
+            now.check_pictures(row, message)
             self.answered.kinds = []
-            answer = str(_call(func, task))
+            answer = str(call(func, task))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             kind, transient = classify(error)
             if kind == "run":
@@ -377,12 +384,6 @@ class VLMEvalKitWorker:
             files.report, dataset=dataset, model=self.settings["model"], found=found, scored=len(outcome.scored),
             requested=requested, judge=judge, fallbacks=kinds, own=bool(files.read().get("own")),
         )  # fmt: skip
-
-
-def _call(func: Any, task: Any) -> Any:
-    if isinstance(task, dict):
-        return func(**task)
-    return func(*task) if isinstance(task, (tuple, list)) else func(task)
 
 
 def _client(model_args: dict[str, Any] | None) -> dict[str, Any]:
