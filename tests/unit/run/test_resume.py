@@ -237,9 +237,10 @@ def test_a_broken_ledger_means_that_all_is_left(make, text):
     assert left(task) == (task.datasets, task.datasets)
 
 
-def known_rows(task, dataset, limit=4, content="x"):
+def known_rows(task, dataset, limit=4, content=None):
     """What the worker writes down when it has brought the saved answers in line with the rows."""
-    header = {"chosen": {"limit": limit, "repeats": 1}, "requested": limit, "data": {"seen": "s", "content": content}}
+    data = {"seen": "s", "content": content} if content else None
+    header = {"chosen": {"limit": limit, "repeats": 1}, "requested": limit, "data": data}
     SavedRows(task.folder(task.models[0]), dataset).write_header(**header)
 
 
