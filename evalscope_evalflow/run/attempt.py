@@ -182,7 +182,11 @@ class Attempt:
         run = self.run
         max_num_seqs = self.engine.max_num_seqs(run.deploy)
         self.worker = worker = Worker(
-            run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
+            dataclasses.replace(
+                run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
+                own_engine=self.engine.local,
+                stall_timeout_s=run.deploy.stall_timeout_s,
+            ),
             env=Environment.find(run.task.flow.worker_env),
             api_key=api_key,
             log=run.record_folder / "worker.log",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import doors
 import psutil
 import pytest
 import yaml
@@ -40,7 +41,10 @@ def _well(judge: JudgeServer) -> None:
 
 @pytest.fixture
 def run(stock_task: dict[str, Any], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the task in `tmp_path/work`; `flow` and `deploy` are settings of the section."""
+    """Runs the task in `tmp_path/work`; `flow` and `deploy` are settings of the section.
+
+    Whatever the scores are, the table, the record and EvalScope's dashboard have the same.
+    """
 
     def start(
         code: int = 0, mode: str = "all", script: tuple[str, ...] = (), command: str = "run", **changes: Any
@@ -55,6 +59,11 @@ def run(stock_task: dict[str, Any], tmp_path: Path) -> Callable[..., subprocess.
             env={**os.environ, "PYTHONPATH": str(SCRIPTED)},
         )  # fmt: skip
         assert done.returncode == code, done.stderr
+        if command == "run" and mode != "infer" and code in (0, 3):
+            work = tmp_path / "work"
+            shown, recorded = doors.table(done.stdout), doors.run_json(work)
+            assert shown == recorded
+            assert doors.dashboard(work) == {name: score for name, score in shown.items() if score is not None}
         return done
 
     return start
@@ -181,9 +190,14 @@ def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge:
 
     verdict = judge.reply
     judge.reply = lambda number: verdict(number) if number <= 3 else 503
-    done = run(code=3, judge=judge.settings, flow={"judge_max_num_seqs": 1})
+    deploy = {"stall_timeout_s": 5}
+    done = run(code=3, judge=judge.settings, flow={"judge_max_num_seqs": 1}, deploy=deploy)
+    assert f"the judge at {judge.url} fails a request (503: the judge is unwell)" in done.stderr
     assert "(incomplete)" in done.stdout
     assert "3/8" in done.stdout
+    assert doors.table(done.stdout) == {"general_mcq": 0.6667}, "the judge's own figure: A, B and A"
+    assert [metric["num"] for metric in report(work)["metrics"]] == [3]
+    assert report(work)["execution_summary"] | {"succeeded": 3, "errored": 5} == report(work)["execution_summary"]
     assert (
         record(work)["results"]["general_mcq"] | {"judged": 3, "fallbacks": 5} == record(work)["results"]["general_mcq"]
     )
@@ -202,6 +216,24 @@ def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge:
 def scores(reviews: str) -> dict[int, Any]:
     """The score of each sample in a review file."""
     return {row["index"]: row["sample_score"]["score"] for row in map(json.loads, reviews.splitlines())}
+
+
+def test_a_judge_that_nobody_can_read_gives_no_score(
+    run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
+) -> None:
+    """EvalScope would score each sample by a rule; the rule's figure is nowhere, and what the judge said is kept."""
+    work = tmp_path / "work"
+    judge.reply = lambda _: "B"
+    done = run(code=3, judge=judge.settings)
+    assert doors.table(done.stdout) == {"general_mcq": None}
+    assert "0/8" in done.stdout
+    assert list((work / "reports").rglob("*.json")) == []
+    kept = json.loads((work / "evalflow" / "kept" / "reports" / "m" / "general_mcq.json").read_text())
+    assert (kept["metrics"], kept["judge_summary"]["scored"], kept["judge_summary"]["total"]) == ([], 0, 8)
+    reviews = [
+        json.loads(line) for line in (work / "reviews" / "m" / "general_mcq_tiny.jsonl").read_text().splitlines()
+    ]
+    assert all(row["sample_score"]["score"]["value"] == {} for row in reviews)
 
 
 def test_another_judge_judges_anew_and_the_old_verdicts_are_kept_and_used_when_it_is_back(
