@@ -56,9 +56,11 @@ class ModelReady(WorkerRequest):
 
     Attributes:
         api_url: the base URL of its API.
+        judge_ahead: datasets of which the judge is asked about one answer while others are still being answered.
     """
 
     api_url: str
+    judge_ahead: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
