@@ -99,7 +99,7 @@ class DeployConfig(Section):
         300,
         gt=0,
         description="seconds without any progress after which a start is given up (log, CPU time), "
-        "or a working engine is started again (its counters)",
+        "a working engine is started again (its counters), or an API or judge that does not answer is given up",
     )
     keep_alive_s: float = Field(
         0,

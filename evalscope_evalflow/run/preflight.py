@@ -60,6 +60,7 @@ def _problems(
     try:
         backend = load_backend(task.flow.backend)
         yield from backend.check(task)
+        yield from backend.check_data(task, notify)
         known = True
     except ConfigError as error:
         yield from error.problems
