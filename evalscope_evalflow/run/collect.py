@@ -97,17 +97,13 @@ def _place_report(saved: Saved, result: DatasetResult) -> DatasetResult:
 
 def _results(run: Run, saved: Saved, before: Stamps) -> list[DatasetResult]:
     results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
-    described = (saved.described(result) for result in results)
-    return [
-        replace(
-            result,
-            remarks=[
-                *result.remarks,
-                *answer_batches.remarks(saved.cell(result.dataset), saved.answers(result.dataset)),
-            ],
-        )
-        for result in described
-    ]
+    return [_with_origin(saved, saved.described(result)) for result in results]
+
+
+def _with_origin(saved: Saved, result: DatasetResult) -> DatasetResult:
+    """The result with what has to be known of where its answers come from."""
+    remarks = answer_batches.remarks(saved.cell(result.dataset), saved.answers(result.dataset))
+    return replace(result, remarks=[*result.remarks, *remarks])
 
 
 def _say_if_incomplete(result: DatasetResult, saved: Saved, emit: Callable[[Event], None]) -> None:

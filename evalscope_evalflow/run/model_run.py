@@ -162,6 +162,10 @@ def _prepare(run: Run) -> Remaining:
     }
     for dataset, facts in fingerprints.predictions_on(task, model, left.infer).items():
         changes.setdefault(dataset, {}).update(predictions=facts, cause=cause, report=None, error=None)
+    saved = run.saved()
+    for dataset in left.infer:
+        if saved.cell(dataset).accepted:
+            changes[dataset]["mixed"] = True
     run.update_cells(changes)
     return left
 

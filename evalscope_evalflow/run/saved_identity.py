@@ -75,6 +75,8 @@ def settle(task: Task, model: ModelConfig, saved: Saved) -> dict[str, dict[str, 
         if item.accepted:
             texts = [*(cell.accepted or ()), *(difference.text for difference in item.accepted)]
             fields["accepted"] = list(dict.fromkeys(texts))
+        elif cell.accepted and not cell.mixed:
+            fields["accepted"] = None
         if item.unknown and task.flow.mode != "judge":  # which tells nothing of what the engine was
             defaults = fingerprints.dataset_defaults(task, item.dataset)
             now = fingerprints.predictions(task, model, item.dataset)

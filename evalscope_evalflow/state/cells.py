@@ -32,6 +32,8 @@ class Cell:
             path in the run folder, [bytes, when it was written (ns since the epoch), rows].
         error: what ended its last run before its report; None: nothing did.
         accepted: what was another setting when its answers were made, in words, and was accepted.
+        mixed: whether answers were added while there were such differences; else these are forgotten when the task is
+            again as it was.
         assumed: names of what was not recorded when its answers were made, and was taken to be as it was later.
         batches: what its answers came from, in their order: for each engine, or way to run one, a mapping with `from`
             (answers that were there before) and what is known of it (see run/answer_batches.py).
@@ -46,6 +48,7 @@ class Cell:
     counted: dict[str, list[int]] | None = None
     error: str | None = None
     accepted: list[str] | None = None
+    mixed: bool | None = None
     assumed: list[str] | None = None
     batches: list[dict[str, Any]] | None = None
 
