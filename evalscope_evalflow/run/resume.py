@@ -70,7 +70,8 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
         if cell.verdicts is not None and not fingerprints.same_verdicts(cell.verdicts, judge):
             found.rejudge.append(dataset)
         anew = asks or dataset in found.rejudge
-        if anew or not _judged(saved, results[dataset]):
+        rescore = mode == "judge" and bool(cell.metrics_failed)
+        if anew or rescore or not _judged(saved, results[dataset]):
             found.judge.append(dataset)
             if anew or results[dataset].fallbacks or saved.verdicts(dataset) < found.answers[dataset]:
                 found.verdicts.append(dataset)
