@@ -114,8 +114,8 @@ def task(work: Path, env: Path, model_url: str, judge_url: str | None, datasets:
             "generation_config": {"max_tokens": 16, "temperature": 0.0, **NO_PATIENCE}, "eval_batch_size": 4,
             **({"judge": {"models": [judge]}} if judge_url else {}),
             "evalflow": {
-                "backend": "VLMEvalKit", "worker_env": str(env), "verify_md5": False, "deploy": {"engine": "remote"},
-                **section,
+                "backend": "VLMEvalKit", "worker_env": str(env), "verify_md5": False,
+                "deploy": {"engine": "remote", "stall_timeout_s": 2}, **section,
             },
         }
     )  # fmt: skip

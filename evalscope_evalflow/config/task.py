@@ -44,7 +44,7 @@ _MAPPINGS = {
     "dataset_args": "{NAME: {local_path: …, subset_list: […]}}",
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
-_OF_APIS = {"engine", "max_num_seqs"}
+_OF_APIS = {"engine", "max_num_seqs", "stall_timeout_s"}
 # Keys of generation_config that say how long a request may take and how it is sent, not what is asked.
 PATIENCE_KEYS = frozenset({"timeout", "retries", "retry_interval", "stream", "batch_size"})
 # What EvalScope writes into its own configs/task_config.yaml beside the task.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from evalscope_evalflow.display.api_lines import ApiLines
 from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.events import api_events as api
 from evalscope_evalflow.events import engine_events as engine
 from evalscope_evalflow.events import run_events as run
 from evalscope_evalflow.events import worker_events as worker
@@ -28,6 +30,7 @@ class ModelDisplay:
             model: the model's name, with which each line begins.
         """
         self._reporter, self._model = reporter, model
+        self._api = ApiLines()
 
     def on_event(self, event: Event) -> None:
         """Show it, if a person should know."""
@@ -38,7 +41,12 @@ class ModelDisplay:
                 self._reporter.end(self._model)
             case run.Progress(phase, answers):
                 more = "" if answers is None else f", {answers} answers saved"
-                self._reporter.update(self._model, f"{BUSY[phase]}{more}")
+                trouble = self._api.trouble(answers)
+                self._reporter.update(self._model, f"{BUSY[phase]}{more}{trouble}")
+            case api.ApiEvent():
+                text, warns = self._api.line(event)
+                say = self._reporter.warn if warns else self._reporter.log
+                say(f"{self._model}: {text}")
             case run.RunStarted() | run.WorkPlanned() | run.PhaseBegan() | run.PhaseEnded():
                 pass
             case _:

@@ -35,6 +35,8 @@ class StartTask(WorkerRequest):
         failure_cause: fingerprint of everything in the task, other than a prompt, that can make a request fail.
         judge_batch_size: answers that are judged at once; None for as many as the model is asked at once.
         settings: what else the worker half of this backend needs.
+        own_engine: whether an engine of this run's serves the model, which the parent watches.
+        stall_timeout_s: seconds for which an API that runs elsewhere may be down before it is given up.
     """
 
     worker_half: str
@@ -44,6 +46,8 @@ class StartTask(WorkerRequest):
     failure_cause: str
     judge_batch_size: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    own_engine: bool = True
+    stall_timeout_s: float = 300.0
 
 
 @dataclass(frozen=True)

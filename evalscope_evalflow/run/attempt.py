@@ -144,8 +144,9 @@ class Attempt:
         """The answers are saved, and the engine is gone."""
         run, worker = self.run, self.worker
         assert worker is not None
-        judge = fingerprints.verdicts(run.task)
-        run.update_cells({dataset: {"verdicts": judge} for dataset in run.task.datasets})
+        run.update_cells(
+            {dataset: {"verdicts": fingerprints.verdicts(run.task, dataset)} for dataset in run.task.datasets}
+        )
         verdicts = run.answers() if judges(run.task) else 0
         with ExitStack() as judging:
             with run.phase(Phase.WAIT_FOR_JUDGE):
@@ -159,7 +160,11 @@ class Attempt:
         run = self.run
         max_num_seqs = self.engine.max_num_seqs(run.deploy)
         self.worker = worker = Worker(
-            run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
+            dataclasses.replace(
+                run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
+                own_engine=self.engine.local,
+                stall_timeout_s=run.deploy.stall_timeout_s,
+            ),
             env=Environment.find(run.task.flow.worker_env),
             api_key=api_key,
             log=run.record_folder / "worker.log",

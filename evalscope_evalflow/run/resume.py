@@ -10,6 +10,7 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import fingerprints
+from evalscope_evalflow.run.saved_identity import identities, refusals
 from evalscope_evalflow.state import failures
 
 
@@ -54,7 +55,6 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
         judged = list(task.datasets) if mode == "all" else []
         return Remaining(infer=list(task.datasets), judge=judged, verdicts=judged)
     saved = saved or load_backend(task.flow.backend).look(task, model)
-    judge = fingerprints.verdicts(task)
     results = {} if mode == "infer" else {item.dataset: item for item in saved.results({})}
     found = Remaining(answers={dataset: saved.answers(dataset) for dataset in task.datasets})
     for dataset in task.datasets:
@@ -66,7 +66,8 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
             found.permanent[dataset] = max(0, (cell.requested or 0) - found.answers[dataset])
         if mode == "infer":
             continue
-        if cell.verdicts is not None and cell.verdicts != judge:
+        judge = fingerprints.verdicts(task, dataset)
+        if cell.verdicts is not None and not fingerprints.same_verdicts(cell.verdicts, judge):
             found.rejudge.append(dataset)
         anew = asks or dataset in found.rejudge
         if anew or not _judged(saved, results[dataset]):
@@ -127,23 +128,8 @@ def check_saved(task: Task, model: ModelConfig, saved: Saved | None = None) -> I
         model: one of its models.
         saved: what the run folder holds, if it was read just now.
     """
-    if not task.flow.reuse:
-        return
     saved = saved or load_backend(task.flow.backend).look(task, model)
-    known = {dataset: saved.cell(dataset).predictions for dataset in task.datasets}
-    known = {dataset: facts for dataset, facts in known.items() if facts is not None and saved.answers(dataset)}
-    now = fingerprints.predictions_on(task, model, known) if known else {}
-    changes: dict[str, list[str]] = {}  # mostly the same for all datasets
-    for dataset, facts in known.items():
-        changed = fingerprints.differences(facts or {}, now[dataset])
-        if changed:
-            changes.setdefault("; ".join(changed), []).append(dataset)
-    for change, datasets in changes.items():
-        yield Problem(
-            "work_dir",
-            f"{saved.folder} holds {model.name}'s answers on {', '.join(datasets)} to another task: {change}",
-            "Choose another work_dir, or set `reuse: false`: it archives them and starts again.",
-        )
+    yield from refusals(saved, identities(task, model, saved))
 
 
 def check_there_is_something_to_judge(task: Task, model: ModelConfig, saved: Saved | None = None) -> Iterator[Problem]:

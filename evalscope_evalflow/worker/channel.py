@@ -40,6 +40,11 @@ class Channel:
         self._waiting = threading.Lock()
         self._api_url: str | None = None
 
+    @property
+    def api_url(self) -> str | None:
+        """The base URL of the model's API; None until the model can be asked."""
+        return self._api_url
+
     def emit(self, event: Event) -> None:
         """Report an event; from any thread."""
         with self._emitting:

@@ -27,6 +27,7 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota", re.IGNORECASE)
+SHOWN = 200  # characters of a reason
 LISTED = 10  # names of models that a message shows
 WHOLE_RUN = {  # no sample will fare better
     401: "the key is refused",
@@ -177,6 +178,22 @@ def retry_after(error: BaseException) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
     except (TypeError, ValueError):
         return None
+
+
+def error_reason(error: BaseException) -> str:
+    """What a request failed with, as a short clause: clients say "Connection error" of whatever it was."""
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return masked(f"{status}: {' '.join(error_text(error).split())}"[:SHOWN])
+    if classify(error)[0] == "timeout":
+        return "no answer within the time that a request has (generation_config.timeout)"
+    last, seen = error, [error]
+    while (cause := last.__cause__ or last.__context__) is not None and cause not in seen:
+        seen.append(cause)
+        last = cause
+    if isinstance(last, OSError) and last.strerror:
+        return masked(last.strerror[:SHOWN].lower() if "SSL" not in last.strerror else last.strerror[:SHOWN])
+    return masked(" ".join(str(last).split())[:SHOWN]) or type(last).__name__
 
 
 def error_text(error: Any) -> str:

@@ -15,6 +15,9 @@ from typing import Any
 
 from evalscope_evalflow.events.schema import SCHEMA
 
+# What changes scores and no answers: such answers are scored anew, which the parent sees to.
+SCORING = ("filters", "metric_list", "aggregation", "primary_metric")
+
 
 def check_benchmarks(file: Path) -> None:
     """Put our check in the place of EvalScope's.
@@ -53,13 +56,23 @@ def check_benchmarks(file: Path) -> None:
 
 
 def _compare(name: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    if before is None or _digest(before) == _digest(now):
+    if before is None:
+        return
+    local = os.path.exists(str(now.get("dataset_id")))
+    before, now = _answering(before, local), _answering(now, local)
+    if _digest(before) == _digest(now):
         return
     changed = sorted(key for key in before.keys() | now.keys() if _digest(before.get(key)) != _digest(now.get(key)))
     raise ValueError(
         f"the answers on {name} that are saved here are those of another version of it ({', '.join(changed)} changed); "
         "set `reuse: false` to archive them and start again"
     )
+
+
+def _answering(spec: dict[str, Any], local: bool) -> dict[str, Any]:
+    """What of a benchmark its answers depend on; where local data lies is not in it."""
+    left_out = (*SCORING, "dataset_id") if local else SCORING
+    return {name: value for name, value in spec.items() if name not in left_out}
 
 
 def _digest(value: Any) -> str:

@@ -64,7 +64,9 @@ class Answers:
         files, data = self.files, self.dataset.data
         came = files.read_journal()
         for path in files.unfinished():
-            if path.name.endswith("_supp.pkl"):  # of a run that VLMEvalKit did by itself, and that was killed
+            if path.name.endswith(
+                ("_supp.pkl", "_checkpoint.pkl")
+            ):  # of a run that VLMEvalKit did by itself, and that was killed
                 try:
                     came = {**{str(key): str(value) for key, value in self.load(str(path)).items()}, **came}
                 except Exception:  # noqa: BLE001 - torn by a kill, in one of many ways

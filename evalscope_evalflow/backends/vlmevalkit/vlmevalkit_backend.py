@@ -12,6 +12,7 @@ from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import VERSIONS, changed_places
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.install_hint import install_command
@@ -68,11 +69,22 @@ class VLMEvalKit(Backend):
             install = " ".join(f"'{name}<{limit}'" for name, limit in LIMITS.items())
             what = f"VLMEvalKit in {env.prefix} cannot be used: {'; '.join(wrong)}"
             yield Problem("worker_env", what, f"pip install {install}, in an environment without vLLM.")
+        folder = catalog.vlmevalkit_folder(worker_env)
+        changed = changed_places(folder) if folder else []
+        if changed:
+            places = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+            yield Problem(
+                "worker_env",
+                f"ms-vlmeval {env.version_of('ms-vlmeval')} in {env.prefix} is none of the versions that EvalFlow was "
+                f"written for: {places} changed. Scores could be wrong",
+                f"pip install ms-vlmeval=={VERSIONS[-1]}; {', '.join(VERSIONS)} work.",
+            )
 
     def check(self, task: Task) -> Iterable[Problem]:
         folder = catalog.evalscope_folder(task.flow.worker_env)
-        if catalog.vlmevalkit_folder(task.flow.worker_env) is None:
-            yield from self.check_installed(task.flow.worker_env)
+        missing = list(self.check_installed(task.flow.worker_env))
+        yield from missing
+        if missing:
             return
         yield from stock_problems(task, folder)
         yield from _limit_problems(task.stock.get("limit"))

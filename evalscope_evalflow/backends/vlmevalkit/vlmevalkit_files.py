@@ -56,7 +56,7 @@ class Files:
 
     def unfinished(self) -> list[Path]:
         """Where VLMEvalKit keeps answers between their coming and the end of the dataset."""
-        found = [self.folder / f"{self.name}_{end}.pkl" for end in ("supp", "PREV")]
+        found = [self.folder / f"{self.name}_{end}.pkl" for end in ("supp", "checkpoint", "PREV")]
         return [path for path in (*found, self.folder / f"01_{self.dataset}.pkl") if path.exists()]
 
     def made(self) -> list[Path]:
@@ -189,6 +189,9 @@ def whole_writes(dump: Any) -> Any:
                 _write_excel(data, new)
             else:
                 result = dump(data, str(new), **options)
+            if not new.exists():  # ms-vlmeval 0.0.20 writes a pickle beside it, and goes on
+                new.with_suffix(".pkl").unlink(missing_ok=True)
+                raise OSError(f"VLMEvalKit could not write {path}")
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, replace_everywhere, seam
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, replace_everywhere, seam, without_reuse
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
@@ -216,10 +216,7 @@ class VLMEvalKitWorker:
             setattr(vlmeval.run, name, self._infer_with(seam(vlmeval.run, name)))
         self._build = seam(vlmeval.run, "build_dataset")
         vlmeval.run.build_dataset = self._dataset
-        seam(vlmeval.run, "prepare_reuse_files")
-        vlmeval.run.prepare_reuse_files = lambda **_: (
-            None
-        )  # it brings back files of folders that EvalScope does not make
+        without_reuse(vlmeval.run)
         if MODEL not in vlmeval.config.supported_VLM:
             raise missing(f"the model {MODEL}")
         vlmeval.config.supported_VLM[MODEL] = make_model_class(self._model_api, MODEL_DEFAULTS)

@@ -181,7 +181,9 @@ def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge:
 
     verdict = judge.reply
     judge.reply = lambda number: verdict(number) if number <= 3 else 503
-    done = run(code=3, judge=judge.settings, flow={"judge_max_num_seqs": 1})
+    deploy = {"stall_timeout_s": 5}
+    done = run(code=3, judge=judge.settings, flow={"judge_max_num_seqs": 1}, deploy=deploy)
+    assert f"the judge at {judge.url} fails a request (503: the judge is unwell)" in done.stderr
     assert "(incomplete)" in done.stdout
     assert "3/8" in done.stdout
     assert (

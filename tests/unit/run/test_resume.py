@@ -52,7 +52,7 @@ def write(task, dataset, answers=4, requested=4, verdicts=True, report=True, jud
     (folder / "evalflow").mkdir(exist_ok=True)
     changes = {}
     if verdicts:
-        changes["verdicts"] = fingerprints.verdicts(task)
+        changes["verdicts"] = fingerprints.verdicts(task, dataset)
     if report:
         path = folder / "reports" / "m" / f"{dataset}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def test_the_same_task_may_go_on(make):
     both(make())
     same = {"flow": {"judge_max_num_seqs": 7}, "judge": JUDGE, "eval_batch_size": 3}
     generation = {"temperature": 0.0, "timeout": 60, "retries": 1}
-    assert changes(make(deploy={"port": 9000, "max_model_len": 99}, generation_config=generation, **same)) == []
+    assert changes(make(deploy={"port": 9000, "max_num_seqs": 9}, generation_config=generation, **same)) == []
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_the_same_task_may_go_on(make):
         ({"seed": 7}, "seed was not set and is 7"),
         ({"generation_config": {"temperature": 0.5}}, "generation_config.temperature was 0.0 and is 0.5"),
         ({"generation_config": {"temperature": 0.0, "top_p": 0.1}}, "generation_config.top_p was not set and is 0.1"),
-        ({"dataset_args": {"general_qa": {"few_shot_num": 1}}}, 'dataset_args was not set and is {"few_shot_num": 1}'),
-        ({"deploy": {"chat_template": "{{ messages }}"}}, 'deploy.chat_template was not set and is "{{ messages }}"'),
+        ({"dataset_args": {"general_qa": {"few_shot_num": 1}}}, "dataset_args.few_shot_num was not set and is 1"),
+        ({"deploy": {"chat_template": "{{ messages }}"}}, 'chat_template was not set and is "{{ messages }}"'),
     ],
 )
 def test_another_task_may_not_and_the_difference_is_named(make, change, says):
