@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.display.api_lines import ApiLines
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.events import api_events as api
@@ -103,6 +104,9 @@ def _warnings(event: Event) -> list[str]:
             return [f"{name} was ended, but {line}" for line in (*problems, *warnings)]
         case worker.DatasetFailed(dataset, message):
             return [f"{dataset} failed: {message}; the other datasets go on"]
+        case worker.JudgeProbed(dataset, _, kind, said, expected) if kind:
+            why = reasons([MissingVerdict(kind, said, expected)], 1)[0]
+            return [f"{dataset}: the judge was asked about one answer ahead, and gave no verdict: {why}"]
         case run.DatasetIncomplete():
             return [_incomplete(event)]
         case run.FailuresStand():

@@ -89,6 +89,25 @@ class VerdictsDropped(WorkerEvent):
 
 
 @dataclass(frozen=True)
+class JudgeProbed(WorkerEvent):
+    """The judge was asked about one answer of a dataset while others were still being answered.
+
+    Attributes:
+        dataset: whose answer it was.
+        requests: requests that it took; they are not made again if the answer is judged in the same way later.
+        kind: why there is no verdict, as `MissingVerdict` has it; empty where there is one.
+        said: what the judge, or its server, said.
+        expected: what the reply has to be.
+    """
+
+    dataset: str
+    requests: int
+    kind: str = ""
+    said: str = ""
+    expected: str = ""
+
+
+@dataclass(frozen=True)
 class WorkerJudging(WorkerEvent):
     """The saved answers are scored from now on."""
 

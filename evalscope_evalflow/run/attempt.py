@@ -221,7 +221,7 @@ class Attempt:
         """
         worker = self.worker
         assert worker is not None
-        worker.go(endpoint.api_url)
+        worker.go(endpoint.api_url, self._judge_ahead())
         before = self.run.answers()
         event = self._wait_for(AllAnswered, AnswersSaved, EngineExited, EngineUnwell, phase=Phase.INFER)
         if isinstance(event, (EngineExited, EngineUnwell)):
@@ -255,6 +255,12 @@ class Attempt:
             if isinstance(event, wanted):
                 return event
             self._raise_if_worker_ended(event)
+
+    def _judge_ahead(self) -> list[str]:
+        """Datasets of which the judge is asked about one answer ahead: not one that is served here, or not asked."""
+        run = self.run
+        remote = [judge for judge in judges(run.task) if judge.get("api_url")]
+        return run.control.judge_ahead(run.task.datasets) if remote and "judge" in self.phases else []
 
     def _raise_if_worker_ended(self, event: Event) -> None:
         """

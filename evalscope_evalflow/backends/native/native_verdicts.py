@@ -6,8 +6,17 @@ import contextlib
 import glob
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
+
+from evalscope_evalflow.events.answers import AnswerKind, kinds_of
+
+# How the worker's judge says why a request failed (native_judging.py); EvalScope writes the exception's name before it.
+_FAILED = re.compile(r"JudgeFailed: (\w+): (.*)", re.DOTALL)
+# How EvalScope's prompt names the keys of the JSON object that it wants.
+_KEY = re.compile(r'^- "(\w+)": ', re.MULTILINE)
+_OPTIONAL = {"reasoning", "explanation"}
 
 
 def is_fallback(review: dict[str, Any]) -> bool:
@@ -21,6 +30,38 @@ def is_fallback(review: dict[str, Any]) -> bool:
         return False
     seen, valid = summary.get("total_observations") or 0, summary.get("valid_observations") or 0
     return not (summary["status"] == "degraded" and 0 < seen <= valid)
+
+
+def why_missing(review: dict[str, Any]) -> tuple[str, str, str]:
+    """Why the judge gave no verdict, by a row of a review file.
+
+    Returns:
+        The kind of the failure (see `MissingVerdict`), what the judge or its server said, and what was expected.
+    """
+    score = (review.get("sample_score") or {}).get("score") or {}
+    attempts = (score.get("metadata") or {}).get("judge_attempts") or []
+    failed = [item for item in attempts if isinstance(item, dict) and item.get("status") != "success"]
+    if not failed:
+        return "no_agreement", str((score.get("judge_summary") or {}).get("error") or ""), ""
+    attempt = failed[-1]
+    if attempt.get("status") != "parse_error":
+        error = str(attempt.get("error") or "")
+        known = _FAILED.match(error)
+        return (known[1], known[2], "") if known else ("error", error, "")
+    kinds = kinds_of(attempt.get("model_output") or {})
+    cut = " (it was cut off at its max_tokens)" if AnswerKind.CUT_OFF in kinds else ""
+    expected = _expected(attempt) + cut
+    said = str(attempt.get("raw_response") or "").strip()
+    if AnswerKind.ONLY_THOUGHTS in kinds or AnswerKind.OPEN_THOUGHT in kinds:
+        return "only_thoughts", "", expected
+    return "unreadable" if said else "empty", said, expected
+
+
+def _expected(attempt: dict[str, Any]) -> str:
+    messages = attempt.get("messages") or [{}]
+    keys = _KEY.findall(str(messages[-1].get("content") or ""))
+    names = ", ".join(f'"{key}"' for key in [key for key in keys if key not in _OPTIONAL] or keys)
+    return f"a JSON object with {names}" if names else "a JSON object"
 
 
 def has_value(review: dict[str, Any]) -> bool:

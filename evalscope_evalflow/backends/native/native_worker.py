@@ -8,6 +8,7 @@ again for the same reason are not asked again.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import traceback
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
 from evalscope_evalflow.backends.native.native_data import DataError, DataErrors, is_half_a_character, missing_files
-from evalscope_evalflow.backends.native.native_judging import name_judge_failures
+from evalscope_evalflow.backends.native.native_judging import patch_judge
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
-from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
+from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks, is_fallback, why_missing
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
@@ -28,6 +29,7 @@ from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.kept_reports import set_aside
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
@@ -55,6 +57,7 @@ class NativeWorker:
         self.failures = Failures(request.failures_file, request.failure_cause)
         settings = self.stock_task.get("generation_config") or {}
         self.kinds = KindsFile(os.path.dirname(request.failures_file), settings.get("max_tokens"))
+        self.probe = JudgeProbe(channel)
         self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
@@ -74,7 +77,7 @@ class NativeWorker:
         self._look_at_evaluators()
         self.data.watch()
         retry_only_what_is_transient()
-        name_judge_failures()
+        patch_judge(self.probe)
         check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json")
 
     def infer(self) -> None:
@@ -90,6 +93,7 @@ class NativeWorker:
         """Score what is saved; the model is gone."""
         self.judging = True
         self._wait_for_imports()
+        self.probe.wait()
         os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
         folder = Path(self.stock_task["work_dir"])
         for dataset in self.datasets:
@@ -234,6 +238,8 @@ class NativeWorker:
         with evaluator._prediction_cache_lock:
             evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
         item.prediction_persisted = True
+        if dataset in self.channel.judge_ahead and getattr(evaluator.benchmark, "use_llm_judge", False):
+            self.probe.offer(dataset, partial(_judge_ahead, evaluator, state))
         return state
 
     def _judge(self, at_once: int | None) -> Any:
@@ -261,3 +267,14 @@ class NativeWorker:
                     raise
 
         return Judge
+
+
+def _judge_ahead(evaluator: Any, state: Any) -> tuple[str, str, str] | None:
+    """Judge one answer as it will be judged later; nothing is saved.
+
+    Returns:
+        Why there is no verdict (see `why_missing`); None where there is one, or the judge was not needed.
+    """
+    score = evaluator._review_task_state(copy.deepcopy(state))
+    review = {"sample_score": score.model_dump(mode="json")}
+    return why_missing(review) if is_fallback(review) else None
