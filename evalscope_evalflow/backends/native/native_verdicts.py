@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +69,17 @@ def has_value(review: dict[str, Any]) -> bool:
     return bool(((review.get("sample_score") or {}).get("score") or {}).get("value"))
 
 
-def drop_fallbacks(folder: Path, dataset: str) -> int:
-    """Remove the fallbacks from the review files of a dataset, so that they are judged again.
+def drop_fallbacks(files: Iterable[Path]) -> int:
+    """Remove the fallbacks from review files, so that they are judged again.
 
     Args:
-        folder: `reviews/MODEL` of a run folder.
-        dataset: the benchmark.
+        files: those of a dataset; they need not exist.
 
     Returns:
         How many there were.
     """
     dropped = 0
-    for path in sorted(folder.glob(f"{glob.escape(dataset)}_*.jsonl")):
+    for path in filter(Path.exists, files):
         keep, lost = [], 0
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             fallback = False
