@@ -34,6 +34,7 @@ from evalscope_evalflow.events.api_events import (
 )
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.worker.api_probe import Api, Fault, GivenUp, Probe, Pulse
+from evalscope_evalflow.worker.request_slots import RequestSlots
 
 LONGEST_WAIT_S = 600.0  # that a server may ask for, from one answer to the next
 ROUNDS = 3  # times that requests fail in a row, though the probe is answered, before the API counts as down
@@ -90,16 +91,26 @@ class Circuit:
 
     Attributes:
         api: it.
+        slots: limit the requests at once, together with those of other workers.
     """
 
-    def __init__(self, api: Api, probe: Callable[[float], Pulse], emit: Callable[[Event], None], pace: Pace) -> None:
+    def __init__(
+        self,
+        api: Api,
+        probe: Callable[[float], Pulse],
+        emit: Callable[[Event], None],
+        pace: Pace,
+        slots: RequestSlots | None = None,
+    ) -> None:
         """
         Args:
             api: which.
             probe: asks it for one token, and waits for so many seconds; never raises.
             emit: reports an event.
             pace: how soon things are done.
+            slots: a request holds one of them while it is sent; None: it needs none.
         """
+        self.slots = slots
         self.api, self._ask_probe, self._emit, self._pace = api, probe, emit, pace
         self._changed = threading.Condition()
         self._watching = False

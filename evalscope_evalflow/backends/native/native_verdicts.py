@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +77,19 @@ def lacks_a_metric(review: dict[str, Any]) -> bool:
     return bool(failed) and not score.get("judge_summary")
 
 
-def drop_fallbacks(folder: Path, dataset: str) -> int:
-    """Remove the fallbacks from the review files of a dataset, so that they are judged again.
+def drop_fallbacks(files: Iterable[Path]) -> int:
+    """Remove the fallbacks from review files, so that they are judged again.
 
     What lacks a metric goes, too: it is scored again, which costs nobody anything.
 
     Args:
-        folder: `reviews/MODEL` of a run folder.
-        dataset: the benchmark.
+        files: those of a dataset; they need not exist.
 
     Returns:
         How many fallbacks there were.
     """
     dropped = 0
-    for path in sorted(folder.glob(f"{glob.escape(dataset)}_*.jsonl")):
+    for path in filter(Path.exists, files):
         keep, lost, rows = [], 0, 0
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             fallback = incomplete = False

@@ -93,5 +93,5 @@ def test_a_saved_score_that_lacks_a_metric_is_made_again_and_a_verdict_is_kept(t
     whole, judged = row(metadata={}), row(metadata={"acc": "error: x"}, judge_summary={"status": "success"})
     file = tmp_path / "general_qa_t.jsonl"
     file.write_text(lacking + whole + judged)
-    assert verdicts.drop_fallbacks(tmp_path, "general_qa") == 0
+    assert verdicts.drop_fallbacks([file]) == 0
     assert file.read_text() == whole + judged
