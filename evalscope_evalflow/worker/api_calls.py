@@ -32,11 +32,7 @@ _circuit: contextvars.ContextVar[Circuit | None] = contextvars.ContextVar("evalf
 
 
 class ApiCalls:
-    """The circuits of a worker, one for each API and model.
-
-    Attributes:
-        judging: whether only judges are asked any more.
-    """
+    """The circuits of a worker, one for each API and model."""
 
     def __init__(
         self, pace: Pace, emit: Callable[[Event], None], model_url: Callable[[], str | None], *, own_engine: bool
@@ -48,7 +44,7 @@ class ApiCalls:
             model_url: gives the base URL of the model under evaluation; None until it is known.
             own_engine: whether that is an engine of this run's.
         """
-        self.judging = False
+        self._judging = False
         self._pace, self._emit, self._model_url, self._own_engine = pace, emit, model_url, own_engine
         self._circuits: dict[tuple[str, str, str], Circuit] = {}
         self._making = threading.Lock()
@@ -75,12 +71,18 @@ class ApiCalls:
 
         Model.generate, Model.generate_async = through, through_async
 
+    def begin_judging(self) -> None:
+        """Only judges are asked from now on; one that was given up before is tried again."""
+        with self._making:
+            self._judging = True
+            self._circuits.clear()
+
     def of(self, api: Any) -> Circuit | None:
         """The circuit of one of EvalScope's API objects; None where it needs none."""
         url, client = getattr(api, "base_url", None), getattr(api, "client", None)
         if not url or client is None:
             return None
-        is_model = not self.judging and _same(url, self._model_url())
+        is_model = not self._judging and _same(url, self._model_url())
         if is_model and self._own_engine:
             return None
         key = role, _, name = MODEL if is_model else JUDGE, url, str(getattr(api, "model_name", ""))

@@ -320,7 +320,7 @@ def test_an_engine_of_this_run_is_left_to_its_own_watch(api: ApiServer, client: 
     api.reply = lambda prompt, before: error(500)
     assert one.ask("q").startswith("server_error:")
     assert (api.probes, one.events) == (0, [])
-    one.calls.judging = True  # the same URL is a judge's now
+    one.calls.begin_judging()  # the same URL is a judge's now
     assert one.ask("q").startswith("server_error:")
     assert [(type(event), event.api) for event in one.events] == [(ApiFailing, "judge")]
 
@@ -329,7 +329,7 @@ def test_a_judge_that_refuses_its_key_is_not_asked_for_every_verdict(
     api: ApiServer, client: Callable[..., Client]
 ) -> None:
     one = client()
-    one.calls.judging = True
+    one.calls.begin_judging()
     api.reply = lambda prompt, before: error(401, "unknown key")
     said = one.ask_all(20, at_once=1)
     assert said[0].startswith("run:")
