@@ -197,6 +197,10 @@ async def call_async(circuit: Circuit, function: Callable[..., Awaitable[Any]], 
             result = task.result()
         except GivenUp:
             raise
+        except asyncio.CancelledError:  # by an agent that has waited for long enough
+            task.cancel()
+            circuit.abandon(turn)
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
             pause_s = await asyncio.to_thread(tries.after, turn, error)
         else:

@@ -163,6 +163,11 @@ class Circuit:
             self._longest = max(self._longest, time.monotonic() - turn.began)
             self._sign_of_life(turn)
 
+    def abandon(self, turn: Turn) -> None:
+        """Nobody waits for its answer any more."""
+        with self._changed:
+            self._leave(turn)
+
     def failed(self, turn: Turn, fault: Fault, reason: str) -> Fault:
         """It failed; wait until it is known whose fault that is.
 
@@ -252,8 +257,7 @@ class Circuit:
         turn.over.set()
 
     def _sign_of_life(self, turn: Turn) -> None:
-        self._sign = time.monotonic()
-        self._next_silence = max(self._pace.silent_s, self._longest)
+        self._sign, self._next_silence = time.monotonic(), self._remarkable_s()
         self._failing.clear()
         self._failures = self._rounds = 0
         self._busy_s = 0.0
@@ -264,7 +268,7 @@ class Circuit:
     def _suspect(self, fault: Fault, reason: str) -> None:
         """Wait for what the probe says."""
         if not self._suspicion or fault is Fault.API:
-            self._suspicion, self._suspicion_of_silence = reason, fault is Fault.SILENCE
+            self._suspicion, self._suspicion_of_silence = reason or fault.value, fault is Fault.SILENCE
         before = self._verdicts
         self._changed.notify_all()
         while self._verdicts == before and self._state is _State.UP:
@@ -318,6 +322,10 @@ class Circuit:
     def _silent_s(self, now: float) -> float:
         return now - max(self._sign, min((turn.began for turn in self._turns), default=now))
 
+    def _remarkable_s(self) -> float:
+        """How long a silence is worth a word: longer than any answer took, within reason."""
+        return min(max(self._pace.silent_s, self._longest), 10 * self._pace.silent_s)
+
     def _patience(self) -> float:
         """Of a probe that may stand in a queue: as long as answers have taken."""
         return min(max(self._pace.probe_s, 1.5 * self._longest), 10 * self._pace.probe_s)
@@ -350,6 +358,7 @@ class Circuit:
         elif not pulse.alive and self._state is _State.BUSY:
             self._down(pulse.said)
         elif not pulse.alive:
+            self._reason = self._reason if self._hangs else pulse.said
             self._schedule_probe()
         elif self._blind and self._state is _State.DOWN:
             self._permit = True
@@ -393,6 +402,8 @@ class Circuit:
 
     def _wait_for(self, seconds: float, reason: str) -> None:
         """Leave the API alone for as long as it asks for."""
+        if self._gone:
+            return
         now = time.monotonic()
         self._probe = None
         more = now + seconds - max(now, self._until)
@@ -419,7 +430,7 @@ class Circuit:
         now = time.monotonic()
         since = self._since if self._state is _State.DOWN else self._busy_since
         self._state, self._busy_since, self._permit = _State.UP, None, False
-        self._sign, self._next_silence = now, max(self._pace.silent_s, self._longest)
+        self._sign, self._next_silence = now, self._remarkable_s()
         self._failing.clear()
         self._failures = self._rounds = 0
         if since is not None:

@@ -347,7 +347,16 @@ def test_agents_that_ask_from_a_loop_wait_and_are_given_up_too(api: ApiServer, c
         asked = (one.model.generate_async(f"q{item}") for item in range(number))
         return await asyncio.gather(*asked, return_exceptions=True)
 
+    async def lose_patience() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(one.model.generate_async("slow"), 0.3)
+
     assert [item.completion for item in asyncio.run(ask(4))] == ["A"] * 4
+    api.reply = lambda prompt, before: api.silence()
+    asyncio.run(lose_patience())
+    circuit = one.calls.of(one.model.api)
+    assert circuit is not None
+    assert not circuit._turns, "what nobody waits for is no silence"
     api.reply, api.probe = lambda prompt, before: api.silence(), api.silence
     assert {type(item) for item in asyncio.run(ask(4))} == {GivenUp}
     assert [type(event) for event in one.events if not isinstance(event, ApiSilent)] == [ApiDown, ApiGivenUp]
