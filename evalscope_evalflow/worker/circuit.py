@@ -34,6 +34,7 @@ from evalscope_evalflow.events.api_events import (
 )
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.worker.api_probe import Api, Fault, GivenUp, Probe, Pulse
+from evalscope_evalflow.worker.request_slots import RequestSlots
 
 LONGEST_WAIT_S = 600.0  # that a server may ask for, from one answer to the next
 ROUNDS = 3  # times that requests fail in a row, though the probe is answered, before the API counts as down
@@ -90,16 +91,26 @@ class Circuit:
 
     Attributes:
         api: it.
+        slots: limit the requests at once, together with those of other workers.
     """
 
-    def __init__(self, api: Api, probe: Callable[[float], Pulse], emit: Callable[[Event], None], pace: Pace) -> None:
+    def __init__(
+        self,
+        api: Api,
+        probe: Callable[[float], Pulse],
+        emit: Callable[[Event], None],
+        pace: Pace,
+        slots: RequestSlots | None = None,
+    ) -> None:
         """
         Args:
             api: which.
             probe: asks it for one token, and waits for so many seconds; never raises.
             emit: reports an event.
             pace: how soon things are done.
+            slots: a request holds one of them while it is sent; None: it needs none.
         """
+        self.slots = slots
         self.api, self._ask_probe, self._emit, self._pace = api, probe, emit, pace
         self._changed = threading.Condition()
         self._watching = False
@@ -128,26 +139,48 @@ class Circuit:
 
     # for those who ask
 
-    def enter(self, request: object) -> Turn:
-        """Wait until the API can be asked.
-
-        Args:
-            request: identifies the request, however often it is sent.
+    def is_open(self) -> bool:
+        """Whether the API can be asked.
 
         Raises:
             GivenUp: it is not asked any more.
         """
         with self._changed:
-            while True:
-                turn = self._admit(request)
-                if turn is not None:
-                    return turn
+            return self._is_open()
+
+    def wait(self) -> None:
+        """Wait until the API can be asked.
+
+        Raises:
+            GivenUp: it is not asked any more.
+        """
+        with self._changed:
+            while not self._is_open():
                 self._changed.wait()
 
     def try_enter(self, request: object) -> Turn | None:
-        """The same without waiting: None while the API cannot be asked."""
+        """Begin to ask.
+
+        Args:
+            request: identifies the request, however often it is sent.
+
+        Returns:
+            None where the API cannot be asked now.
+
+        Raises:
+            GivenUp: it is not asked any more.
+        """
         with self._changed:
-            return self._admit(request)
+            if not self._is_open():
+                return None
+            turn = Turn(request, self._state is _State.DOWN)
+            self._permit = False
+            self._turns.add(turn)
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, daemon=True, name="evalflow-circuit").start()
+            self._changed.notify_all()
+            return turn
 
     def end(self) -> GivenUp | None:
         """Why it is not asked any more; None while it is."""
@@ -237,20 +270,10 @@ class Circuit:
         assert end is not None
         return end
 
-    def _admit(self, request: object) -> Turn | None:
+    def _is_open(self) -> bool:
         if self._gone:
             raise self._ended()
-        trial = self._state is _State.DOWN and self._permit
-        if self._state is not _State.UP and not trial:
-            return None
-        self._permit = False
-        turn = Turn(request, trial)
-        self._turns.add(turn)
-        if not self._watching:
-            self._watching = True
-            threading.Thread(target=self._watch, daemon=True, name="evalflow-circuit").start()
-        self._changed.notify_all()
-        return turn
+        return self._state is _State.UP or (self._state is _State.DOWN and self._permit)
 
     def _leave(self, turn: Turn) -> None:
         self._turns.discard(turn)

@@ -8,6 +8,7 @@ again for the same reason are not asked again.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import traceback
 from collections.abc import Callable
@@ -18,16 +19,18 @@ from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
 from evalscope_evalflow.backends.native.native_data import DataError, DataErrors, is_half_a_character, missing_files
-from evalscope_evalflow.backends.native.native_judging import name_judge_failures
+from evalscope_evalflow.backends.native.native_judging import patch_judge
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
-from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
-from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
+from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
+from evalscope_evalflow.backends.native.native_verdicts import is_fallback, why_missing
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.kept_reports import set_aside
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
@@ -55,12 +58,14 @@ class NativeWorker:
         self.failures = Failures(request.failures_file, request.failure_cause)
         settings = self.stock_task.get("generation_config") or {}
         self.kinds = KindsFile(os.path.dirname(request.failures_file), settings.get("max_tokens"))
+        self.probe = JudgeProbe(channel)
         self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
         self.data = DataErrors()
         self.done: set[str] = set()  # as a whole, in the first pass
         self.lost: dict[str, Exception] = {}  # what ended datasets
+        self.rows = NativeRows(request, channel, self.failures, self.kinds)
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
     def prepare(self) -> None:
@@ -74,8 +79,9 @@ class NativeWorker:
         self._look_at_evaluators()
         self.data.watch()
         retry_only_what_is_transient()
-        name_judge_failures()
-        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json")
+        patch_judge(self.probe)
+        answered = self.request.settings.get("answered", self.datasets)
+        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json", answered)
 
     def infer(self) -> None:
         """Predict; EvalScope asks for the model when it first needs it."""
@@ -90,17 +96,12 @@ class NativeWorker:
         """Score what is saved; the model is gone."""
         self.judging = True
         self._wait_for_imports()
+        self.probe.wait()
         os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
         folder = Path(self.stock_task["work_dir"])
-        for dataset in self.datasets:
-            dropped = drop_fallbacks(folder / "reviews" / self.stock_task["model_id"], dataset)
-            if dropped:
-                self.channel.emit(VerdictsDropped(dataset, dropped))
         left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
-            for (
-                dataset
-            ) in left:  # what is there covers other answers or verdicts; where no new one is made, none is shown
+            for dataset in left:  # its report covers other answers or verdicts; where none is made, none is shown
                 set_aside(folder, folder / "reports" / self.stock_task["model_id"] / f"{dataset}.json")
             self.stock_task["use_cache"] = str(folder)
             self._run(self._judge(at_once), left)
@@ -192,6 +193,7 @@ class NativeWorker:
                 self.channel.emit(DatasetNotSplit(name))
                 self.done.add(name)
                 self._wait_for_imports()
+            benchmark.load_dataset = partial(self.rows.load, benchmark, benchmark.load_dataset)
             evaluator.eval = partial(self._alone, str(benchmark.name), evaluator.eval)
             return evaluator
 
@@ -234,6 +236,8 @@ class NativeWorker:
         with evaluator._prediction_cache_lock:
             evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
         item.prediction_persisted = True
+        if dataset in self.channel.judge_ahead and getattr(evaluator.benchmark, "use_llm_judge", False):
+            self.probe.offer(dataset, partial(_judge_ahead, evaluator, state))
         return state
 
     def _judge(self, at_once: int | None) -> Any:
@@ -261,3 +265,14 @@ class NativeWorker:
                     raise
 
         return Judge
+
+
+def _judge_ahead(evaluator: Any, state: Any) -> tuple[str, str, str] | None:
+    """Judge one answer as it will be judged later; nothing is saved.
+
+    Returns:
+        Why there is no verdict (see `why_missing`); None where there is one, or the judge was not needed.
+    """
+    score = evaluator._review_task_state(copy.deepcopy(state))
+    review = {"sample_score": score.model_dump(mode="json")}
+    return why_missing(review) if is_fallback(review) else None

@@ -128,6 +128,7 @@ def make_model_class(api_of: Any, defaults: dict[str, Any]) -> Any:
         def __init__(self, **_: Any) -> None:
             BaseAPI.__init__(self, verbose=False)
             self.model, self.img_size, self.img_detail = "", -1, "high"
+            self.total_img_size, self.max_file_size = -1, 1e9  # since ms-vlmeval 0.0.20; as there by default
             self.fail_msg = "Failed to obtain answer via API. "
             self.VIDEO_LLM = False
 
@@ -194,6 +195,7 @@ def make_judge_class(api: Api | None, heard: threading.local) -> Any:
         def __init__(self, *_: Any, **settings: Any) -> None:
             BaseAPI.__init__(self, verbose=False, system_prompt=settings.get("system_prompt"))
             self.model, self.img_size, self.img_detail = "", -1, "high"
+            self.total_img_size, self.max_file_size = -1, 1e9  # since ms-vlmeval 0.0.20; as there by default
             self.fail_msg = "Failed to obtain answer via API. "
             self.settings = {
                 name: settings[name]
