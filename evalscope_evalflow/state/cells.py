@@ -37,6 +37,7 @@ class Cell:
         assumed: names of what was not recorded when its answers were made, and was taken to be as it was later.
         batches: what its answers came from, in their order: for each engine, or way to run one, a mapping with `from`
             (answers that were there before) and what is known of it (see run/answer_batches.py).
+        metrics_failed: metrics that could not be computed: of how many samples, and what went wrong with the first.
     """
 
     predictions: dict[str, Any] | None = None
@@ -51,6 +52,7 @@ class Cell:
     mixed: bool | None = None
     assumed: list[str] | None = None
     batches: list[dict[str, Any]] | None = None
+    metrics_failed: dict[str, Any] | None = None
 
 
 _FIELDS = {field.name for field in fields(Cell)}
