@@ -19,6 +19,7 @@ from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment, version_in
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.keys import is_secret_name, reveal
+from evalscope_evalflow.engines.checkpoints import checkpoint_folder
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -217,6 +218,14 @@ class Engine(ABC):
         parser: where its options are found; None: they are not checked.
         reserved_options: options that EvalFlow sets, and the setting to use in place of each in `extra_args`.
         reserved_variables: environment variables that EvalFlow sets, and the setting to use in place of each.
+        neutral_options: options of `extra_args` that are known not to affect its answers (log levels, cache folders,
+            shares of memory); all others count: with another value of them, saved answers are not reused. `*` stands
+            for any characters.
+        parallel_options: those that share the work out over devices or steps. They change answers only as another
+            batch size does, and so are recorded with the answers, and are no obstacle.
+        neutral_variables: environment variables that are known not to affect its answers, likewise.
+        variable_prefixes: its own environment variables, such as "VLLM_*": what the shell sets of them counts like
+            `env_vars`.
     """
 
     interface_version: ClassVar[int] = INTERFACE_VERSION
@@ -242,6 +251,10 @@ class Engine(ABC):
     parser: ClassVar[ParserSource | None] = None
     reserved_options: ClassVar[Mapping[str, str]] = {}
     reserved_variables: ClassVar[Mapping[str, str]] = {}
+    neutral_options: ClassVar[Sequence[str]] = ()
+    parallel_options: ClassVar[Sequence[str]] = ()
+    neutral_variables: ClassVar[Sequence[str]] = ()
+    variable_prefixes: ClassVar[Sequence[str]] = ()
 
     @abstractmethod
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
@@ -269,6 +282,12 @@ class Engine(ABC):
     def uses_devices(self, deploy: DeployConfig) -> bool:
         """Whether it can use GPUs at all, as it is built in its environment; nothing is run."""
         return "devices" in self.honours
+
+    def context_length(self, model: ModelConfig, deploy: DeployConfig) -> int | None:
+        """The tokens of context that it serves the model with, where they are set or can be read from its files."""
+        if deploy.max_model_len or not model.path or "max_model_len" not in self.honours:
+            return deploy.max_model_len
+        return checkpoint_folder.context_length(model.path)
 
     def memory(self, deploy: DeployConfig) -> Memory:
         """What it does with a device's memory."""

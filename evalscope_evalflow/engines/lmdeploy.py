@@ -25,6 +25,7 @@ from evalscope_evalflow.engines.base import (
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem, nearest
 
 PROGRAM = "lmdeploy.cli:run"
@@ -53,6 +54,10 @@ class LMDeploy(Engine):
         "--api-keys": "deploy.api_key",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    neutral_options = text_effects.LMDEPLOY_OPTIONS
+    parallel_options = text_effects.LMDEPLOY_PARALLEL
+    neutral_variables = text_effects.LMDEPLOY_VARIABLES
+    variable_prefixes = ("LMDEPLOY_*", "TM_*")
     log_routine = r"\S+ \S+ - lmdeploy - (?:DEBUG|INFO|WARNING) - |\[TM\]\[(?:DEBUG|INFO|WARN\w*)\]|INFO:"
     log_patterns = (
         LogPattern(

@@ -27,6 +27,7 @@ from evalscope_evalflow.engines.base import (
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
 
 PROGRAM = "sglang.launch_server"
@@ -67,6 +68,10 @@ class SGLang(Engine):
         "--api-key": "deploy.api_key",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    neutral_options = text_effects.SGLANG_OPTIONS
+    parallel_options = text_effects.SGLANG_PARALLEL
+    neutral_variables = text_effects.SGLANG_VARIABLES
+    variable_prefixes = ("SGLANG_*", "SGL_*")
     log_routine = r"(?:\[[^\]]+\] )?(?:INFO|WARNING):|\[[^\]]+\] (?:server_args=|Ignore import error )"
     log_patterns = (
         LogPattern(

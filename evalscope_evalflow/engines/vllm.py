@@ -24,6 +24,7 @@ from evalscope_evalflow.engines.base import (
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
 
 PROGRAM = "vllm.entrypoints.cli.main:main"
@@ -67,6 +68,10 @@ class VLLM(Engine):
     }
     log_routine = r"(?:\(\w+ pid=\d+\) )?(?:INFO|DEBUG|WARNING)\b"
     log_prefix = r"\((?:EngineCore|APIServer|Worker|VllmWorker)\S* pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[\S+?\] )?"
+    neutral_options = text_effects.VLLM_OPTIONS
+    parallel_options = text_effects.VLLM_PARALLEL
+    neutral_variables = text_effects.VLLM_VARIABLES
+    variable_prefixes = ("VLLM_*",)
     log_patterns = (
         LogPattern(
             REJECTED, "vLLM rejects an argument: {0}", "Compare it with `vllm serve --help=all` of that environment."

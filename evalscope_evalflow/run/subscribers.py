@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evalscope_evalflow.events.api_events import JUDGE, ApiBack, ApiBusy, ApiDown, ApiGivenUp
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import DevicesFree, EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan
@@ -24,11 +25,16 @@ class RegistrySubscriber:
     """Keeps the run's entry, which `evalflow ps` shows."""
 
     def __init__(self, entry: Registration) -> None:
-        self._entry = entry
+        self._entry, self._shown = entry, ""
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, PhaseBegan) and event.phase in SHOWN:
-            self._entry.phase(SHOWN[event.phase])
+            self._shown = SHOWN[event.phase]
+            self._entry.phase(self._shown)
+        elif isinstance(event, (ApiDown, ApiBusy)):
+            self._entry.phase("waiting for the judge" if event.api == JUDGE else "waiting for the API")
+        elif isinstance(event, (ApiBack, ApiGivenUp)) and self._shown:
+            self._entry.phase(self._shown)
         elif isinstance(event, (EngineStarting, EngineReused)):
             self._entry.set(engine=event.engine)
 

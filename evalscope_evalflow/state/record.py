@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from evalscope_evalflow.config import keys
+from evalscope_evalflow.events.api_events import ApiBack, ApiEvent, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import EngineKept, EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.run_events import (
@@ -128,6 +129,8 @@ class Record:
                 data["reused"] = {"run_id": event.run_id, "log": event.log}
             else:
                 data.pop("reused", None)
+        elif isinstance(event, ApiEvent):
+            self._api(event)
         elif isinstance(event, OverlapMeasured):
             data["overlap"] = dataclasses.asdict(event)
         elif isinstance(event, EngineKept):
@@ -155,6 +158,17 @@ class Record:
         if earlier and earlier[-1]["answers_before"] == event.answers:  # the last one has added none
             earlier = earlier[:-1]
         self._data["answers_from"] = [*earlier, keys.redact(batch)]
+
+    def _api(self, event: ApiEvent) -> None:
+        """How an API that runs elsewhere is: `down`, `busy`, … or `back`, with the seconds that it was not usable."""
+        known = self._data.setdefault("apis", {}).setdefault(event.api, {"unusable_s": 0.0})
+        if isinstance(event, (ApiBack, ApiGivenUp)):
+            known["unusable_s"] = round(known["unusable_s"] + event.seconds, 1)
+        state = type(event).__name__.removeprefix("Api").lower()
+        known.update(url=event.url, model=event.model, state="given up" if state == "givenup" else state, since=_now())
+        known["reason"] = getattr(event, "reason", None)
+        if isinstance(event, ApiSilent):
+            known["reason"] = f"no answer for {event.seconds:.0f} s to {event.requests} requests"
 
     def _held(self, seconds: float) -> None:
         """Add to the seconds that an engine was there for this run, from its start to its end."""

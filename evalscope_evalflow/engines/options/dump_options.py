@@ -149,9 +149,12 @@ def table_of(target: str, subcommand: list[str]) -> dict[str, Any]:
             parser = parser_of(target, subcommand)
     except Refused as error:
         return {"refused": str(error)}
+    names: dict[int, list[str]] = {}  # also those that an action hides: as of 0.33, vLLM takes --no-enable-x so
+    for name, action in parser._option_string_actions.items():
+        names.setdefault(id(action), []).append(name)
     options = [
         {
-            "names": list(action.option_strings),
+            "names": names.get(id(action), list(action.option_strings)),
             "nargs": action.nargs,
             "choices": [str(choice) for choice in action.choices] if action.choices else None,
             "type": action.type.__name__ if action.type in (int, float) else None,

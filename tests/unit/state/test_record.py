@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from evalscope_evalflow.events.api_events import ApiBack, ApiDown, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.engine_events import EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded, Progress, RunFinished, RunState
 from evalscope_evalflow.state.record import SCHEMA, Record, answers_from, mark_dead, read
@@ -214,3 +215,18 @@ class TestRead:
 def change(folder, **fields):
     path = folder / "evalflow" / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_how_an_api_is_and_for_how_long_it_was_not_usable(record):
+    api = ("model", "https://api.example/v1", "m")
+    record.on_event(ApiDown(*api, "connection refused", False, 300.0))
+    found = saved(record)["apis"]["model"]
+    assert (found["state"], found["reason"], found["url"]) == ("down", "connection refused", api[1])
+    record.on_event(ApiBack(*api, 12.5))
+    record.on_event(ApiSilent(*api, 60.0, 8, True))
+    found = saved(record)["apis"]["model"]
+    assert (found["state"], found["reason"]) == ("silent", "no answer for 60 s to 8 requests")
+    record.on_event(ApiGivenUp(*api, "503: no capacity", 300.0))
+    found = saved(record)["apis"]["model"]
+    assert (found["state"], found["reason"], found["unusable_s"]) == ("given up", "503: no capacity", 312.5)
+    assert names(record)[1:] == ["ApiDown", "ApiBack", "ApiSilent", "ApiGivenUp"]
