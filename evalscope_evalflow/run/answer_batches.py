@@ -52,13 +52,12 @@ class BatchesSubscriber:
 def batch_facts(run: Run, event: EngineStarting | EngineReused) -> dict[str, Any]:
     """What is written down of an engine: its name and version, devices, sizes, and options that share the work out."""
     deploy, engine = run.deploy, resolve_engine(run.model, run.deploy)
-    facts: dict[str, Any] = getattr(event, "facts", {})
     found = {
         "engine": event.engine,
         "version": event.version,
-        "gpus": sorted(set(map(str, facts.get("gpus") or ()))),
-        "tensor_parallel": facts.get("tensor_parallel") or event.placement.get("tensor_parallel"),
-        "data_parallel": facts.get("data_parallel") or event.placement.get("data_parallel"),
+        "gpus": sorted(set(map(str, event.facts.get("gpus") or ()))),
+        "tensor_parallel": event.facts.get("tensor_parallel") or event.placement.get("tensor_parallel"),
+        "data_parallel": event.facts.get("data_parallel") or event.placement.get("data_parallel"),
         "max_num_seqs": engine.max_num_seqs(deploy),
         "options": parallel_options(engine, deploy.extra_args),
     }
