@@ -58,6 +58,8 @@ def scores_only_verdicts(default: Any, folder: Path) -> Any:
             judge = _judge_summary(self._sample_scores_by_subset.values())
             if judge is not None and unjudged and not judge.scored:
                 agg_score_dict = {}  # what is left needed no judge, and stands for none that did
+            if not execution_summary.succeeded:
+                agg_score_dict = {}  # some benchmarks count what is missing as wrong
             report = super().get_report(agg_score_dict, execution_summary)
             report.judge_summary = judge
             name_headline(report)

@@ -146,6 +146,13 @@ def test_without_any_verdict_there_is_no_figure_and_the_report_lies_elsewhere(be
     assert report.judge_summary.scored == 0
 
 
+def test_a_figure_of_nothing_is_none(tmp_path):
+    made = scores_only_verdicts(Evaluator, tmp_path)(benchmark=Benchmark(), folder=tmp_path, scores={})
+    report = made.get_report({"a": [0.0]}, ExecutionSummary(requested=3, succeeded=0, errored=3))
+    assert report.metrics == []
+    assert [path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("d.json")] == ["evalflow"]
+
+
 def test_a_report_is_what_it_was_where_every_verdict_is_there(tmp_path):
     report, _ = evaluate(tmp_path, a=[RIGHT, WRONG])
     assert (report.score, report.execution_summary.incomplete, report.judge_summary.status) == (0.5, False, "success")
