@@ -133,7 +133,7 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
             before_sleep=say,
             reraise=True,
         )
-        attempts(lambda: Attempt(run, left.phases, given).do())
+        attempts(lambda: Attempt(run, left.phases, given, look_first=left.may_ask_nothing).do())
     with run.phase(Phase.COLLECT):
         return collect(run, before)
 
@@ -151,9 +151,13 @@ def _prepare(run: Run) -> Remaining:
         if moved:
             run.emit(ResultsArchived(str(archive), moved))
     cause = failures.cause(task, model)
-    changes: dict[str, dict[str, Any]] = {dataset: {"report": None, "error": None} for dataset in left.judge}
+    # From here on, what verdicts there are on these datasets are this judge's.
+    changes: dict[str, dict[str, Any]] = {
+        dataset: {"verdicts": fingerprints.verdicts(task, dataset), "report": None, "error": None}
+        for dataset in left.judge
+    }
     for dataset, facts in fingerprints.predictions_on(task, model, left.infer).items():
-        changes[dataset] = {"predictions": facts, "cause": cause, "report": None, "error": None}
+        changes.setdefault(dataset, {}).update(predictions=facts, cause=cause, report=None, error=None)
     run.update_cells(changes)
     return left
 
