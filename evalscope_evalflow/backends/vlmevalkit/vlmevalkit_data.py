@@ -77,7 +77,39 @@ def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify
         _check_indexes(dataset, file, found.data)
     _check_same(dataset, file, files)
     files.write(own=bool(own or kind is None))
+    if (own or kind is None) and getattr(found, "img_root", None):
+        from vlmeval.smp import decode_base64_to_image_file
+
+        renew_pictures(found.data, Path(found.img_root), file.stat().st_mtime_ns, decode_base64_to_image_file)
     return found
+
+
+def renew_pictures(data: Any, folder: Path, changed_ns: int, decode: Callable[[str, str], Any]) -> None:
+    """Write pictures anew that VLMEvalKit wrote before the dataset's file was changed: it would ask with the old ones.
+
+    Args:
+        data: the dataset's rows.
+        folder: where VLMEvalKit writes pictures.
+        changed_ns: when the dataset's file was changed (ns since the epoch).
+        decode: writes a picture in base64 to a file.
+    """
+    if "image" not in data or "image_path" in data or not folder.is_dir():  # paths are the user's own files
+        return
+    for index, pictures in zip(data["index"], data["image"], strict=True):
+        several = isinstance(pictures, list)
+        for number, picture in enumerate(pictures if several else [pictures]):
+            path = folder / (f"{index}_{number}.png" if several else f"{index}.jpg")
+            try:
+                if path.stat().st_mtime_ns >= changed_ns:
+                    continue
+            except OSError:
+                continue  # not written yet
+            new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+            try:
+                decode(picture, str(new))
+                os.replace(new, path)  # at once: another run may be reading it
+            finally:
+                new.unlink(missing_ok=True)
 
 
 def said(error: Exception) -> str:
