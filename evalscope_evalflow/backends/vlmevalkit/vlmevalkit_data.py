@@ -13,6 +13,9 @@ from typing import Any
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
 
 
+_REFERENCE = 64  # characters; a shorter picture is the index of another row
+
+
 class DataError(ValueError):
     """A dataset's file is not as it should be; the message says what to do."""
 
@@ -66,7 +69,8 @@ def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify
         where = f" from {url}" if url else ""
         if not file.exists():
             raise DataError(f"{dataset} cannot be downloaded{where} ({error}): put its file at {file}") from error
-        raise DataError(f"{dataset} cannot be read from {file}: {said(error)}") from error
+        row = row_without_picture(file) if isinstance(error, AssertionError) else ""
+        raise DataError(f"{dataset} cannot be read from {file}{row}: {said(error)}") from error
     if found is None:
         raise DataError(f"VLMEvalKit does not take {file}: it needs a column `question`")
     if type(found).__name__ == "CustomVQADataset":
@@ -110,6 +114,21 @@ def renew_pictures(data: Any, folder: Path, changed_ns: int, decode: Callable[[s
                 os.replace(new, path)  # at once: another run may be reading it
             finally:
                 new.unlink(missing_ok=True)
+
+
+def row_without_picture(file: Path) -> str:
+    """Which row has a short text for a picture that is the index of no row; empty if none has."""
+    import pandas
+
+    try:
+        data = pandas.read_csv(file, sep="\t", usecols=["index", "image"], dtype=str).dropna()
+    except ValueError:  # it has no such columns, or cannot be read
+        return ""
+    whole = set(data["index"][data["image"].str.len() > _REFERENCE])
+    for number, index, picture in zip(data.index, data["index"], data["image"], strict=True):
+        if len(picture) <= _REFERENCE and picture not in whole:
+            return f", row {number + 1} (index {index})"
+    return ""
 
 
 def said(error: Exception) -> str:

@@ -106,6 +106,16 @@ class TestVLMEvalKit:
         with pytest.raises(vlmevalkit_data.DataError, match=r"^/data/x\.tsv, row 4: TypeError"):
             made(3)
 
+    def test_a_picture_that_vlmevalkit_does_not_expect(self, tmp_path: Path) -> None:
+        file = tmp_path / "x.tsv"
+        long = "A" * 65
+        file.write_text(f"index\tquestion\timage\n7\tq\t{long}\n8\tq\t7\n9\tq\t\n10\tq\tno\n")
+        assert vlmevalkit_data.row_without_picture(file) == ", row 4 (index 10)"
+        file.write_text(f"index\tquestion\timage\n7\tq\t{long}\n8\tq\t7\n")
+        assert vlmevalkit_data.row_without_picture(file) == ""
+        file.write_text("question\nq\n")
+        assert vlmevalkit_data.row_without_picture(file) == ""
+
     def test_an_index_that_two_rows_have(self) -> None:
         data = pandas.DataFrame({"index": [1, 2, 1]})
         with pytest.raises(vlmevalkit_data.DataError, match=r"mine, /x\.tsv: several rows have the index 1"):
