@@ -32,6 +32,7 @@ class ModelDisplay:
         """
         self._reporter, self._model = reporter, model
         self._api = ApiLines()
+        self._failed: set[str] = set()  # datasets, whose reason is on the screen already
 
     def on_event(self, event: Event) -> None:
         """Show it, if a person should know."""
@@ -50,7 +51,11 @@ class ModelDisplay:
                 say(f"{self._model}: {text}")
             case run.RunStarted() | run.WorkPlanned() | run.PhaseBegan() | run.PhaseEnded():
                 pass
+            case run.DatasetIncomplete(dataset, reported=False) if dataset in self._failed:
+                pass
             case _:
+                if isinstance(event, worker.DatasetFailed):
+                    self._failed.add(event.dataset)
                 self._say(event)
 
     def _say(self, event: Event) -> None:
@@ -69,7 +74,7 @@ def _line(event: Event) -> str:
         case run.ResultsArchived(folder, None):
             return f"reuse is off; earlier results are kept in {folder}"
         case run.ResultsArchived(folder, datasets) if datasets:
-            return f"another judge; earlier verdicts on {', '.join(datasets)} are kept in {folder}"
+            return f"another judge; earlier verdicts on {', '.join(datasets)} are kept (reports: {folder})"
         case engine.EngineReused(name, run_id=run_id):
             return f"{name} has been kept since run {run_id}"
         case engine.EngineStarting(name, local=True, log=log):
@@ -84,9 +89,20 @@ def _line(event: Event) -> str:
             return f"{name} and all it started are gone ({seconds:.1f} s)"
         case worker.VerdictsDropped(dataset, number):
             return f"{number} verdicts on {dataset} were not the judge's own; they are made again"
+        case worker.RowsAligned(dataset):
+            return f"{dataset}: {_aligned(event)}"
         case worker.DatasetNotSplit(dataset):
             return f"{dataset} has an evaluator of its own: it is judged while the engine runs"
     return ""
+
+
+def _aligned(event: worker.RowsAligned) -> str:
+    parts = [
+        (event.put_aside, "saved answers are to samples that are not chosen now; they are kept for when these are"),
+        (event.brought_back, "answers of earlier runs are used again"),
+        (event.scored_anew, "answers are scored anew, as their right answers have changed"),
+    ]
+    return "; ".join(f"{number} {words}" for number, words in parts if number)
 
 
 def _warnings(event: Event) -> list[str]:

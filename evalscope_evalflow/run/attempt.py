@@ -21,6 +21,7 @@ from evalscope_evalflow.events.worker_events import (
     WorkerDone,
     WorkerExited,
     WorkerFailed,
+    WorkerWaiting,
 )
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run import fingerprints
@@ -71,14 +72,15 @@ class Given:
 class Attempt:
     """A try at what is left of a model's part of a task."""
 
-    def __init__(self, run: Run, phases: list[str], given: Given) -> None:
+    def __init__(self, run: Run, phases: list[str], given: Given, *, look_first: bool = False) -> None:
         """
         Args:
             run: the run.
             phases: what to do, of `infer` and `judge`; without `infer`, no engine is started.
             given: what it works with.
+            look_first: whether the engine is started only when the worker has found that an answer is missing.
         """
-        self.run, self.phases, self.given = run, phases, given
+        self.run, self.phases, self.given, self.look_first = run, phases, given, look_first
         self.engine = resolve_engine(run.model, run.deploy)
         self.inbox = Inbox()
         self.session: EngineSession | None = None
@@ -117,6 +119,10 @@ class Attempt:
     def _infer(self, cleanup: ExitStack) -> None:
         """From the engine's start to its release."""
         run = self.run
+        if self.look_first and self.engine.local and self._nothing_to_ask(cleanup):
+            run.emit(EngineNotNeeded(self.engine.name))
+            run.emit(DevicesFree())
+            return
         self.session = session = EngineSession(run, self.engine, self.given.entry, self._notify)
         cleanup.callback(session.release)
         with run.phase(Phase.LOAD):
@@ -139,6 +145,22 @@ class Attempt:
                 self._wait_for(AnswersSaved, phase=Phase.SAVE)
             if "judge" not in self.phases:
                 worker.process.ask_to_stop()
+
+    def _nothing_to_ask(self, cleanup: ExitStack) -> bool:
+        """Have a worker look whether any answer is missing. If one is, that worker is ended: it has no engine's key."""
+        with self.run.phase(Phase.LOAD):
+            worker = self._start_worker(cleanup, NO_KEY)
+            self.run.control.check()
+            event = self._wait_for(WorkerWaiting, AnswersSaved, phase=Phase.LOAD)
+        if isinstance(event, AnswersSaved):
+            if "judge" not in self.phases:
+                worker.process.ask_to_stop()
+            return True
+        worker.stop()
+        while not isinstance(self.inbox.next(), WorkerExited):
+            pass
+        self.worker = None
+        return False
 
     def _judge(self) -> None:
         """The answers are saved, and the engine is gone."""

@@ -48,8 +48,10 @@ def identities(task: Task, model: ModelConfig, saved: Saved) -> list[SavedIdenti
         compared = fingerprints.compare_predictions(
             facts or {}, now[dataset], fingerprints.dataset_defaults(task, dataset)
         )
-        refused = [item for item in compared.differences if not item.accepted_by(task.flow.accepted)]
-        accepted = [item for item in compared.differences if item not in refused]
+        free = saved.may_differ(dataset)  # such as another limit, as rows are told apart
+        differences = [item for item in compared.differences if item.name not in free]
+        refused = [item for item in differences if not item.accepted_by(task.flow.accepted)]
+        accepted = [item for item in differences if item not in refused]
         found.append(SavedIdentity(dataset, refused, accepted, compared.unknown))
     return found
 

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 import urllib.request
+from collections.abc import Collection
 from typing import Any
 
 from evalscope_evalflow.events.schema import SCHEMA
@@ -115,6 +116,20 @@ class Failures:
         if item and not item["transient"] and item.get("cause") == cause:
             raise Unanswered(item["kind"], False, f"not asked again: {item['message']}")
 
+    def forget(self, dataset: str, subset: str, samples: Collection[int]) -> None:
+        """Strike out samples of a subset whose places other rows have taken."""
+        gone = {(dataset, subset, str(sample)) for sample in samples}
+        if not gone & self._known.keys():
+            return
+        with self._lock:
+            self._known = {place: item for place, item in self._known.items() if place not in gone}
+            new = f"{self._file}.new"
+            with open(new, "w", encoding="utf-8") as file:
+                file.writelines(
+                    json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in self._known.values()
+                )
+            os.replace(new, self._file)
+
     def cause(self, prompt: Any) -> str:
         """A fingerprint of what makes a request fail: what the parent says of the task, and the prompt."""
         messages = prompt if isinstance(prompt, list) else [prompt]
@@ -198,6 +213,8 @@ def error_reason(error: BaseException) -> str:
 
 def error_text(error: Any) -> str:
     """The server's own words, or the error's."""
+    if any(kind.__name__ == "APIConnectionError" for kind in type(error).__mro__):
+        return error_reason(error)
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, dict) else None
     return str(said or error or type(error).__name__)

@@ -20,9 +20,11 @@ from typing import Any
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
 from evalscope_evalflow.backends.native.native_data import DataError, DataErrors, is_half_a_character, missing_files
 from evalscope_evalflow.backends.native.native_judging import patch_judge
+from evalscope_evalflow.backends.native.native_metric_scoring import scores_only_metrics
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
-from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks, is_fallback, why_missing
-from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
+from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
+from evalscope_evalflow.backends.native.native_verdicts import is_fallback, why_missing
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
 from evalscope_evalflow.worker.channel import Channel
@@ -64,6 +66,7 @@ class NativeWorker:
         self.data = DataErrors()
         self.done: set[str] = set()  # as a whole, in the first pass
         self.lost: dict[str, Exception] = {}  # what ended datasets
+        self.rows = NativeRows(request, channel, self.failures, self.kinds)
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
     def prepare(self) -> None:
@@ -78,7 +81,8 @@ class NativeWorker:
         self.data.watch()
         retry_only_what_is_transient()
         patch_judge(self.probe)
-        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json")
+        answered = self.request.settings.get("answered", self.datasets)
+        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json", answered)
 
     def infer(self) -> None:
         """Predict; EvalScope asks for the model when it first needs it."""
@@ -96,15 +100,9 @@ class NativeWorker:
         self.probe.wait()
         os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
         folder = Path(self.stock_task["work_dir"])
-        for dataset in self.datasets:
-            dropped = drop_fallbacks(folder / "reviews" / self.stock_task["model_id"], dataset)
-            if dropped:
-                self.channel.emit(VerdictsDropped(dataset, dropped))
         left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
-            for (
-                dataset
-            ) in left:  # what is there covers other answers or verdicts; where no new one is made, none is shown
+            for dataset in left:  # its report covers other answers or verdicts; where none is made, none is shown
                 set_aside(folder, folder / "reports" / self.stock_task["model_id"] / f"{dataset}.json")
             self.stock_task["use_cache"] = str(folder)
             self._run(self._judge(at_once), left)
@@ -196,6 +194,7 @@ class NativeWorker:
                 self.channel.emit(DatasetNotSplit(name))
                 self.done.add(name)
                 self._wait_for_imports()
+            benchmark.load_dataset = partial(self.rows.load, benchmark, benchmark.load_dataset)
             evaluator.eval = partial(self._alone, str(benchmark.name), evaluator.eval)
             return evaluator
 
@@ -245,6 +244,7 @@ class NativeWorker:
     def _judge(self, at_once: int | None) -> Any:
         """An evaluator that scores, and asks the model for nothing; None: `eval_batch_size` answers at once."""
         phases, scorer = self, scores_only_verdicts(self.default, Path(self.stock_task["work_dir"]))
+        scorer = scores_only_metrics(scorer, self.channel)
 
         class Judge(scorer):  # type: ignore[misc, valid-type]
             def __init__(self, **parts: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
+from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
@@ -132,6 +133,7 @@ class VLMEvalKit(Backend):
             "model_args": task.stock.get("model_args"),
             "judge": (judge[0] if isinstance(judge, list) else judge) or None,
             "verify_md5": task.flow.verify_md5,
+            "judges": {dataset: judge_id(cell.verdicts) for dataset, cell in ledger.read(task.folder(model)).items()},
         }
 
     def look(self, task: Task, model: ModelConfig) -> Saved:
@@ -145,15 +147,18 @@ class VLMEvalKit(Backend):
             answer_counts.path_in(folder),
             ledger.path_in(folder),
             folder / "evalflow" / "vlmevalkit",
+            folder / "evalflow" / "saved",
         ]
         return move_to(archive, folder, [*paths, *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
-        files = VLMEvalKitSaved(task, model).files(dataset)
+        saved = VLMEvalKitSaved(task, model)
+        files = saved.files(dataset)
+        kept = files.keep_verdicts(judge_id(saved.cell(dataset).verdicts))
         folder = task.folder(model)
         moved = move_to(archive, folder, [*files.made(), files.report, kept_path(folder, files.report)])
         files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
-        return moved
+        return moved or kept
 
 
 def _generation(task: Task, model: ModelConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of
 
 
 _REFERENCE = 64  # characters; a shorter picture is the index of another row
@@ -181,24 +180,23 @@ def _check_indexes(dataset: str, file: Path, data: Any) -> None:
 
 
 def _check_same(dataset: str, file: Path, files: Files) -> None:
-    """Whether what is answered is of this file; its content is looked at only if its size or time has changed."""
+    """Take note of the file's content, which is looked at only if its size or time has changed.
+
+    Raises:
+        DataError: it is another than the one that was answered, by a version of ours that did not tell rows apart.
+    """
     if not file.exists():
         return
     found = file.stat()
     seen = [found.st_size, found.st_mtime_ns]
     before = files.read().get("data") or {}
-    if before.get("seen") == seen:
-        return
-    with file.open("rb") as opened:
-        digest = hashlib.sha256()
-        for block in iter(lambda: opened.read(1 << 20), b""):
-            digest.update(block)
-    content = digest.hexdigest()
-    if before.get("content") not in (None, content) and (files.predictions.exists() or files.journal.exists()):
+    content = before.get("content") if before.get("seen") == seen else content_of(file)
+    answered = files.predictions.exists() or files.journal.exists()
+    if before.get("content") not in (None, content) and answered and not files.rows():
         raise DataError(
             f"{file} has changed since it was answered: set `reuse: false` to put the answers aside and start afresh"
         )
-    files.write(data={"seen": seen, "content": content})
+    files.loaded = {"seen": seen, "content": content}
 
 
 def check_same_version(files: Files, version: str) -> None:

@@ -35,6 +35,13 @@ def replace_everywhere(function: Any, ours: Any) -> None:
                     setattr(module, attribute, ours)
 
 
+def call(func: Any, task: Any) -> Any:
+    """Call a function as VLMEvalKit's `track_progress_rich` does: a task is its arguments."""
+    if isinstance(task, dict):
+        return func(**task)
+    return func(*task) if isinstance(task, (tuple, list)) else func(task)
+
+
 def without_reuse(run: Any) -> None:
     """Keep `vlmeval.run` from bringing back files of other folders, and from passing over incomplete answers.
 

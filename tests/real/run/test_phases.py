@@ -233,6 +233,11 @@ def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge:
     assert record(work)["state"] == "complete"
 
 
+def scores(reviews: str) -> dict[int, Any]:
+    """The score of each sample in a review file."""
+    return {row["index"]: row["sample_score"]["score"] for row in map(json.loads, reviews.splitlines())}
+
+
 def test_a_judge_that_nobody_can_read_gives_no_score(
     run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
 ) -> None:
@@ -251,7 +256,7 @@ def test_a_judge_that_nobody_can_read_gives_no_score(
     assert all(row["sample_score"]["score"]["value"] == {} for row in reviews)
 
 
-def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
+def test_another_judge_judges_anew_and_the_old_verdicts_are_kept_and_used_when_it_is_back(
     run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
@@ -262,11 +267,14 @@ def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
     assert "judge.models.0.system_prompt: unknown key" in run(code=2, judge=wrong).stderr
     settings = {**judge.settings, "contract": {"system_prompt": "Be strict."}}
     done = run(judge=settings)
-    assert "another judge; earlier verdicts on general_mcq are kept in" in done.stderr
+    assert "another judge; earlier verdicts on general_mcq are kept" in done.stderr
     assert not engine_started(work)
     assert len(judge.asked) == 8
-    (kept,) = work.glob("evalflow/kept/*/reviews/m/general_mcq_tiny.jsonl")
-    assert kept.read_text() == before
+    judge.asked.clear()
+    run(judge=judge.settings)
+    assert not judge.asked, "the first judge is back, and its verdicts are still there"
+    after = (work / "reviews" / "m" / "general_mcq_tiny.jsonl").read_text()
+    assert [scores(text) for text in (before, after)] == [scores(before)] * 2
 
 
 def test_answers_that_failed_for_a_moment_are_asked_again_with_their_verdicts(
@@ -301,14 +309,24 @@ def test_what_failed_permanently_starts_no_engine(run: Callable[..., Any], tmp_p
     assert events(work)[-2:] == ["RunFinished", "NothingLeft"]
 
 
+def test_a_smaller_limit_starts_no_engine(run: Callable[..., Any], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run()
+    before = answers(work)
+    done = run(limit=2)
+    assert "6 saved answers are to samples that are not chosen now" in done.stderr
+    assert not engine_started(work)
+    assert record(work)["results"]["general_mcq"]["succeeded"] == 2
+    assert len(answers(work)) < len(before)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"limit": 2}, "limit was not set and is 2"),
         ({"generation_config": {"max_tokens": 7, "temperature": 0.0}}, "generation_config.max_tokens was 6 and is 7"),
         ({"seed": 3}, "seed was not set and is 3"),
     ],
-    ids=["limit", "generation", "seed"],
+    ids=["generation", "seed"],
 )
 def test_answers_to_another_task_are_refused_and_kept(
     run: Callable[..., Any], tmp_path: Path, changes: dict[str, Any], says: str
