@@ -11,7 +11,6 @@ from typing import Any
 
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of
 
-
 _REFERENCE = 64  # characters; a shorter picture is the index of another row
 
 
