@@ -28,11 +28,14 @@ GIVEN = "_given"  # which stock fields the user set; kept in eval_config, as Tas
 def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     """Run a task with an `evalflow` section; returns what stock EvalScope's Native backend would."""
     from evalscope_evalflow import sweep
+    from evalscope_evalflow.display.output_streams import steady_output
     from evalscope_evalflow.display.reporter import Reporter
     from evalscope_evalflow.errors import RESUME, EvalFlowError, ExitCode
     from evalscope_evalflow.plugin import stock_reports as results
     from evalscope_evalflow.processes.signals import interruptible
 
+    if in_cli():
+        steady_output()
     reporter = Reporter(forward=True)
     # A notebook's signals are its own; `evalscope eval` would die of them at once, with no word in the record.
     signals = interruptible() if in_cli() else contextlib.nullcontext()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from evalscope.config import TaskConfig
 from evalscope.report import Report
+from pydantic import SecretStr
 
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 
@@ -22,6 +24,17 @@ def to_stock(outcome: FlowResult) -> dict[str, Any]:
 
 def _reports(result: ModelResult) -> dict[str, Report]:
     return {item.dataset: Report.from_json(str(item.report)) for item in result.datasets if item.report is not None}
+
+
+def _unmasked(plain: Any, value: Any) -> Any:
+    """What EvalScope writes of a field, with the keys themselves, still as SecretStr, in place of their masks."""
+    if isinstance(value, SecretStr):
+        return value
+    if isinstance(plain, Mapping) and isinstance(value, Mapping):
+        return {name: _unmasked(item, value.get(name)) for name, item in plain.items()}
+    if isinstance(plain, list) and isinstance(value, (list, tuple)) and len(plain) == len(value):
+        return [_unmasked(item, other) for item, other in zip(plain, value, strict=True)]
+    return plain
 
 
 def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
@@ -41,7 +54,7 @@ def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
             continue
         if name not in given and value == field.get_default(call_default_factory=True):
             continue
-        values[name] = plain[name]
+        values[name] = _unmasked(plain[name], value)
     values["model"] = task_config.model if "model" in given or isinstance(task_config.model, str) else None
     if "model" not in given and values["model"] == task_config.model_task:
         values.pop("model")  # EvalScope's stand-in for "no model"
@@ -49,8 +62,7 @@ def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
         values.pop("model_id", None)
     if "judge" in values:
         values["judge"] = task_config.judge.model_dump(exclude_unset=True)
-    if task_config.api_key is not None and task_config.api_key.get_secret_value() != "EMPTY":
-        values["api_key"] = task_config.api_key
+    values["api_key"] = task_config.api_key  # not its mask, which `plain` has; `EMPTY`, EvalScope's default, is none
     if "eval_batch_size" not in given and task_config.eval_batch_size in _STOCK_BATCH_SIZES:
         values.pop("eval_batch_size", None)
     generation = dict(plain["generation_config"] or {})

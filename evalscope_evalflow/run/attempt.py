@@ -162,6 +162,7 @@ class Attempt:
             run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
             env=Environment.find(run.task.flow.worker_env),
             api_key=api_key,
+            api_url=run.model.api_url,
             log=run.record_folder / "worker.log",
             run_id=run.run_id,
             on_event=self._from_worker,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.events.base import Event
@@ -79,7 +80,7 @@ class EngineSession:
         endpoint = self.deployment.wait_ready()
         if self.deployment.argv != before:  # a start that failed was tried again, at another port
             self._announce()
-        self.run.emit(EngineReady(self.engine.name, endpoint.api_url, self.deployment.load_s))
+        self.run.emit(EngineReady(self.engine.name, public_url(endpoint.api_url), self.deployment.load_s))
         return endpoint
 
     def watched(self, endpoint: Endpoint) -> AbstractContextManager[object]:

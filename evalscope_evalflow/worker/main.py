@@ -17,6 +17,7 @@ from evalscope_evalflow.events.worker_events import (
     WorkerJudging,
 )
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.api_clients import patch_clients
 from evalscope_evalflow.worker.channel import Channel, open_channel
 from evalscope_evalflow.worker.credentials import mask_keys
 from evalscope_evalflow.worker.priority import give_way
@@ -65,6 +66,7 @@ def run(request: StartTask, channel: Channel) -> None:
         channel.on_model_ready = give_way()
     half = load_half(request, channel)
     half.prepare()
+    patch_clients()
     channel.emit(WorkerImported())
     if "infer" in request.phases:
         half.infer()

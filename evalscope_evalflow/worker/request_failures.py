@@ -14,6 +14,7 @@ import urllib.request
 from typing import Any
 
 from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.worker.api_clients import is_loopback
 from evalscope_evalflow.worker.credentials import masked
 
 # Servers' words for a prompt that does not fit: OpenAI and vLLM, llama.cpp, DashScope, SGLang, Anthropic's gateway.
@@ -150,7 +151,7 @@ def models_listed(error: Any) -> str:
     if getattr(error, "status_code", None) != 404 or request is None:
         return ""
     url = str(request.url).split("?")[0].removesuffix("/chat/completions") + "/models"
-    handlers = [urllib.request.ProxyHandler({})] if request.url.host in ("127.0.0.1", "localhost", "::1") else []
+    handlers = [urllib.request.ProxyHandler({})] if is_loopback(str(request.url)) else []
     try:
         ask = urllib.request.Request(url)
         if "authorization" in request.headers:  # not for where a redirect leads
