@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from evalscope_evalflow.config.model_name import name_of
 from evalscope_evalflow.errors import ConfigError, Problem
 
 PLACE = "{}"  # in a name: where it is filled in what the pattern's stars stand for
@@ -132,7 +133,7 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 def _own_name(path: str) -> str:
     """A folder's name, or a file's without `.gguf`."""
-    return os.path.basename(path.rstrip(os.sep)).removesuffix(".gguf")
+    return name_of(path)
 
 
 def _stood_for(pattern: str, path: str) -> str:
@@ -146,14 +147,16 @@ def _stood_for(pattern: str, path: str) -> str:
     )
     match = re.fullmatch(expression, path)
     found = match.groups() if match else ()
-    return "-".join(part.removesuffix(".gguf") for part in found if part) or _own_name(path)
+    return "-".join(re.sub(r"(?i)\.gguf$", "", part) for part in found if part) or _own_name(path)
 
 
 def _why_no_checkpoint(path: str) -> str:
     """Why a match is none, in words; empty if it looks like one. What is in its files is preflight's to check."""
     if os.path.isdir(path):
-        return "" if os.path.isfile(os.path.join(path, "config.json")) else "has no config.json"
-    return "" if path.endswith(".gguf") else "is a file, and no .gguf"
+        ggufs = glob.glob(os.path.join(glob.escape(path), "*.[gG][gG][uU][fF]"))
+        whole = ggufs or os.path.isfile(os.path.join(path, "config.json"))
+        return "" if whole else "has no config.json"
+    return "" if path.lower().endswith(".gguf") else "is a file, and no .gguf"
 
 
 def _nearest_folder(full: str) -> str:

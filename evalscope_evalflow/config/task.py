@@ -14,6 +14,9 @@ from typing import Any
 
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
+from evalscope_evalflow.config.flag_hints import misplaced
+from evalscope_evalflow.config.model_name import name_of
+from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 SECTION = "evalflow"
@@ -126,6 +129,7 @@ class Task:
         section = data.get(SECTION, {}) if section is None else section
         if data.get(SECTION) is not None and data.get("eval_config"):
             problems.append(Problem(SECTION, "both `evalflow` and `eval_config` are given", "Keep one of them."))
+        problems += misplaced(data)
         for name, hint in _REFUSED.items():
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
@@ -186,7 +190,7 @@ class Task:
         Raises:
             ConfigError: it cannot be read, or cannot work.
         """
-        return cls.parse(read_mapping(path))
+        return cls.parse(with_data_beside(read_mapping(path), path))
 
 
 def with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:
@@ -220,30 +224,6 @@ def _without_effect(flow: FlowConfig, models: tuple[ModelConfig, ...]) -> list[s
         given |= set(model.deploy)
     names = [name for name in DeployConfig.model_fields if name in given - _OF_APIS]
     return [f"{', '.join(names)}: without effect, as nothing is deployed here"] if names and models else []
-
-
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds a mapping.
-
-    Raises:
-        ConfigError: there is no such file, or it holds something else.
-    """
-    import yaml
-
-    where = str(path)
-    try:
-        data = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))  # JSON is YAML
-    except OSError as error:
-        raise ConfigError(Problem(where, f"cannot be read: {error.strerror}")) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # Never the line itself: there may be a key in it.
-        mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(Problem(where, f"is neither YAML nor JSON: {what}{place}")) from None
-    if not isinstance(data, dict):
-        raise ConfigError(Problem(where, "does not hold a mapping of keys to values"))
-    return data
 
 
 def read_section(section: Any) -> Mapping[str, Any]:
@@ -337,5 +317,5 @@ def _models(data: Mapping[str, Any], flow: FlowConfig) -> tuple[ModelConfig, ...
         # The API knows the model by `model`; `model_id` is only how stock EvalScope files its results.
         section = {"name": model, "api_url": url, "api_key": data.get("api_key")}
     else:
-        section = {"name": name or os.path.basename(model.rstrip("/")), "path": model}
+        section = {"name": name or name_of(model), "path": model}
     return (ModelConfig.parse(section, "model"),)

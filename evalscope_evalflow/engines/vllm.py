@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
     HONOURABLE,
     Address,
@@ -21,6 +22,7 @@ from evalscope_evalflow.engines.base import (
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
+from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.errors import Problem
 
@@ -123,6 +125,8 @@ class VLLM(Engine):
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
         yield from checkpoint.check(model.path, f"model {model.name}")
+        yield from check_tokenizer(model, deploy, unless=("--tokenizer", "--skip-tokenizer-init"))
+        yield from check_adapters(model, deploy, "--lora-modules")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--hf_overrides"))
         yield from check_template(deploy, inline=True)
 

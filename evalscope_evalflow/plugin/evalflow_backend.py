@@ -132,9 +132,10 @@ def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merge_file(path: str, values: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
     """`--eval-config FILE`: the file holds the section, or a whole task, over which explicit options win."""
-    from evalscope_evalflow.config.task import read_mapping, read_section, with_backend
+    from evalscope_evalflow.config.task import read_section, with_backend
+    from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
 
-    data = read_mapping(path)
+    data = with_data_beside(read_mapping(path), path)
     explicit = _explicit(values)
     if NAME not in data:
         return data, list(explicit), values

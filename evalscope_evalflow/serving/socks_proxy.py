@@ -47,7 +47,10 @@ def ask(url: str, headers: Mapping[str, str], data: bytes | None, timeout_s: flo
 
 
 def _proxy_of(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
     found = urllib.request.getproxies()
     own = found.get(parts.scheme, "")
     proxy = own or found.get("all", "")

@@ -21,6 +21,7 @@ from evalscope_evalflow.worker.api_clients import patch_clients
 from evalscope_evalflow.worker.channel import Channel, open_channel
 from evalscope_evalflow.worker.credentials import mask_keys
 from evalscope_evalflow.worker.priority import give_way
+from evalscope_evalflow.worker.unicode_text import mend_texts
 
 BACKENDS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "backends")
 OURS = "evalscope_evalflow.backends"
@@ -67,6 +68,7 @@ def run(request: StartTask, channel: Channel) -> None:
     half = load_half(request, channel)
     half.prepare()
     patch_clients()
+    mend_texts()
     channel.emit(WorkerImported())
     if "infer" in request.phases:
         half.infer()

@@ -13,7 +13,7 @@ import time
 import urllib.request
 from typing import Any
 
-from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
 from evalscope_evalflow.worker.api_clients import is_loopback
 from evalscope_evalflow.worker.credentials import masked
 
@@ -102,7 +102,7 @@ class Failures:
             "dataset": dataset, "subset": subset, "sample": sample,
             "kind": kind, "transient": transient, "message": " ".join(said.split())[:500], "cause": cause,
         }  # fmt: skip
-        with self._lock, open(self._file, "a", encoding="utf-8") as file:
+        with self._lock, open(self._file, "a", encoding="utf-8", errors=ESCAPED) as file:
             file.write(json.dumps(item, ensure_ascii=False, default=str) + "\n")
 
     def expect(self, dataset: str, subset: str, sample: Any, cause: str) -> None:

@@ -30,7 +30,10 @@ def drop_fallbacks(folder: Path, dataset: str) -> int:
     dropped = 0
     for path in sorted(folder.glob(f"{glob.escape(dataset)}_*.jsonl")):
         keep, lost = [], 0
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        rows = path.read_text(encoding="utf-8", errors="surrogateescape").split(
+            "\n"
+        )  # no other sign ends a row of JSON
+        for line in (f"{row}\n" for row in rows if row):
             fallback = False
             with contextlib.suppress(ValueError):  # half a line, of a process that was killed
                 fallback = is_fallback(json.loads(line))
@@ -40,7 +43,7 @@ def drop_fallbacks(folder: Path, dataset: str) -> int:
                 keep.append(line)
         if lost:
             new = path.with_suffix(".new")
-            new.write_text("".join(keep), encoding="utf-8")
+            new.write_text("".join(keep), encoding="utf-8", errors="surrogateescape")
             os.replace(new, path)
         dropped += lost
     return dropped

@@ -210,8 +210,12 @@ class NativeWorker:
                 self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
             raise
-        with evaluator._prediction_cache_lock:
-            evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        try:
+            with evaluator._prediction_cache_lock:
+                evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        except Exception as error:
+            self.failures.add(dataset, subset, sample, cause, "saving", True, error_text(error))
+            raise
         item.prediction_persisted = True
         return state
 
