@@ -1,6 +1,7 @@
 """The stock backends of EvalScope that EvalFlow runs: ours, and those of packages, by `evalflow.backends`."""
 
 from evalscope_evalflow.backends.base import INTERFACE_VERSION, Backend, DatasetResult, Metric, Saved, Stamps, move_to
+from evalscope_evalflow.backends.score import Score
 from evalscope_evalflow.config import plugins
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "DatasetResult",
     "Metric",
     "Saved",
+    "Score",
     "Stamps",
     "known_backends",
     "load_backend",

@@ -6,17 +6,20 @@ import inspect
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from evalscope_evalflow.backends.score import Score, score_of
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.keys import is_secret_name
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.answer_counts import AnswerCounts
 from evalscope_evalflow.state.failures import Failure
 
 INTERFACE_VERSION = 1
@@ -46,7 +49,7 @@ class DatasetResult:
 
     Attributes:
         dataset: its name.
-        metrics: the report's figures.
+        metrics: the report's figures, the headline first.
         requested: samples that were to be answered.
         succeeded: samples that were answered and scored.
         failed: samples that were not.
@@ -54,8 +57,11 @@ class DatasetResult:
         judged: samples with a verdict of the judge's own; None where no judge is used.
         fallbacks: samples that the judge gave no verdict on, whether scored by a rule instead or not at all.
         report: the report's file; None where there is none.
-        notes: what else a reader of the score has to know, such as a judge that failed.
+        notes: why the score is missing or incomplete, such as a judge that failed; with any, it is not complete.
         failures: how many samples have no answer or no score, by kind.
+        answer_kinds: answers that stand, but are unusual, by kind (values of `AnswerKind`).
+        remarks: what stands beside the score, and takes nothing from it, in words: answers that were cut off, metrics
+            that could not be computed.
         predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
     """
 
@@ -71,16 +77,22 @@ class DatasetResult:
     judged: int | None = None
     fallbacks: int = 0
     predicted_only: bool = False
+    answer_kinds: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def score(self) -> Score:
+        """The headline score with its evidence; what every table, file and object shows."""
+        return score_of(self)
+
+    def value_of(self, metric: Metric) -> float | None:
+        """The score of one of the metrics; where the headline has none that could be trusted, no other has."""
+        return None if self.score.value is None else metric.score
 
     @property
     def complete(self) -> bool:
         """Whether the score covers every sample, each judged as it should be."""
-        if self.predicted_only:
-            return self.requested > 0 and self.answered >= self.requested
-        if self.report is None or not self.metrics or self.metrics[0].score is None:
-            return False
-        whole = not self.failed and self.succeeded >= self.requested
-        return whole and not self.fallbacks and not self.notes
+        return self.score.complete
 
 
 class Saved(ABC):
@@ -101,6 +113,20 @@ class Saved(ABC):
         """What the last run wrote down."""
         return ledger.read(self.folder)
 
+    @cached_property
+    def _answer_counts(self) -> dict[str, AnswerCounts]:
+        return answer_counts.read(self.folder)
+
+    def answer_counts(self, dataset: str) -> AnswerCounts:
+        """How many answers of a dataset are cut off, without text, or otherwise not as they should be."""
+        return self._answer_counts.get(dataset) or AnswerCounts()
+
+    def described(self, result: DatasetResult) -> DatasetResult:
+        """A result with what is known of its answers beside their text."""
+        counts = self.answer_counts(result.dataset)
+        remarks = counts.remarks(result.answered or result.succeeded)
+        return replace(result, answer_kinds=counts.kinds, remarks=[*result.remarks, *remarks])
+
     def cell(self, dataset: str) -> ledger.Cell:
         """The same of one dataset."""
         return self.cells.get(dataset) or ledger.Cell()
@@ -112,7 +138,14 @@ class Saved(ABC):
 
     @abstractmethod
     def stamps(self) -> Stamps:
-        """The reports, so that none of them is later taken for a new one."""
+        """The reports, so that none of them is later taken for a new one.
+
+        The key is a report's place in `reports/`, also where it lies outside since it holds no score.
+        """
+
+    def report_path(self, dataset: str) -> Path:
+        """The place in `reports/` of a dataset's report, whether there is one or not."""
+        return self.folder / "reports" / self.model.name / f"{dataset}.json"
 
     @abstractmethod
     def results(self, before: Stamps) -> list[DatasetResult]:
@@ -224,6 +257,13 @@ class Backend(ABC):
             Whether there were any.
         """
 
+    def row_files(self, folder: Path) -> Iterable[Path]:
+        """The JSON-lines files of a run folder that the backend appends results to.
+
+        Before a run goes on, a last row that was never finished is cut off them.
+        """
+        return ()
+
     def published_samples(self, task: Task, dataset: str) -> int | None:
         """Number of samples of a dataset, for estimates of time; None where it is not known."""
         return None
@@ -242,16 +282,30 @@ class Backend(ABC):
             max_num_seqs: requests that the model's engine serves at once.
         """
         judged = bool((task.stock.get("judge") or {}).get("models"))
+        stock, settings = self.stock_task(task, model, max_num_seqs), self.worker_settings(task, model)
+        if "judge" not in phases:  # its key need not be there today
+            stock, settings = _without_judge_keys(stock), _without_judge_keys(settings)
         file, _, name = self.worker_half.partition(":")
         return StartTask(
             worker_half=f"{Path(inspect.getfile(type(self))).with_name(file)}:{name}",
             phases=list(phases),
-            stock_task=self.stock_task(task, model, max_num_seqs),
+            stock_task=stock,
             failures_file=str(failures.path_in(task.folder(model))),
             failure_cause=failures.cause(task, model),
             judge_batch_size=task.flow.judge_max_num_seqs if judged else None,
-            settings=self.worker_settings(task, model),
+            settings=settings,
         )
+
+
+def _without_judge_keys(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose `judge` has no key: be it EvalScope's `judge`, or one of its models."""
+
+    def without(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {name: without(value) for name, value in node.items() if not is_secret_name(name)}
+        return [without(item) for item in node] if isinstance(node, list) else node
+
+    return {name: without(value) if name == "judge" else value for name, value in settings.items()}
 
 
 def move_to(archive: Path, folder: Path, paths: Iterable[Path]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from evalscope_evalflow.backends.generation_ranges import range_problems
 from evalscope_evalflow.config import catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem, nearest
@@ -27,22 +28,35 @@ def stock_problems(task: Task, folder: Path) -> Iterable[Problem]:
     for name in task.stock:
         if fields and name not in fields:
             yield Problem(name, "unknown key", nearest(name, fields) or f"Known: {', '.join(fields)}")
-    yield from _generation_problems(task.stock.get("generation_config"), catalog.generation_fields(folder))
+    known = catalog.generation_fields(folder)
+    common = task.stock.get("generation_config")
+    yield from _generation_problems(common, known, "generation_config")
+    yield from range_problems(common, "generation_config")
+    models = (task.stock.get("judge") or {}).get("models") or []
+    for number, judge in enumerate(models if isinstance(models, list) else [models]):
+        if isinstance(judge, Mapping):
+            yield from range_problems(judge.get("generation_config"), f"judge.models.{number}.generation_config")
+    for model in task.models:
+        where = f"model {model.name}, generation_config"
+        yield from _generation_problems(model.generation_config, known, where)
+        yield from range_problems(model.generation_config, where)
+        if model.generation_config and not isinstance(common or {}, Mapping):
+            yield Problem("generation_config", f"{where} cannot be merged with it", "Write it as a mapping.")
     for place, choices in catalog.choices(folder).items():
         yield from _choice_problems(task.stock, place, choices)
     yield from _type_problems(task, catalog.plain_types(folder))
 
 
-def _generation_problems(settings: Any, known: tuple[str, ...]) -> Iterable[Problem]:
+def _generation_problems(settings: Any, known: tuple[str, ...], where: str) -> Iterable[Problem]:
     if settings is None or isinstance(settings, str) or not known:  # a string is parsed by EvalScope
         return
     if not isinstance(settings, Mapping):
-        yield Problem("generation_config", "is no mapping", "Write it as generation_config: {max_tokens: 512}.")
+        yield Problem(where, "is no mapping", "Write it as generation_config: {max_tokens: 512}.")
         return
     for name in settings:
         if name not in known:
             yield Problem(
-                f"generation_config.{name}",
+                f"{where}.{name}",
                 "EvalScope would ignore it",
                 f"{nearest(str(name), known)} What only the API knows goes into `extra_body`.".strip(),
             )
@@ -63,6 +77,10 @@ def _type_problems(task: Task, types: Mapping[str, Mapping[str, Any]]) -> Iterab
     """Numbers and switches that are none; EvalScope would find out when the engine is up. No value is shown."""
     settings = task.stock.get("dataset_args") or {}
     places = [("", task.stock, "", False), *((name, task.stock.get(name), name, False) for name in _TYPED)]
+    places += [
+        ("generation_config", model.generation_config, f"model {model.name}, generation_config", False)
+        for model in task.models
+    ]
     places += [("dataset_args", settings.get(name), f"dataset_args.{name}", True) for name in task.datasets]
     for home, part, where, strict in places:
         for name, kind in types[home].items():

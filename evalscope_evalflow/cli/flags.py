@@ -74,7 +74,11 @@ FLAGS: tuple[Flag, ...] = (
         "checkpoint folder or .gguf file of each model, or a pattern like '/ckpts/step-*' (required, but for remote)",
         several=True,
     ),
-    Flag("remote_api_url", "URL of each model's API, in either form (required for remote)", several=True),
+    Flag(
+        "remote_api_url",
+        "URL of each model's API, or of the one that has them all (required for remote)",
+        several=True,
+    ),
     Flag(
         "conda_env",
         "environment that has the engine: conda prefix or name, venv, uv environment, or an interpreter",
@@ -222,13 +226,14 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
     for flag in FLAGS:
         if flag.target and (flag.name in given or isinstance(flag.default, (bool, int, float, list))):
             put(task, flag.target, given.get(flag.name, flag.default))
-    problems += add_models(task, given)
+    of_models = add_models(task, given)
     deploy = task["evalflow"]["deploy"]
     try:
         engine = load_engine(deploy["engine"])
-    except ConfigError as error:
+    except ConfigError as error:  # which flags go with it is not known
         problems += error.problems
     else:
+        problems += of_models
         if not engine.local and "eval_port" not in given:
             del deploy["port"]
         if "devices" in engine.honours and engine.needs_idle_devices:
@@ -251,10 +256,11 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     key = given.get("eval_api_key")
     if given.get("deploy_backend", REMOTE if "remote_api_url" in given else None) == REMOTE:
         deploy["engine"] = REMOTE
-        problems = _count("remote_api_url", given, names)
+        problems = _count("remote_api_url", given, names, one_for_all=True)
         if "eval_model_path" in given:
             problems.append(Problem("--eval_model_path", "has no place beside an API", "Give one or the other."))
-        for name, url in zip(names, given.get("remote_api_url", []), strict=False):
+        urls = given.get("remote_api_url", [])
+        for name, url in zip(names, urls * len(names) if len(urls) == 1 else urls, strict=False):
             models.append({"name": name, "api_url": url, **({"api_key": key} if key else {})})
         return problems
     paths = given.get("eval_model_path", [])
@@ -265,7 +271,7 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     problems = []
     if has_patterns(given):
         try:
-            models += [{"name": name, "path": path} for name, path in globs.pair(paths, names, "--eval_model_path")]
+            models += globs.pair(paths, names, "--eval_model_path")
         except ConfigError as error:
             problems += error.problems
     else:
@@ -298,15 +304,15 @@ def add_judge(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     ]
 
 
-def _count(flag: str, given: Mapping[str, Any], names: list[str]) -> list[Problem]:
+def _count(flag: str, given: Mapping[str, Any], names: list[str], one_for_all: bool = False) -> list[Problem]:
     values = given.get(flag, [])
-    if len(values) == len(names):
+    if len(values) == len(names) or (one_for_all and len(values) == 1):
         return []
     return [
         Problem(
             f"--{flag}",
             f"{len(values)} given for {len(names)} names",
-            "As many are needed as --eval_model_name.",
+            f"Give {'one, or ' if one_for_all else ''}as many as --eval_model_name has.",
         )
     ]
 

@@ -1,4 +1,7 @@
-"""Models by a pattern of paths, such as `/checkpoints/step-*`: one for each match, in natural order."""
+"""Models by a pattern of paths, such as `/checkpoints/step-*`: one for each match, in natural order.
+
+Whether a match is a whole checkpoint is found out later: one that is being written is no reason to refuse the others.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def expand(models: Sequence[Any], where: str) -> list[Any]:
         where: how messages name the list.
 
     Raises:
-        ConfigError: with every pattern that matches nothing, or something that is no checkpoint.
+        ConfigError: with every pattern that matches nothing.
     """
     found: list[Any] = []
     problems: list[Problem] = []
@@ -46,8 +49,8 @@ def expand(models: Sequence[Any], where: str) -> list[Any]:
     return found
 
 
-def pair(paths: Sequence[str], given: Sequence[str], where: str) -> list[tuple[str, str]]:
-    """(name, path) of each model that paths stand for, some of which are patterns.
+def pair(paths: Sequence[str], given: Sequence[str], where: str) -> list[dict[str, str]]:
+    """An entry of `models` for each model that paths stand for, some of which are patterns.
 
     Args:
         paths: as they were given.
@@ -71,14 +74,20 @@ def pair(paths: Sequence[str], given: Sequence[str], where: str) -> list[tuple[s
     else:
         what = f"{len(given)} given for {len(every)} models"
         raise ConfigError(Problem("--eval_model_name", what, "Leave it out, or give one for each path, or model."))
-    return list(zip(named, every, strict=True))
+    of = {match: path for path, some in found if is_pattern(path) for match in some}
+    return [
+        {"name": name, "path": path, **({"pattern": of[path]} if path in of else {})}
+        for name, path in zip(named, every, strict=True)
+    ]
 
 
 def matches(pattern: str, where: str) -> list[str]:
-    """The checkpoints that a pattern matches, as absolute paths: `step-2` before `step-10`.
+    """What a pattern matches, as absolute paths: `step-2` before `step-10`.
+
+    Files that are no .gguf are left out, such as a log beside the checkpoints.
 
     Raises:
-        ConfigError: there are none, or some of what it matches are none.
+        ConfigError: there is nothing.
     """
     full = os.path.abspath(os.path.expanduser(pattern))
     found = sorted(glob.glob(full), key=_natural)
@@ -86,18 +95,12 @@ def matches(pattern: str, where: str) -> list[str]:
         found = [path for path in found if os.path.isdir(path)]
     if not found:
         raise ConfigError(Problem(where, f"nothing matches {pattern}", _nearest_folder(full)))
-    wrong = {path: why for path in found if (why := _why_no_checkpoint(path))}
-    if wrong:
-        first = "; ".join(f"{path} {why}" for path, why in list(wrong.items())[:5])
-        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+    models = [path for path in found if os.path.isdir(path) or path.lower().endswith(".gguf")]
+    if not models:
         raise ConfigError(
-            Problem(
-                where,
-                f"{len(wrong)} of the {len(found)} matches of {pattern} are no checkpoints: {first}{more}",
-                "Make the pattern narrower, or move them away.",
-            )
+            Problem(where, f"all {len(found)} matches of {pattern} are files, and none is a .gguf, such as {found[0]}")
         )
-    return found
+    return models
 
 
 def names(pattern: str, paths: Sequence[str], name: str | None = None) -> list[str]:
@@ -123,7 +126,7 @@ def _expanded(entry: Mapping[Any, Any], where: str) -> Iterable[dict[Any, Any]]:
     if given is not None and str(given) in (_own_name(pattern.rstrip(os.sep)), ""):
         given = None  # a ModelConfig names itself after its path
     for path, name in zip(paths, names(pattern, paths, None if given is None else str(given)), strict=True):
-        yield {**entry, "name": name, "path": path}
+        yield {**entry, "name": name, "path": path, "pattern": pattern}
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
@@ -148,15 +151,6 @@ def _stood_for(pattern: str, path: str) -> str:
     match = re.fullmatch(expression, path)
     found = match.groups() if match else ()
     return "-".join(re.sub(r"(?i)\.gguf$", "", part) for part in found if part) or _own_name(path)
-
-
-def _why_no_checkpoint(path: str) -> str:
-    """Why a match is none, in words; empty if it looks like one. What is in its files is preflight's to check."""
-    if os.path.isdir(path):
-        ggufs = glob.glob(os.path.join(glob.escape(path), "*.[gG][gG][uU][fF]"))
-        whole = ggufs or os.path.isfile(os.path.join(path, "config.json"))
-        return "" if whole else "has no config.json"
-    return "" if path.lower().endswith(".gguf") else "is a file, and no .gguf"
 
 
 def _nearest_folder(full: str) -> str:

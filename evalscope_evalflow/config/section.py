@@ -170,8 +170,13 @@ class ModelConfig(Section):
     path: str | None = Field(
         None, description="checkpoint folder, or .gguf file; a pattern (*, ?, […]): one model a match"
     )
+    pattern: str | None = Field(None, description="the pattern that matched `path`; set by EvalFlow")
     api_url: str | None = Field(None, description="base URL of an OpenAI-compatible API (remote)")
     api_key: Key | None = Field(None, description="key of that API")
+    model_id: str | None = Field(None, min_length=1, description="name that the API knows it by; default: `name`")
+    generation_config: dict[str, Any] = Field(
+        default_factory=dict, description="settings that differ from the stock `generation_config`"
+    )
     deploy: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the common `deploy`")
 
     @model_validator(mode="before")
@@ -188,6 +193,17 @@ class ModelConfig(Section):
         if not is_name(value):
             raise ValueError(f"{value!r} is no name for a model: results are filed under it")
         return value
+
+    @property
+    def served_name(self) -> str:
+        """The name that requests give: the API's, or the one that the engine serves it under."""
+        return self.model_id or self.name
+
+    @model_validator(mode="after")
+    def _model_id_of_an_api(self) -> Self:
+        if self.model_id and not self.api_url:
+            raise ValueError("model_id is the name at an API (api_url); an engine serves a checkpoint as `name`")
+        return self
 
     @field_validator("path", mode="before")
     @classmethod
@@ -240,6 +256,11 @@ class FlowConfig(Section):
     )
     reuse: bool = Field(True, description="resume what work_dir holds; false: archive that and start again")
     models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
+    on_incomplete: Literal["skip", "refuse"] = Field(
+        "skip",
+        description="matches of a pattern that are no whole checkpoints, such as one that is being written: skip: the "
+        "others are evaluated, and the exit code is 3; refuse: nothing is started",
+    )
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
     executor: PluginChoice = Field(

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
 from evalscope_evalflow.config.flag_hints import misplaced
+from evalscope_evalflow.config.legacy_judge import translate_judge
 from evalscope_evalflow.config.model_name import name_of
+from evalscope_evalflow.config.stock_shapes import shape_problems
 from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
@@ -39,11 +42,6 @@ _OURS = (
 _REFUSED = {
     "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
     "rerun_review": "Missing reviews are made; to make all of them again, remove `reviews` from work_dir.",
-}
-# Stock fields that are mappings, and how they are written.
-_MAPPINGS = {
-    "judge": "{models: [{model_id: …, api_url: …}]}",
-    "dataset_args": "{NAME: {local_path: …, subset_list: […]}}",
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs"}
@@ -77,6 +75,13 @@ class Task:
     def datasets(self) -> list[str]:
         """Names of the benchmarks."""
         return list(self.stock.get("datasets") or [])
+
+    def generation_config(self, model: ModelConfig) -> Any:
+        """The stock `generation_config`, with what this model sets for itself on top, mappings in it included."""
+        common = self.stock.get("generation_config")
+        if not model.generation_config or not isinstance(common or {}, Mapping):
+            return common
+        return _merged(common or {}, model.generation_config)
 
     def folder(self, model: ModelConfig) -> Path:
         """The run folder of a model."""
@@ -155,19 +160,22 @@ class Task:
             problems.append(Problem("datasets", "is no list of names", "Write it as datasets: [gsm8k, arc]."))
         else:
             data = {**data, "datasets": list(dict.fromkeys(names))}
-        for name, form in _MAPPINGS.items():
-            if not isinstance(data.get(name) or {}, Mapping):
-                problems.append(Problem(name, "is no mapping", f"Write it as {name}: {form}."))
-        if data.get("judge_model_args"):
-            problems.append(Problem("judge_model_args", "is EvalScope's old form", "Use `judge`."))
+        judge_notes: list[str] = []
+        shapes = list(shape_problems(data))
+        problems += shapes
+        try:
+            if not shapes:
+                data, judge_notes = translate_judge(data)
+        except ConfigError as error:
+            problems += error.problems
         if problems:
             raise ConfigError(*problems)
         dropped = {*_OURS, *_REFUSED, *_GENERATED}
         stock = {name: value for name, value in data.items() if name not in dropped and value is not None}
         work_dir = Path(os.path.expanduser(str(data.get("work_dir") or DEFAULT_WORK_DIR)))
-        notes = []
+        notes = judge_notes
         if data.get("api_url") and not any(model.api_url for model in models):
-            notes.append(f"api_url {data['api_url']} is not used: the model is deployed here")
+            notes.append(f"api_url {public_url(data['api_url'])} is not used: the model is deployed here")
         notes += _without_effect(flow, models)
         task = cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
         return task if flow.backend != AUTO else task.with_default_backend()
@@ -191,6 +199,14 @@ class Task:
             ConfigError: it cannot be read, or cannot work.
         """
         return cls.parse(with_data_beside(read_mapping(path), path))
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(common)
+    for name, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
+        found[name] = _merged(found[name], value) if both else value
+    return found
 
 
 def with_backend(section: Mapping[str, Any], stock: Any) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
-    where = str(path)
+    where = str(path) or "the name of the file"
     try:
         text = Path(path).expanduser().read_bytes()
         data = yaml.safe_load(text)  # JSON is YAML; bytes, as a byte order mark says which Unicode they are

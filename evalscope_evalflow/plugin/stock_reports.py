@@ -10,20 +10,34 @@ from evalscope.config import TaskConfig
 from evalscope.report import Report
 from pydantic import SecretStr
 
+from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.plugin.scored_report import ScoredReport
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 
 _STOCK_BATCH_SIZES = (1, 8)  # what EvalScope puts where the user said nothing
 
 
 def to_stock(outcome: FlowResult) -> dict[str, Any]:
-    """What stock `run_task` returns: `{dataset: Report}`, or that for each model if several can be."""
+    """What stock `run_task` returns: `{dataset: Report}`, or that for each model if several can be.
+
+    Every dataset has a report, whose `score` is the table's; one without a score may have no metrics.
+    """
     if not outcome.task.multi_model:
         return _reports(outcome.models[0])
     return {result.model.name: _reports(result) for result in outcome.models if result.error is None}
 
 
 def _reports(result: ModelResult) -> dict[str, Report]:
-    return {item.dataset: Report.from_json(str(item.report)) for item in result.datasets if item.report is not None}
+    return {item.dataset: _report(result.model.name, item) for item in result.datasets}
+
+
+def _report(model: str, result: DatasetResult) -> Report:
+    if result.report is not None:
+        found = Report.from_json(str(result.report))
+    else:
+        name = f"{model}@{result.dataset}"
+        found = Report(name=name, dataset_name=result.dataset, dataset_pretty_name=result.dataset, model_name=model)
+    return ScoredReport.of(found, result.score)
 
 
 def _unmasked(plain: Any, value: Any) -> Any:

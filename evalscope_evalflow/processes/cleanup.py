@@ -36,7 +36,8 @@ class Cleaned:
         did += [f"removed {path}" for path in self.paths]
         if self.left:
             did.append(f"PIDs {', '.join(map(str, self.left))} survive SIGKILL")
-        return f"run {self.entry.run_id} ({self.entry.model}) had died: " + (
+        where = f" in {self.entry.work_dir}" if self.entry.work_dir else ""
+        return f"run {self.entry.run_id} ({self.entry.model}{where}) had died: " + (
             "; ".join(did) or "nothing of it was left but its entry"
         )
 

@@ -39,7 +39,8 @@ class ModelResult:
         """The results, as run.json holds them."""
         return {
             item.dataset: {
-                "metrics": {metric.name: metric.score for metric in item.metrics},
+                "score": item.score.as_record(),
+                "metrics": {metric.name: item.value_of(metric) for metric in item.metrics},
                 "requested": item.requested,
                 "answered": item.answered,
                 "succeeded": item.succeeded,
@@ -48,6 +49,7 @@ class ModelResult:
                 "fallbacks": item.fallbacks,
                 "failures": item.failures,
                 "notes": item.notes,
+                "remarks": item.remarks,
             }
             for item in self.datasets
         }
@@ -60,20 +62,24 @@ class FlowResult:
     Attributes:
         task: the task.
         models: the results of each of its models, in their order.
+        skipped: matches of a pattern that were not evaluated, and why: they are no whole checkpoints.
     """
 
     task: Task
     models: list[ModelResult]
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, list[DatasetResult], str | None]]:
         """The table's contents: each model's name, results, and error."""
-        return [
+        rows: list[tuple[str, list[DatasetResult], str | None]] = [
             (item.model.name, item.datasets, str(item.error or "; ".join(item.left)) or None) for item in self.models
         ]
+        return [*rows, *((name, [], f"skipped: {why}") for name, why in self.skipped.items())]
 
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of the command."""
         if any(result.error is not None or result.left for result in self.models):
             return ExitCode.FAILED
-        return ExitCode.COMPLETE if all(result.complete for result in self.models) else ExitCode.INCOMPLETE
+        complete = not self.skipped and all(result.complete for result in self.models)
+        return ExitCode.COMPLETE if complete else ExitCode.INCOMPLETE

@@ -24,6 +24,8 @@ class ScoreRow:
         failed: samples that have no answer or no score.
         judged: samples with a verdict of the judge's own; None: no judge is used.
         fallbacks: samples that the judge gave no usable verdict on.
+        cut_off: answers that the limit of tokens cut off; the score covers them.
+        empty: answers without any text; the score covers them.
         complete: whether the score covers every sample.
         why_not: why the score is missing or incomplete; empty where it is complete.
         headline: whether it is the dataset's headline metric, which is the one in the table.
@@ -39,6 +41,8 @@ class ScoreRow:
     failed: int | None = None
     judged: int | None = None
     fallbacks: int | None = None
+    cut_off: int | None = None
+    empty: int | None = None
     complete: bool = False
     why_not: str = ""
     headline: bool = True
@@ -72,44 +76,24 @@ def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
         model: the model's name.
         result: its result on the dataset.
     """
-    scored = not no_verdict_at_all(result)
+    score = result.score
     counts = {
-        "requested": result.requested,
-        "answered": result.answered or result.succeeded,
+        "requested": score.requested,
+        "answered": score.answered,
         "scored": result.succeeded,
-        "failed": result.failed,
-        "judged": result.judged,
-        "fallbacks": result.fallbacks,
-        "complete": result.complete,
-        "why_not": "" if result.complete and not result.predicted_only else why_not(result),
+        "failed": score.failed,
+        "judged": score.judged,
+        "fallbacks": score.unjudged,
+        "cut_off": score.cut_off,
+        "empty": score.empty,
+        "complete": score.complete,
+        "why_not": score.why_not,
     }
     if not result.metrics:
         yield ScoreRow(model, result.dataset, **counts)  # type: ignore[arg-type]
     for number, metric in enumerate(result.metrics):
-        score = metric.score if scored else None
-        yield ScoreRow(model, result.dataset, metric.name, score, headline=not number, **counts)  # type: ignore[arg-type]
-
-
-def no_verdict_at_all(result: DatasetResult) -> bool:
-    """Whether the judge gave no verdict on any sample, so that the report holds a rule's score, or zeros."""
-    return result.judged == 0 and 0 < result.answered <= result.fallbacks
-
-
-def why_not(result: DatasetResult) -> str:
-    """Why a score is missing or incomplete."""
-    reasons = []
-    if result.predicted_only:
-        reasons.append("not judged")
-    elif result.report is None:
-        reasons.append("no report")
-    elif no_verdict_at_all(result):
-        reasons.append("no verdict of the judge")
-    elif not result.metrics or result.metrics[0].score is None:
-        reasons.append("nothing could be scored")
-    counted = result.answered if result.predicted_only else result.succeeded
-    if counted < result.requested:
-        reasons.append(f"{result.requested - counted} of {result.requested} samples are missing")
-    return "; ".join([*reasons, *result.notes])
+        value = result.value_of(metric)
+        yield ScoreRow(model, result.dataset, metric.name, value, headline=not number, **counts)  # type: ignore[arg-type]
 
 
 def _first_line(result: ModelResult) -> str:

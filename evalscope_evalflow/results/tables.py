@@ -11,15 +11,14 @@ from rich.table import Table
 
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.results.score_rows import rows_of
 
 
 def score_text(result: DatasetResult) -> str:
     """The headline score, marked where it does not cover every sample."""
     if result.predicted_only:
         return "not judged" + ("" if result.complete else " (incomplete)")
-    score = next(rows_of("", result)).score_text
-    return (score + ("" if result.complete else " (incomplete)")) if score else "none"
+    score = result.score
+    return (score.text + ("" if score.complete else " (incomplete)")) if score.text else "none"
 
 
 def show_table(
@@ -35,7 +34,10 @@ def show_table(
     for column in ("model", "dataset", "metric"):
         table.add_column(column, overflow="fold")  # nothing is cut off
     judge = any(row.judged is not None for _, rows, _ in results for row in rows)
-    for column in ("score", "samples", "failed", *(["judged"] if judge else [])):
+    cut = any(row.score.cut_off for _, rows, _ in results for row in rows)
+    empty = any(row.score.empty for _, rows, _ in results for row in rows)
+    more = [*(["judged"] if judge else []), *(["cut off"] if cut else []), *(["no text"] if empty else [])]
+    for column in ("score", "samples", "failed", *more):
         table.add_column(column, justify="right")
     for model, rows, error in results:
         if error:
@@ -45,7 +47,8 @@ def show_table(
             samples = f"{row.answered if row.predicted_only else row.succeeded}/{row.requested}"
             judged = [] if not judge else [""] if row.judged is None else [f"{row.judged}/{row.judged + row.fallbacks}"]
             cells = escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), *judged
-            table.add_row(*cells, style=None if row.complete else "yellow")
+            beside = [*([str(row.score.cut_off)] if cut else []), *([str(row.score.empty)] if empty else [])]
+            table.add_row(*cells, *beside, style=None if row.complete else "yellow")
     if console is None:
         console = Console(emoji=False)
         if not console.is_terminal:
@@ -53,7 +56,7 @@ def show_table(
     console.print(table)
     for model, rows, _ in results:
         for row in rows:
-            for note in row.notes:
+            for note in (*row.notes, *row.remarks):
                 console.print(f"{escape(model)} / {escape(row.dataset)}: {escape(note)}", style="yellow")
 
 
@@ -63,5 +66,6 @@ def where_to_look(task: Task) -> str:
         return f"Answers and logs: {task.work_dir}\nNothing is judged yet: `mode: judge` does that, with this work_dir."
     extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
     return (
-        f"Reports, answers and logs: {task.work_dir}\nIn a browser: {extra}evalscope service --outputs {task.outputs}"
+        f"Reports, answers and logs: {task.work_dir}\n"
+        f"In a browser: {extra}evalscope service --host 127.0.0.1 --outputs {task.outputs}"
     )

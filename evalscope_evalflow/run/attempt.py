@@ -93,7 +93,7 @@ class Attempt:
             WorkerError: the worker failed.
         """
         run = self.run
-        for path in end_torn_rows(run.folder):
+        for path in end_torn_rows(run.backend.row_files(run.folder)):
             run.emit(UnfinishedRowCut(str(path.relative_to(run.folder))))
         with ExitStack() as cleanup:
             cleanup.push(self.given.entry.as_stopped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, Saved, Stamps
@@ -13,6 +14,7 @@ from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.state import failures, record
+from evalscope_evalflow.worker.kept_reports import kept_path, set_aside
 
 
 def collect(run: Run, before: Stamps, saved: Saved | None = None) -> list[DatasetResult]:
@@ -24,7 +26,7 @@ def collect(run: Run, before: Stamps, saved: Saved | None = None) -> list[Datase
         saved: what the run folder holds, where that was looked at just now.
     """
     saved = saved or run.saved()
-    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
+    results = [_place_report(saved, result) for result in _results(run, saved, before)]
     changes: dict[str, dict[str, Any]] = {}
     for result in results:
         changes[result.dataset] = {"counted": saved.counted(result.dataset)}
@@ -47,7 +49,7 @@ def finished(run: Run) -> ModelResult | None:
     saved = run.saved()
     if remaining(run.task, run.model, saved).phases:
         return None
-    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results({})
+    results = _results(run, saved, {})
     result = ModelResult(run.model, saved.folder, results)
     known = record.read(saved.folder) or {}
     state = "complete" if result.complete else "incomplete"
@@ -58,6 +60,32 @@ def finished(run: Run) -> ModelResult | None:
         run.emit(FailuresStand())
     record.append_event(run.record_folder, NothingLeft())
     return result
+
+
+def _place_report(saved: Saved, result: DatasetResult) -> DatasetResult:
+    """Keep a report outside `reports/` if there is no score, so that EvalScope's dashboard shows none either.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    if result.predicted_only:
+        return result
+    place = saved.report_path(result.dataset)
+    kept = kept_path(saved.folder, place)
+    if result.score.value is not None:
+        if result.report == kept:  # moved out of the way for scoring that never began
+            place.parent.mkdir(parents=True, exist_ok=True)
+            kept.replace(place)
+            return replace(result, report=place)
+        kept.unlink(missing_ok=True)
+        return result
+    set_aside(saved.folder, place)
+    return replace(result, report=kept) if result.report == place else result
+
+
+def _results(run: Run, saved: Saved, before: Stamps) -> list[DatasetResult]:
+    results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
+    return [saved.described(result) for result in results]
 
 
 def _say_if_incomplete(result: DatasetResult, saved: Saved, emit: Callable[[Event], None]) -> None:

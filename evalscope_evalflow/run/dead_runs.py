@@ -33,6 +33,7 @@ def clean_up_before(notify: Callable[[str], None]) -> None:
     """
     try:
         for cleaned in clean_up_dead_runs():
-            notify(str(cleaned))
+            if cleaned.ended or cleaned.left:  # what was no more than an entry or a folder concerns nobody here
+                notify(f"cleaned up after another run: {cleaned}")
     except OSError as error:
         notify(f"`evalflow ps` will not show this run, as the list of runs cannot be written: {error}")

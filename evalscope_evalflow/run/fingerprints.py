@@ -38,13 +38,13 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
     deploy = task.flow.deploy_for(model)
     found: dict[str, Any] = {
         "backend": task.flow.backend,
-        "model": model.name,
+        "model": model.served_name,
         "engine": _engine(model, deploy),
         "checkpoint": checkpoint(model.path) if model.path else None,
         "deploy.chat_template": _content(deploy.chat_template),
         **{name: task.stock.get(name) for name in _ASKED},
     }
-    generation = task.stock.get("generation_config") or {}
+    generation = task.generation_config(model) or {}
     if isinstance(generation, Mapping):
         found |= {f"generation_config.{name}": value for name, value in generation.items() if name not in PATIENCE_KEYS}
     common = _plain(found)

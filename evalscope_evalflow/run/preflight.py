@@ -11,6 +11,7 @@ from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement_check import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine
+from evalscope_evalflow.engines.remote import is_url
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import host_checks
 from evalscope_evalflow.run.resume import Survey, check_saved, check_there_is_something_to_judge
@@ -84,7 +85,7 @@ def _problems(
         if engine.local and on_this_machine:
             yield from check_placement(engine, model, deploy, notify)
             yield from host_checks.check_port(deploy, notify)
-    for number, judge in enumerate(judges(task)):
+    for number, judge in enumerate(judges(task) if task.flow.mode != "infer" else ()):
         where = f"judge.models.{number}"
         if not isinstance(judge, Mapping):
             yield Problem(where, "is no mapping", "It has model_id, api_url and api_key.")
@@ -93,6 +94,9 @@ def _problems(
             yield Problem(f"{where}.model_id", "none is given", "Name the judge's model.")
         if not judge.get("api_url"):
             yield Problem(f"{where}.api_url", "none is given", "Set it: EvalScope would ask a public host instead.")
+        elif not is_url(str(judge["api_url"])):
+            what = f"{judge['api_url']} is no URL"
+            yield Problem(f"{where}.api_url", what, "It looks like https://api.example.com/v1.")
         try:
             keys.reveal(keys.protect(judge.get("api_key")), f"{where}.api_key")
         except ConfigError as error:
@@ -115,7 +119,7 @@ def _api_problems(task: Task, notify: Callable[[str], None], survey: Survey) -> 
 
 def _ask(where: str, api: ModelConfig, notify: Callable[[str], None]) -> Iterator[Problem]:
     assert api.api_url is not None
-    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.name, notify)
+    found = check_api(where, api.api_url, keys.reveal(api.api_key), api.served_name, notify)
     if found:
         yield found
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from platformdirs import user_log_path
 from pydantic import SecretStr
 
-from evalscope_evalflow.config import AUTO, DeployConfig, FlowConfig, ModelConfig
+from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.devices.placement_check import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine
@@ -20,8 +20,6 @@ from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.serving.deployment import Deployment
 from evalscope_evalflow.serving.remote_api import check_api
-
-REMOTE = "remote"
 
 
 def deploy(

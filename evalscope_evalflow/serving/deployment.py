@@ -274,7 +274,7 @@ class Deployment:
 
     def _endpoint(self) -> Endpoint:
         url = self._server.api_url if self._server is not None else api_base(self.model.api_url or "")
-        return Endpoint(url, self.model.name, self.api_key)
+        return Endpoint(url, self.model.served_name, self.api_key)
 
     def _fail(self) -> None:
         """It does not serve any more, and has to be released."""

@@ -63,10 +63,10 @@ def cause(task: Task, model: ModelConfig) -> str:
 
     The worker adds the prompt. A failure with the same fingerprint is not asked again.
     """
-    generation = task.stock.get("generation_config") or {}
+    generation = task.generation_config(model) or {}
     weights = Path(model.path or "").expanduser()
     facts = {
-        "model": [model.name, model.path, model.api_url],
+        "model": [model.served_name, model.path, model.api_url],
         "changed": weights.stat().st_mtime_ns if model.path and weights.exists() else None,
         "deploy": task.flow.deploy_for(model).model_dump(include=_DEPLOY),
         "generation": {name: value for name, value in generation.items() if name not in PATIENCE_KEYS},

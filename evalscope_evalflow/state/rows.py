@@ -1,28 +1,29 @@
-"""The JSON-lines files of a run folder: rows that were never finished."""
+"""JSON-lines files of results: rows that were never finished."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 _BLOCK = 64 * 1024
 
 
-def end_torn_rows(folder: Path) -> list[Path]:
+def end_torn_rows(paths: Iterable[Path]) -> list[Path]:
     """Cut off what a process that was killed, or ran out of room, had begun to write at the end of a JSON-lines file.
 
     EvalScope skips such a row, but appends the next one to it, and so loses that too.
 
     Args:
-        folder: whose `predictions` and `reviews` are looked at.
+        paths: the files.
 
     Returns:
         The files that were changed.
     """
     changed = []
-    for path in (*(folder / "predictions").rglob("*.jsonl"), *(folder / "reviews").rglob("*.jsonl")):
+    for path in paths:
         with path.open("r+b") as file:
             size = file.seek(0, os.SEEK_END)
             whole = _after_last_newline(file, size)

@@ -11,7 +11,7 @@ from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.sweep.job import Job
 
-JUDGED_AT_ONCE = 4  # models with nothing to ask: each has a process that imports EvalScope
+AT_ONCE = 4  # models of one API, or with nothing to ask: each has a process that imports EvalScope
 
 
 def claims_here(jobs: Iterable[Job]) -> list[Claim]:
@@ -33,9 +33,10 @@ def claim_here(job: Job) -> Claim:
     if not job.phases:
         return Claim()
     if not job.asks_model:
-        return Claim(tuple(f"judging {number}" for number in range(JUDGED_AT_ONCE)), 1)
+        return Claim(tuple(f"judging {number}" for number in range(AT_ONCE)), 1)
     model, deploy = job.model, job.deploy
     engine = resolve_engine(model, deploy)
     if not engine.local:
-        return Claim((f"the API at {urlsplit(public_url(model.api_url or '')).netloc}",), 1)
+        api = urlsplit(public_url(model.api_url or "")).netloc
+        return Claim(tuple(f"the API at {api} ({number + 1})" for number in range(AT_ONCE)), 1)
     return claim(engine, model, deploy)

@@ -13,6 +13,7 @@ from evalscope_evalflow.results.exporters import Exporter, load_exporter
 from evalscope_evalflow.run.preflight import preflight
 from evalscope_evalflow.run.resume import Survey
 from evalscope_evalflow.sweep.executors import Executor, load_executor
+from evalscope_evalflow.sweep.incomplete import without_incomplete
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Prepared:
     """A task that can run.
 
     Attributes:
+        task: the task, without the models that are left out.
+        skipped: why each of those is left out, by its name.
         executor: what runs its jobs.
         options: the executor's.
         exporters: what writes its results, in the section's order.
@@ -27,6 +30,8 @@ class Prepared:
         notes: what is no obstacle, but should be known.
     """
 
+    task: Task
+    skipped: dict[str, str]
     executor: type[Executor]
     options: PluginOptions
     exporters: tuple[Exporter, ...]
@@ -48,6 +53,7 @@ def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
     Raises:
         ConfigError: with every problem found; nothing was started.
     """
+    task, skipped = without_incomplete(task)
     problems: list[Problem] = []
     executor: tuple[type[Executor], PluginOptions] | None = None
     try:
@@ -68,4 +74,5 @@ def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
         raise ConfigError(*problems, *error.problems) from None
     if executor is None or problems:
         raise ConfigError(*problems)
-    return Prepared(*executor, tuple(exporters), survey, (*task.notes, *notes))
+    notes = [*(f"{name} is skipped: {why}" for name, why in skipped.items()), *notes]
+    return Prepared(task, skipped, *executor, tuple(exporters), survey, (*task.notes, *notes))

@@ -38,14 +38,15 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     reporter = reporter or Reporter(quiet=True)
     clean_up_before(reporter.warn)
     prepared = prepare(task, reporter.log)
+    task = prepared.task
     for note in prepared.notes:
         reporter.warn(note)
     refuse_folders_in_use([task.folder(model) for model in task.models])
     jobs = jobs_of(task, prepared.survey)
     if len(jobs) == 1 and prepared.executor is Local:  # in this thread, which Ctrl-C interrupts
-        result = FlowResult(task, [_outcome(jobs[0], partial(jobs[0].run, reporter))])
+        result = FlowResult(task, [_outcome(jobs[0], partial(jobs[0].run, reporter))], prepared.skipped)
     else:
-        result = FlowResult(task, _run_all(jobs, prepared, reporter))
+        result = FlowResult(task, _run_all(jobs, prepared, reporter), prepared.skipped)
     export(result, prepared.exporters, reporter.warn)
     _raise_if_nothing_finished(result)
     return result

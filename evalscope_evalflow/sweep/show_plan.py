@@ -22,6 +22,7 @@ from evalscope_evalflow.engines import Address, command_of, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
 from evalscope_evalflow.run.resume import Remaining, remaining
+from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of, order_of
 from evalscope_evalflow.sweep.local_claims import claims_here
@@ -88,7 +89,7 @@ def show_plan(task: Task, console: Console | None = None) -> None:
 
 def _show_plan(task: Task, console: Console, errors: Console) -> None:
     prepared = prepare(task, lambda text: errors.print(escape(text), style="dim"))
-    survey, here = prepared.survey, prepared.executor.on_this_machine
+    task, survey, here = prepared.task, prepared.survey, prepared.executor.on_this_machine
     console.print(f"{len(task.models)} model(s) × {escape(', '.join(task.datasets))}, backend {task.flow.backend}")
     notes = list(prepared.notes)
     try:
@@ -117,8 +118,12 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
             console.print("  no engine: every answer that can be had is saved")
         else:
             console.print("  nothing is left to do")
+        counts = answer_counts.read(task.folder(model))
         for cell in cells(task, model, left):
             console.print(f"  {escape(str(cell))}")
+            if cell.answers and cell.dataset in counts:
+                for remark in counts[cell.dataset].remarks(cell.answers):
+                    console.print(f"    {escape(remark)}", style="yellow")
     for exporter in prepared.exporters:
         console.print(f"Results are exported by: {escape(exporter.name)}")
     if free_port:

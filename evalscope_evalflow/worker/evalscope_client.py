@@ -31,7 +31,7 @@ def refuse_error_texts(model: Any) -> None:
             if reason == "content_filter":
                 raise Unanswered("content_refused", False, "the answer was withheld (finish_reason content_filter)")
             if reason in ("abort", "error"):
-                raise Unanswered("cut_off", True, f"the answer was broken off (finish_reason {reason})")
+                raise Unanswered("broken_off", True, f"the answer was broken off (finish_reason {reason})")
         on_response(response)
 
     api.handle_bad_request, api.on_response = fail, look

@@ -12,11 +12,12 @@ from evalscope_evalflow.backends.native.native_results import NativeSaved
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.state import failures
+from evalscope_evalflow.worker.kept_reports import KEPT, kept_path
 
 # EvalScope's folders, which `reuse: false` archives.
-_FOLDERS = ("configs", "logs", "predictions", "reviews", "reports")
+_FOLDERS = ("configs", "logs", "predictions", "reviews", "reports", KEPT)
 
 
 class Native(Backend):
@@ -37,7 +38,7 @@ class Native(Backend):
         stock = {
             "eval_batch_size": max_num_seqs,
             **task.stock,
-            "model": model.name,
+            "model": model.served_name,
             "model_id": model.name,
             "eval_type": "openai_api",
             "eval_backend": "Native",
@@ -46,6 +47,8 @@ class Native(Backend):
             # One bad sample must not cost the others; the report counts it, and so do we.
             "ignore_errors": True,
         }
+        if model.generation_config:
+            stock["generation_config"] = task.generation_config(model)
         if not (stock.get("judge") or {}).get("models"):
             stock.pop("analysis_report", None)  # EvalScope would ask a public host to write it
         if has_predictions(folder):
@@ -57,13 +60,22 @@ class Native(Backend):
 
     def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
-        ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "benchmarks.json"]
+        ours = [
+            failures.path_in(folder),
+            answer_counts.path_in(folder),
+            ledger.path_in(folder),
+            folder / "evalflow" / "benchmarks.json",
+        ]
         return move_to(archive, folder, [*(folder / name for name in _FOLDERS), *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
         folder = task.folder(model)
-        report = folder / "reports" / model.name / f"{dataset}.json"
-        return move_to(archive, folder, [*NativeSaved(task, model).files("reviews", dataset), report])
+        saved = NativeSaved(task, model)
+        report = saved.report_path(dataset)
+        return move_to(archive, folder, [*saved.files("reviews", dataset), report, kept_path(folder, report)])
+
+    def row_files(self, folder: Path) -> Iterable[Path]:
+        return [path for kind in ("predictions", "reviews") for path in (folder / kind).rglob("*.jsonl")]
 
     def published_samples(self, task: Task, dataset: str) -> int | None:
         settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
-from evalscope_evalflow.backends.native.native_verdicts import is_fallback
+from evalscope_evalflow.backends.missing_verdicts import reasons
+from evalscope_evalflow.backends.native.native_missing import missing_verdicts
+from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fallback
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
+from evalscope_evalflow.worker.kept_reports import KEPT, REPORTS, present_path
 
 
 class NativeSaved(Saved):
@@ -26,13 +29,13 @@ class NativeSaved(Saved):
         self._rows: dict[Path, tuple[int, int, int]] = {}
 
     def stamps(self) -> Stamps:
-        return dict(self._report_files)
+        return {place: path.stat().st_mtime_ns for place, path in self._report_files}
 
     def results(self, before: Stamps) -> list[DatasetResult]:
         found = {
             str(report.get("dataset_name")): (path, report)
-            for path, written, report in self._reports
-            if before.get(path) != written
+            for place, path, report in self._reports
+            if before.get(place) != path.stat().st_mtime_ns
         }
         return [self._result(dataset, found.get(dataset)) for dataset in self.task.datasets]
 
@@ -78,17 +81,20 @@ class NativeSaved(Saved):
         return self._rows[path][2]
 
     @cached_property
-    def _report_files(self) -> list[tuple[Path, int]]:
-        """Reports, and when they were written. A model's name may hold slashes, and so make folders."""
-        return [(path, path.stat().st_mtime_ns) for path in sorted((self.folder / "reports").rglob("*.json"))]
+    def _report_files(self) -> list[tuple[Path, Path]]:
+        """Reports: the place of each in `reports/`, and where it is. A model's name may hold slashes."""
+        reports, kept = self.folder / REPORTS, self.folder / KEPT
+        places = {reports / path.relative_to(kept) for path in kept.rglob("*.json")}
+        places.update(reports.rglob("*.json"))
+        return [(place, present_path(self.folder, place)) for place in sorted(places)]
 
     @cached_property
-    def _reports(self) -> list[tuple[Path, int, dict[str, Any]]]:
+    def _reports(self) -> list[tuple[Path, Path, dict[str, Any]]]:
         """The same, with what is in those of this model."""
-        read = [(path, written, read_json(path)) for path, written in self._report_files]
+        read = [(place, path, read_json(path)) for place, path in self._report_files]
         return [
-            (path, written, report)
-            for path, written, report in read
+            (place, path, report)
+            for place, path, report in read
             if report and report.get("model_name") == self.model.name
         ]
 
@@ -116,25 +122,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _result(dataset: str, path: Path, report: dict[str, Any], reviews: list[Path]) -> DatasetResult:
-    metrics = [metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
-    metrics.sort(key=lambda item: not item.primary)
+    metrics = metrics_of(report)
     execution = report.get("execution_summary") or {}
     largest = max((item.samples for item in metrics), default=0)
     judge = report.get("judge_summary") or {}
     judged = int(judge.get("total") or 0) if judge else None
-    fallbacks = 0
+    fallbacks, withheld = 0, 0
     if judge and judge.get("status") != "success":
-        seen = int(judge.get("total_observations") or 0) - int(judge.get("valid_observations") or 0)
-        fallbacks = sum(map(_fallbacks, reviews)) or max(1, seen)
+        rows = [row for file in reviews for row in _fallbacks(file)]
+        withheld = sum(not has_value(row) for row in rows)
+        valid = int(judge.get("valid_observations") or 0)
+        seen = int(judge.get("total_observations") or 0)
+        tied = judge.get("status") == "degraded" and 0 < seen <= valid
+        fallbacks = len(rows) or (0 if tied else max(1, seen - valid))
     notes = []
-    if judged is not None and judge.get("status") != "success":
-        notes.append(f"judge {judge.get('status')}: {judged - fallbacks} of {judged} verdicts are its own")
+    if judged is not None and fallbacks:
+        notes += reasons(missing_verdicts(reviews), judged) or [f"{fallbacks} of {judged} answers have no verdict"]
     return DatasetResult(
         dataset,
         metrics,
         requested=int(execution.get("requested") or largest),
         succeeded=int(execution.get("succeeded", largest)),
-        failed=int(execution.get("errored") or 0),
+        failed=max(0, int(execution.get("errored") or 0) - withheld),
         report=path,
         notes=notes,
         judged=None if judged is None else judged - fallbacks,
@@ -148,10 +157,18 @@ def _rows(path: Path) -> int:
         return sum(line.endswith(b"\n") and line.strip() != b"" for line in file)
 
 
-def _fallbacks(reviews: Path) -> int:
-    """Samples in a review file whose score is not the judge's."""
+def _fallbacks(reviews: Path) -> list[dict[str, Any]]:
+    """The rows of a review file whose score is not the judge's."""
     rows = {row.get("index"): row for row in failures.lines(reviews)}
-    return sum(map(is_fallback, rows.values()))
+    return list(filter(is_fallback, rows.values()))
+
+
+def metrics_of(report: dict[str, Any]) -> list[Metric]:
+    """A report's figures, the headline first: the one that it names, or else the first that grades anything."""
+    items = list(report.get("metrics") or [])
+    primary = report.get("primary_metric_identity")
+    items.sort(key=lambda item: (item.get("semantics") or {}).get("kind") == "diagnostic")
+    return sorted((metric(item, primary) for item in items), key=lambda item: not item.primary)
 
 
 def metric(item: dict[str, Any], primary: Any) -> Metric:

@@ -11,10 +11,21 @@ from typing import Any
 
 
 def is_fallback(review: dict[str, Any]) -> bool:
-    """Whether a row of a review file was scored by a rule, or not at all, since the judge gave no verdict."""
+    """Whether a row of a review file was scored by a rule, or not at all, since the judge gave no verdict.
+
+    Of several judges, each has to have given one. That they disagree, so that the first of them decides, is no failure.
+    """
     score = (review.get("sample_score") or {}).get("score") or {}
     summary = score.get("judge_summary") or score.get("judge_detail")
-    return isinstance(summary, dict) and summary.get("status") not in (None, "success")
+    if not isinstance(summary, dict) or summary.get("status") in (None, "success"):
+        return False
+    seen, valid = summary.get("total_observations") or 0, summary.get("valid_observations") or 0
+    return not (summary["status"] == "degraded" and 0 < seen <= valid)
+
+
+def has_value(review: dict[str, Any]) -> bool:
+    """Whether a row of a review file has a score."""
+    return bool(((review.get("sample_score") or {}).get("score") or {}).get("value"))
 
 
 def drop_fallbacks(folder: Path, dataset: str) -> int:

@@ -17,13 +17,17 @@ from threading import Thread
 from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
+from evalscope_evalflow.backends.native.native_judging import name_judge_failures
+from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.kept_reports import set_aside
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 _BASE_URL = "EVALSCOPE_BASE_URL"
@@ -48,6 +52,8 @@ class NativeWorker:
         self.request, self.channel = request, channel
         self.stock_task = dict(request.stock_task)
         self.failures = Failures(request.failures_file, request.failure_cause)
+        settings = self.stock_task.get("generation_config") or {}
+        self.kinds = KindsFile(os.path.dirname(request.failures_file), settings.get("max_tokens"))
         self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
@@ -65,6 +71,7 @@ class NativeWorker:
         self._hold_until_go()
         self._look_at_evaluators()
         retry_only_what_is_transient()
+        name_judge_failures()
         check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json")
 
     def infer(self) -> None:
@@ -88,6 +95,10 @@ class NativeWorker:
                 self.channel.emit(VerdictsDropped(dataset, dropped))
         left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
+            for (
+                dataset
+            ) in left:  # what is there covers other answers or verdicts; where no new one is made, none is shown
+                set_aside(folder, folder / "reports" / self.stock_task["model_id"] / f"{dataset}.json")
             self.stock_task["use_cache"] = str(folder)
             self._run(self._judge(at_once), left)
 
@@ -210,6 +221,7 @@ class NativeWorker:
                 self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
             raise
+        self.kinds.add(dataset, subset, sample, kinds_of_output(state.output, tools=bool(item.sample.tools)))
         try:
             with evaluator._prediction_cache_lock:
                 evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
@@ -221,9 +233,9 @@ class NativeWorker:
 
     def _judge(self, at_once: int | None) -> Any:
         """An evaluator that scores, and asks the model for nothing; None: `eval_batch_size` answers at once."""
-        phases, default = self, self.default
+        phases, scorer = self, scores_only_verdicts(self.default, Path(self.stock_task["work_dir"]))
 
-        class Judge(default):  # type: ignore[misc, valid-type]
+        class Judge(scorer):  # type: ignore[misc, valid-type]
             def __init__(self, **parts: Any) -> None:
                 if at_once:  # not in the task itself, which is the user's
                     parts["task_config"] = parts["task_config"].model_copy(update={"eval_batch_size": at_once})

@@ -45,7 +45,7 @@ class Answers:
         if not self.files.predictions.exists():
             return None
         data = self.files.with_texts(self.load(str(self.files.predictions)))
-        return data[~data["prediction"].str.startswith(FAILED) & (data["prediction"] != "")]
+        return data[~data["prediction"].str.startswith(FAILED)]
 
     def texts(self) -> dict[str, str]:
         """Every answer in the file, by index as text."""

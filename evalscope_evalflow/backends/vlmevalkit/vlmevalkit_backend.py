@@ -16,8 +16,9 @@ from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.state import failures
+from evalscope_evalflow.worker.kept_reports import KEPT, kept_path
 
 # What a stock task can say, and VLMEvalKit cannot do.
 _CANNOT = {
@@ -110,7 +111,8 @@ class VLMEvalKit(Backend):
             "model": model.name,
             "datasets": list(task.datasets),
             "limit": task.stock.get("limit"),
-            "generation_config": _generation(task),
+            "served_name": model.served_name,
+            "generation_config": _generation(task, model),
             "model_args": task.stock.get("model_args"),
             "judge": (judge[0] if isinstance(judge, list) else judge) or None,
             "verify_md5": task.flow.verify_md5,
@@ -121,19 +123,25 @@ class VLMEvalKit(Backend):
 
     def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)
-        paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports")]
-        ours = [failures.path_in(folder), ledger.path_in(folder), folder / "evalflow" / "vlmevalkit"]
+        paths = [folder / name for name in (model_type(model.name), "configs", "logs", "reports", KEPT)]
+        ours = [
+            failures.path_in(folder),
+            answer_counts.path_in(folder),
+            ledger.path_in(folder),
+            folder / "evalflow" / "vlmevalkit",
+        ]
         return move_to(archive, folder, [*paths, *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
         files = VLMEvalKitSaved(task, model).files(dataset)
-        moved = move_to(archive, task.folder(model), [*files.made(), files.report])
+        folder = task.folder(model)
+        moved = move_to(archive, folder, [*files.made(), files.report, kept_path(folder, files.report)])
         files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
         return moved
 
 
-def _generation(task: Task) -> dict[str, Any]:
-    settings = task.stock.get("generation_config") or {}
+def _generation(task: Task, model: ModelConfig) -> dict[str, Any]:
+    settings = task.generation_config(model) or {}
     return dict(settings) if isinstance(settings, Mapping) else {}
 
 

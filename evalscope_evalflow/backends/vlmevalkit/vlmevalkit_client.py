@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from evalscope_evalflow.events.answers import AnswerKind
+from evalscope_evalflow.worker.answer_kinds import kinds_of_output
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
 
@@ -30,7 +32,12 @@ class NoVerdict(Exception):
 
 
 class Api:
-    """An OpenAI-compatible API, asked in EvalScope's way; it is given up when it is down."""
+    """An OpenAI-compatible API, asked in EvalScope's way; it is given up when it is down.
+
+    Attributes:
+        answered: of this thread, in `kinds`: what is unusual about its last answer.
+        down: why it is not asked any more; None while it is.
+    """
 
     def __init__(self, model: str, url: str, key: str, settings: dict[str, Any], model_args: dict[str, Any]) -> None:
         """
@@ -50,12 +57,13 @@ class Api:
         )  # fmt: skip
         refuse_error_texts(self.model)
         self.settings = settings
+        self.answered = threading.local()
         self._lock = threading.Lock()
         self._unreached = 0
         self.down: Exception | None = None
 
     def ask(self, messages: list[dict[str, Any]], **more: Any) -> str:
-        """One answer.
+        """One answer, which may be no text at all.
 
         Args:
             messages: as OpenAI's API has them.
@@ -75,12 +83,8 @@ class Api:
             raise
         with self._lock:
             self._unreached = 0
-        text = str(output.completion or "").strip()
-        if not text:
-            reasons = {str(getattr(choice, "stop_reason", "")) for choice in output.choices}
-            permanent = "max_tokens" in reasons  # it only thought
-            raise Unanswered("empty", not permanent, f"the answer is empty (finish reason {', '.join(reasons) or '-'})")
-        return text
+        self.answered.kinds = kinds_of_output(output)
+        return str(output.completion or "").strip()
 
     def _note(self, error: Exception) -> None:
         kind, _ = classify(error)
@@ -191,7 +195,8 @@ def make_judge_class(api: Api | None, heard: threading.local) -> Any:
 
     Args:
         api: the judge's; None where none is configured.
-        heard: is told, in `failed`, why the judge gave no reply, as some datasets catch every exception.
+        heard: is told, in `failed`, why the judge gave no reply, as some datasets catch every exception, and in `said`,
+            what it replied last.
     """
     from vlmeval.api.base import BaseAPI
     from vlmeval.api.gpt import OpenAIWrapper
@@ -216,10 +221,15 @@ def make_judge_class(api: Api | None, heard: threading.local) -> Any:
         def generate(self, message: Any, **settings: Any) -> str:
             request = self.prepare_inputs(self.preproc_content(message))
             given = {name: value for name, value in settings.items() if name in _SAMPLING}
+            heard.said = ""
             try:
                 if api is None:
                     raise NoVerdict("no_judge", "it takes a judge, and none is configured")
-                return api.ask(request, **{"temperature": 0, "max_tokens": 2048, **self.settings, **given})
+                said = api.ask(request, **{"temperature": 0, "max_tokens": 2048, **self.settings, **given})
+                if not said:
+                    raise _no_text(api.answered.kinds)
+                heard.said = said
+                return said
             except Exception as error:
                 failure = error if isinstance(error, NoVerdict) else _no_verdict(error)
                 heard.failed = failure.kind, str(failure)
@@ -228,6 +238,13 @@ def make_judge_class(api: Api | None, heard: threading.local) -> Any:
         chat = generate
 
     return Judge
+
+
+def _no_text(kinds: list[AnswerKind]) -> NoVerdict:
+    cut = ", and was cut off at max_tokens" if AnswerKind.CUT_OFF in kinds else ""
+    if AnswerKind.ONLY_THOUGHTS in kinds:
+        return NoVerdict("only_thoughts", f"it only thought{cut}")
+    return NoVerdict("empty", f"the reply is empty{cut}")
 
 
 def _no_verdict(error: Exception) -> NoVerdict:

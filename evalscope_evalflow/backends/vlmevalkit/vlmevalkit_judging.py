@@ -23,6 +23,7 @@ from typing import Any
 
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import NoVerdict
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, digest
+from evalscope_evalflow.worker.credentials import masked
 
 SAVE_EVERY_S = 1.0
 # What VLMEvalKit's datasets write where a judge's reply could not be read.
@@ -52,6 +53,7 @@ class Outcome:
         scored: indexes of the samples that the score covers, as text.
         left_out: samples that are answered, but belong to a group that is not answered, or judged, as a whole.
         fallbacks: samples without a verdict of the judge's own, with the kind of the failure.
+        examples: of each kind, what the judge or its server said.
         error: what ended it, if something did.
     """
 
@@ -59,6 +61,7 @@ class Outcome:
     scored: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     fallbacks: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     error: str | None = None
 
 
@@ -77,6 +80,7 @@ class Judging:
         self._rows: set[str] = set()
         self._lenient = False
         self._unmapped = 0
+        self._examples: dict[str, str] = {}
 
     def load_chosen(self, f: Any, fmt: Any = None) -> Any:
         """VLMEvalKit's `load`: of the answers' file, only what is to be scored now."""
@@ -107,6 +111,7 @@ class Judging:
         outcome = Outcome()
         groups = group_of(files.dataset, data)
         self._files, self._lenient, self._unmapped = files, False, 0
+        self._examples = outcome.examples
         torn = {group for row, group in groups.items() if row not in answered}
         rows = [row for row in groups if row in answered]
         while True:
@@ -169,7 +174,7 @@ class Judging:
 
     def _one(self, func: Any, task: Any) -> tuple[Any, str | None]:
         """A verdict, and why it is none."""
-        self.heard.failed = None
+        self.heard.failed, self.heard.said = None, ""
         result = None
         try:
             if isinstance(task, dict):
@@ -177,13 +182,18 @@ class Judging:
             else:
                 result = func(*task) if isinstance(task, (tuple, list)) else func(task)
         except NoVerdict as error:
-            return None, error.kind
-        except Exception:  # noqa: BLE001 - one sample that a dataset's code cannot take must not cost the others
+            return None, self._missing(error.kind, str(error))
+        except Exception as error:  # noqa: BLE001 - one sample that a dataset's code cannot take must not cost the others
             traceback.print_exc()
-            return None, "error"
+            return None, self._missing("error", f"{type(error).__name__}: {error}")
         if self.heard.failed:
-            return result, str(self.heard.failed[0])
-        return result, "unreadable" if is_fallback(result, task) else None
+            return result, self._missing(*map(str, self.heard.failed))
+        return result, self._missing("unreadable", self.heard.said) if is_fallback(result, task) else None
+
+    def _missing(self, kind: str, said: str) -> str:
+        """Keep the first example of each kind."""
+        self._examples.setdefault(kind, masked(said)[:500])
+        return kind
 
 
 def _private(path: Any) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import DatasetResult, Saved, Stamps
-from evalscope_evalflow.backends.native.native_results import metric, read_json
+from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
+from evalscope_evalflow.backends.native.native_results import metrics_of, read_json
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
+from evalscope_evalflow.worker.kept_reports import present_path
 
 
 class VLMEvalKitSaved(Saved):
@@ -25,8 +27,11 @@ class VLMEvalKitSaved(Saved):
         self._answers: dict[str, int] = {}
 
     def stamps(self) -> Stamps:
-        found = (self.files(dataset).report for dataset in self.task.datasets)
-        return {path: path.stat().st_mtime_ns for path in found if path.exists()}
+        places = ((self.report_path(dataset), self._report(dataset)) for dataset in self.task.datasets)
+        return {place: path.stat().st_mtime_ns for place, path in places if path.exists()}
+
+    def report_path(self, dataset: str) -> Path:
+        return self.files(dataset).report
 
     def results(self, before: Stamps) -> list[DatasetResult]:
         return [self._result(dataset, before) for dataset in self.task.datasets]
@@ -65,27 +70,29 @@ class VLMEvalKitSaved(Saved):
         others = (path.stem for path in (self.folder / "evalflow" / "vlmevalkit").glob("*.json"))
         return {*self.task.datasets, *others}
 
+    def _report(self, dataset: str) -> Path:
+        """Where the report is, if there is one."""
+        return present_path(self.folder, self.report_path(dataset))
+
     def _state(self, dataset: str) -> dict[str, Any]:
         if dataset not in self._states:
             self._states[dataset] = self.files(dataset).read()
         return self._states[dataset]
 
     def _result(self, dataset: str, before: Stamps) -> DatasetResult:
-        files, state, report = self.files(dataset), self._state(dataset), None
-        if files.report.exists() and before.get(files.report) != files.report.stat().st_mtime_ns:
-            report = read_json(files.report)
-        metrics = []
-        if report is not None:
-            metrics = [metric(item, report.get("primary_metric_identity")) for item in report.get("metrics") or []]
-            metrics.sort(key=lambda item: not item.primary)
+        path, state, report = self._report(dataset), self._state(dataset), None
+        if path.exists() and before.get(self.report_path(dataset)) != path.stat().st_mtime_ns:
+            report = read_json(path)
+        metrics = metrics_of(report or {})
         requested = int(state.get("requested") or 0)
         answered = min(requested, self.answers(dataset))
         found = self.failures(dataset)
         fallbacks = state.get("fallbacks") or {}
-        kinds = Counter(fallbacks.values())
         left_out = int(state.get("left_out") or 0)
         notes = failures.notes(found)
-        notes += [f"{number} × no verdict: {kind.replace('_', ' ')}" for kind, number in kinds.most_common()]
+        said = state.get("examples") or {}
+        missing = [MissingVerdict(kind, str(said.get(kind) or "")) for kind in fallbacks.values()]
+        notes += reasons(missing, int(state.get("judged") or 0) + len(missing))
         if left_out:
             notes.append(f"{left_out} more are left out of the score: variants of the same question have none")
         if state.get("error"):
@@ -93,6 +100,6 @@ class VLMEvalKitSaved(Saved):
         return DatasetResult(
             dataset, metrics, requested=requested, answered=answered,
             succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
-            failed=requested - answered, report=files.report if report is not None else None, notes=notes,
+            failed=requested - answered, report=path if report is not None else None, notes=notes,
             failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
         )  # fmt: skip

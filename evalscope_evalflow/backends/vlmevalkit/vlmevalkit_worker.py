@@ -42,6 +42,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, 
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.answer_kinds import KindsFile
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
@@ -62,20 +63,23 @@ class VLMEvalKitWorker:
     def __init__(self, request: StartTask, channel: Channel) -> None:
         """
         Args:
-            request: what to do; its settings are `model`, `datasets`, `limit`, `generation_config`, `model_args`,
-                `judge` (None where there is none) and `verify_md5`.
+            request: what to do; its settings are `model`, `served_name` (the API's), `datasets`, `limit`,
+                `generation_config`, `model_args`, `judge` (None where there is none) and `verify_md5`.
             channel: to the parent.
         """
         self.settings, self.channel = request.settings, channel
         self.stock_task = request.stock_task
         self.work_dir = Path(self.stock_task["work_dir"])
         self.failures = Failures(request.failures_file, request.failure_cause)
+        limits = {**MODEL_DEFAULTS, **(self.settings.get("generation_config") or {})}
+        self.kinds = KindsFile(os.path.dirname(request.failures_file), limits["max_tokens"])
         self.judge_config: dict[str, Any] | None = resolve(self.settings.get("judge"))
         self.files: dict[str, Files] = {}
         self.data: dict[str, Any] = {}  # VLMEvalKit's datasets
         self.errors: dict[str, str] = {}
         self.reached: set[str] = set()  # datasets that VLMEvalKit has come to in this pass
         self.api: Api | None = None
+        self.answered = threading.local()  # of this thread: what is unusual about the model's last answer
         self.answers: dict[str, Answers] = {}
         self.now: Answers | None = None  # on the dataset that is asked
         self.open: set[tuple[str, str]] = set()  # samples that the model has still to be asked
@@ -230,7 +234,8 @@ class VLMEvalKitWorker:
             settings = {**MODEL_PATIENCE, **(self.settings.get("generation_config") or {})}
             settings.pop("batch_size", None)
             model_args = _client(resolve(self.settings.get("model_args")))
-            self.api = Api(self.settings["model"], url, os.environ[MODEL_KEY], settings, model_args)
+            self.api = Api(self.settings["served_name"], url, os.environ[MODEL_KEY], settings, model_args)
+            self.api.answered = self.answered
         return self.api
 
     # data
@@ -306,6 +311,7 @@ class VLMEvalKitWorker:
         cause = now.cause(asked.get("message") or asked.get("messages"))  # the second is a conversation
         try:
             self.failures.expect(dataset, "default", row, cause)
+            self.answered.kinds = []
             answer = str(_call(func, task))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             kind, transient = classify(error)
@@ -319,6 +325,7 @@ class VLMEvalKitWorker:
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }  # fmt: skip
             return f"{FAILED} via API."
+        self.kinds.add(dataset, "default", row, getattr(self.answered, "kinds", []))
         now.journal.add(key, answer)
         return answer
 
@@ -356,7 +363,7 @@ class VLMEvalKitWorker:
         files.write(
             requested=requested, answered=len(answered), scored=len(outcome.scored), left_out=len(outcome.left_out),
             judged=None if judge is None else len(outcome.scored) + len(outcome.left_out), fallbacks=outcome.fallbacks,
-            judge=judge, error=None, stamp=files.stamp(),
+            examples=outcome.examples, judge=judge, error=None, stamp=files.stamp(),
         )  # fmt: skip
         if outcome.result is None:
             files.write(error="no score: no sample has a verdict")

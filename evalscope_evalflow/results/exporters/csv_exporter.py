@@ -25,6 +25,8 @@ COLUMNS = (
     "failed",  # samples that have no answer or no score
     "judged",  # samples with a verdict of the judge's own; empty where no judge is used
     "fallbacks",  # samples that the judge gave no usable verdict on
+    "cut_off",  # answers that the limit of tokens cut off; the score covers them
+    "empty",  # answers without any text; the score covers them
 )
 
 

@@ -30,7 +30,7 @@ def test_demo_ends_with_a_table_and_nothing_running(gguf: Path, servers_before: 
     assert "general_mcq" in done.stdout
     assert "general_qa" in done.stdout
     assert done.stdout.count("24/24") == 2
-    assert "evalscope service --outputs" in done.stdout
+    assert "evalscope service --host 127.0.0.1 --outputs" in done.stdout
     work = next((tmp_path / "outputs").iterdir()) / demo.MODEL_NAME
     for path in work.glob("reports/*/*.json"):
         report = json.loads(path.read_text())

@@ -175,7 +175,7 @@ def test_sigkill_of_the_command_and_its_guards(how: str, slow_task: dict[str, An
             (tmp_path / "task.yaml").write_text(yaml.safe_dump(slow_task))
             done = evalflow("run", tmp_path / "task.yaml")
             assert done.returncode == 0, done.stderr
-            assert re.search(r"run \S+ \(m\) had died: ended ", done.stderr)
+            assert re.search(r"another run: run \S+ \(m in \S+\) had died: ended ", " ".join(done.stderr.split()))
             events = (run.work / "evalflow" / "events.jsonl").read_text()
             assert '"event": "PreviousRunDied"' in events
         assert run.left(1) == []

@@ -145,7 +145,8 @@ def test_infer_today_and_judge_tomorrow(run: Callable[..., Any], judge: JudgeSer
     work.rename(tmp_path / "whole")
     judge.asked.clear()
 
-    done = run(mode="infer")
+    locked = {**judge.settings["models"][0], "api_key": "${A_KEY_THAT_IS_NOT_HERE}"}
+    done = run(mode="infer", judge={**judge.settings, "models": [locked]})
     assert "not judged" in done.stdout
     assert "8/8" in done.stdout
     assert not (work / "reports").exists() or not list((work / "reports").rglob("*.json"))

@@ -205,9 +205,9 @@ def test_what_no_sample_would_survive_ends_the_run(status: int, scripted: Any, t
 
 
 @pytest.mark.parametrize(
-    ("reason", "kind"), [("content_filter", "content refused (permanent)"), ("abort", "cut off (transient)")]
+    ("reason", "kind"), [("content_filter", "content refused (permanent)"), ("abort", "broken off (transient)")]
 )
-def test_an_answer_that_was_withheld_or_cut_off_is_none(reason: str, kind: str, scripted: Any) -> None:
+def test_an_answer_that_was_withheld_or_broken_off_is_none(reason: str, kind: str, scripted: Any) -> None:
     run = scripted("--finish-reason", reason)
     assert run.code == 3
     assert run.answers == {}

@@ -106,7 +106,7 @@ def test_a_judge_that_failed_makes_a_result_incomplete_and_says_so(task, report)
     report("general_qa", [metric("accuracy", 0.5)], judge_summary=judge)
     found = results(task)["general_qa"]
     assert not found.complete
-    assert found.notes[0].startswith("judge degraded: 2 of 6")
+    assert found.notes == ["4 of 6 answers have no verdict"]
 
 
 def test_a_judge_that_worked_needs_no_note(task, report):
@@ -253,7 +253,7 @@ def test_fallbacks_are_counted_and_dropped(task, folder, report):
     report("general_qa", [metric("accuracy", 0.5)], judge_summary=judge)
     found = results(task)["general_qa"]
     assert (found.judged, found.fallbacks, found.complete) == (1, 3, False)
-    assert found.notes == ["judge degraded: 1 of 4 verdicts are its own"]
+    assert found.notes == ["the judges came to no verdict on 3 of 4 answers"]
     assert verdicts.drop_fallbacks(file.parent, "general_qa") == 3
     assert file.read_text() == review(0, "success") + review(3) + '{"index": 5, "sample'
     assert verdicts.drop_fallbacks(file.parent, "general_qa") == 0
@@ -275,3 +275,11 @@ def test_a_score_of_nothing_or_of_some_is_not_complete(task, report):
     assert not results(task)["general_qa"].complete
     report("general_qa", [metric("accuracy", 1.0)], execution_summary=execution(5, 5, 0))
     assert results(task)["general_qa"].complete
+
+
+def test_answers_and_verdicts_may_have_a_torn_row(task, folder):
+    rows = [folder / "predictions" / "m" / "d.jsonl", folder / "reviews" / "m" / "d.jsonl"]
+    for path in [*rows, folder / "reports" / "m" / "d.json"]:
+        path.parent.mkdir(parents=True)
+        path.write_text("{")
+    assert sorted(load_backend("Native").row_files(folder)) == rows

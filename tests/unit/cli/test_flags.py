@@ -104,7 +104,7 @@ def test_several_models_are_paired_in_order():
     [
         (("--eval_model_path", "/a"), "--eval_model_path: 1 given for 2 names"),
         ((), "--eval_model_path: 0 given for 2 names"),
-        (("--remote_api_url", "http://x"), "--remote_api_url: 1 given for 2 names"),
+        (("--remote_api_url", "http://x", "http://y", "http://z"), "--remote_api_url: 3 given for 2 names"),
         (("--deploy_backend", "remote"), "--remote_api_url: 0 given for 2 names"),
         (
             ("--eval_model_path", "/a", "/b", "--deploy_backend", "vllm", "--remote_api_url", "http://x", "http://y"),

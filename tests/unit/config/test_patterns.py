@@ -91,13 +91,10 @@ def test_a_pattern_without_a_match_is_refused_with_what_is_there(ckpts):
     assert "holds ckpts" in refused({"path": f"{ckpts.parent}/no/such/*/folder"})
 
 
-def test_matches_that_are_no_checkpoints_are_named(ckpts):
-    (ckpts / "step-3").mkdir()
+def test_files_beside_the_checkpoints_are_no_models(ckpts):
     (ckpts / "step-4.txt").write_text("")
-    said = refused({"name": "m", "path": "/models/m"}, {"path": f"{ckpts}/step-*"})
-    assert "evalflow.models.1.path: 2 of the 5 matches" in said
-    assert f"{ckpts}/step-3 has no config.json; {ckpts}/step-4.txt is a file, and no .gguf" in said
-    assert names({"path": f"{ckpts}/step-*0"}) == ["step-10", "step-100"]
+    assert names({"path": f"{ckpts}/step-*"}) == ["step-2", "step-10", "step-100"]
+    assert "all 1 matches" in refused({"path": f"{ckpts}/step-4*"})
 
 
 def test_every_bad_pattern_is_told_at_once(ckpts):

@@ -131,7 +131,7 @@ def task_of(mode):
 def test_the_last_lines_say_where_to_look():
     shown = where_to_look(task_of("all"))
     assert "/w/out/m" in shown
-    assert shown.endswith("evalscope service --outputs /w/out")
+    assert shown.endswith("evalscope service --host 127.0.0.1 --outputs /w/out")
 
 
 def test_what_is_only_answered_has_nothing_to_show_in_a_browser():
@@ -144,3 +144,16 @@ def test_a_models_name_is_shown_as_it_is(capsys):
     """rich would make a picture of `:x:`."""
     Reporter().log("m:x: loading")
     assert "m:x: loading" in capsys.readouterr().err
+
+
+def test_what_stands_beside_a_score_is_shown_beside_it_and_takes_nothing_from_it():
+    words = "3 of 6 answers were cut off at max_tokens 64; raise generation_config.max_tokens"
+    found = result("a", 0.1667, answer_kinds={"cut_off": 3, "only_thoughts": 1, "empty": 1}, remarks=[words])
+    assert found.complete
+    assert (found.score.value, found.score.cut_off, found.score.empty) == (0.1667, 3, 2)
+    text = table(("m", [found, result("b")], None))
+    assert "cut off" in text
+    assert "no text" in text
+    assert f"m / a: {words}" in text
+    row = next(line for line in text.splitlines() if "0.1667" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][-2:] == ["3", "2"]

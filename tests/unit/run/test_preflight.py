@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from evalscope_evalflow.backends import load_backend
+from evalscope_evalflow.config import keys
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices import pool
 from evalscope_evalflow.errors import ConfigError
@@ -266,6 +268,22 @@ def test_an_unset_key_variable_is_told_for_engine_api_and_judge(task, remote, mo
     assert "NO_SUCH_KEY is not set" in refused(task(deploy={"api_key": "${NO_SUCH_KEY}"}))
     assert "NO_SUCH_KEY is not set" in refused(remote("http://127.0.0.1:1/v1", api_key="${NO_SUCH_KEY}"))
     assert "judge.models.0.api_key: the environment variable NO_SUCH_KEY is not set" in refused(task(judge=judge))
+
+
+def test_a_run_that_only_answers_needs_no_key_of_the_judge(task, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    model = {"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "api_key": "${NO_SUCH_KEY}"}
+    made = task(judge={"strategy": "llm", "models": [{**model, "model_args": {"token": "${NO_SUCH_KEY}"}}]})
+    section = section_of(made, mode="infer")
+    made = Task.parse({**made.stock, "work_dir": str(made.work_dir), "evalflow": section})
+    preflight(made)
+    request = load_backend("Native").start_task(made, made.models[0], ["infer"], 8)
+    assert keys.to_environment(request.as_dict(), {})["stock_task"]["judge"] == {
+        "strategy": "llm",
+        "models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "model_args": {}}],
+    }
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
+        keys.to_environment(load_backend("Native").start_task(made, made.models[0], ["judge"], 8).as_dict(), {})
 
 
 def test_a_judge_without_a_url_is_refused(task):

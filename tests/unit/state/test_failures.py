@@ -48,7 +48,7 @@ def api_error(status, message="no", **body):
         (httpx.RemoteProtocolError("peer closed connection"), "connection", True),
         (ConnectionResetError(), "connection", True),
         (ValueError("no choices"), "error", True),
-        (worker.Unanswered("cut_off", True, "x"), "cut_off", True),
+        (worker.Unanswered("broken_off", True, "x"), "broken_off", True),
     ],
 )
 def test_kinds(error, kind, transient):

@@ -322,7 +322,8 @@ class TestJobs:
         assert [model.name for model in here.task.models] == ["a"]
         assert here.task.flow.models == [here.model]
         assert here.size == Size(gguf_file.stat().st_size, answers=14, verdicts=14, verdicts_at_once=5)
-        assert claims_here(jobs) == [Claim(("2", "3"), 1, assigned=True), Claim(("the API at api.example.com",), 1)]
+        api = Claim(tuple(f"the API at api.example.com ({number})" for number in (1, 2, 3, 4)), 1)
+        assert claims_here(jobs) == [Claim(("2", "3"), 1, assigned=True), api]
 
     def test_settings_of_its_devices_are_its_own(self, task):
         job = jobs_of(task)[0]

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.sweep.show_plan import Cell, cells, show_plan
 
@@ -112,3 +113,14 @@ def test_several_models_are_shown_with_their_turn_and_what_they_are_given(task, 
     assert "number 2 of 2 to begin, when it can have 1 of the devices 2, 3" in small
     assert "number 1 of 2 to begin" in large
     assert "llamacpp on devices 2: " in large
+
+
+def test_saved_answers_that_were_cut_off_are_shown_with_what_to_do(task, folder):
+    line = {"dataset": "general_mcq", "subset": "default", "kinds": ["cut_off"], "max_tokens": 64}
+    lines = [json.dumps({**line, "sample": str(number)}) for number in range(2)]
+    answer_counts.path_in(folder).write_text("\n".join(lines))
+    out = io.StringIO()
+    show_plan(task(), Console(file=out, soft_wrap=True))
+    shown = out.getvalue().splitlines()
+    place = shown.index("  general_mcq: started, 3 answers are saved")
+    assert shown[place + 1] == ("    2 of 3 answers were cut off at max_tokens 64; raise generation_config.max_tokens")

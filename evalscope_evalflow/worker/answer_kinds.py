@@ -1,0 +1,76 @@
+"""Writes down which answers are cut off, without text, or otherwise not as they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from evalscope_evalflow.events.answers import FILE, AnswerKind, kinds_of
+from evalscope_evalflow.events.schema import SCHEMA
+
+# Of EvalScope's ModelOutput: the rest may be large.
+_LOOKED_AT = {"choices": {0: {"message": {"content", "tool_calls"}, "stop_reason": True}}}
+
+
+def kinds_of_output(output: Any, *, tools: bool = False) -> list[AnswerKind]:
+    """What is unusual about an answer of EvalScope's client.
+
+    Args:
+        output: EvalScope's ModelOutput; None counts as nothing at all.
+        tools: whether the model was offered tools.
+    """
+    if output is None or not output.choices:
+        return [AnswerKind.EMPTY]
+    return kinds_of(output.model_dump(mode="json", include=_LOOKED_AT), tools=tools)
+
+
+class KindsFile:
+    """The file of a run folder."""
+
+    def __init__(self, folder: str, max_tokens: int | None) -> None:
+        """
+        Args:
+            folder: `evalflow` in the run folder.
+            max_tokens: the limit of tokens that the model is asked with; None: none.
+        """
+        self._path = os.path.join(folder, FILE)
+        self._max_tokens = max_tokens
+        self._lock = threading.Lock()
+        self._known: set[tuple[str, str, str]] = set()
+        if os.path.exists(self._path):
+            with open(self._path, "rb+") as file:
+                if file.seek(0, os.SEEK_END):  # half a line, of a killed process, must not swallow the next
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        file.write(b"\n")
+            with open(self._path, encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    try:
+                        item = json.loads(line)
+                        self._known.add((str(item["dataset"]), str(item["subset"]), str(item["sample"])))
+                    except (ValueError, KeyError, TypeError):
+                        continue
+
+    def add(self, dataset: str, subset: str, sample: Any, kinds: Sequence[AnswerKind]) -> None:
+        """Write down what an answer is, before it is saved; one that is as it should be only if an earlier was not.
+
+        Args:
+            dataset: its dataset.
+            subset: its subset.
+            sample: its sample, as saved answers name it.
+            kinds: what is unusual about it.
+        """
+        key = dataset, subset, str(sample)
+        with self._lock:
+            if not kinds and key not in self._known:
+                return
+            self._known.add(key)
+            item = {
+                "schema": SCHEMA, "dataset": dataset, "subset": subset, "sample": str(sample),
+                "kinds": [kind.value for kind in kinds], "max_tokens": self._max_tokens,
+            }  # fmt: skip
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(item) + "\n")
