@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from evalscope_evalflow.backends.score import Score, score_of
+from evalscope_evalflow.backends.selection import Change
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.keys import is_secret_name
 from evalscope_evalflow.config.task import Task
@@ -125,7 +126,18 @@ class Saved(ABC):
         """A result with what is known of its answers beside their text."""
         counts = self.answer_counts(result.dataset)
         remarks = counts.remarks(result.answered or result.succeeded)
+        if result.report is not None:
+            remarks += self._metric_remarks(result)
         return replace(result, answer_kinds=counts.kinds, remarks=[*result.remarks, *remarks])
+
+    def _metric_remarks(self, result: DatasetResult) -> list[str]:
+        failed = self.cell(result.dataset).metrics_failed or {}
+        return [
+            f"{metric} could not be computed for {number} of {result.succeeded} answers, and has no score for them: "
+            f"{said if len(said) <= failures.SHOWN else said[: failures.SHOWN] + '…'}; when that is mended, score them "
+            "again with `mode: judge`"
+            for metric, (number, said) in failed.items()
+        ]
 
     def cell(self, dataset: str) -> ledger.Cell:
         """The same of one dataset."""
@@ -163,6 +175,27 @@ class Saved(ABC):
     def failures(self, dataset: str) -> list[Failure]:
         """Samples that have no answer, or no score, and why."""
 
+    def requested(self, dataset: str) -> int | None:
+        """Samples that are chosen, when they were last counted; None: they never were."""
+        return self.cell(dataset).requested
+
+    def change(self, dataset: str) -> Change | None:
+        """How the dataset, as the task chooses it now, differs from what is answered; None: not, or nobody knows."""
+        return None
+
+    def may_differ(self, dataset: str) -> frozenset[str]:
+        """Settings of the task that may be others than those of the saved answers, as rows are told apart."""
+        return frozenset()
+
+    def earlier_verdicts(self, dataset: str, judge: Mapping[str, Any]) -> int:
+        """Verdicts that a judge gave before another one did, and that are kept.
+
+        Args:
+            dataset: it.
+            judge: what they depend on, as `Cell.verdicts` has it.
+        """
+        return 0
+
     def counted(self, dataset: str) -> dict[str, list[int]] | None:
         """Rows of files, as the ledger keeps them; None where nothing is counted."""
         return None
@@ -171,7 +204,7 @@ class Saved(ABC):
         """What is answered, dataset by dataset, where nothing is to be judged yet."""
         results = []
         for dataset in self.task.datasets:
-            requested = self.cell(dataset).requested or 0
+            requested = self.requested(dataset) or 0
             answered = min(requested, self.answers(dataset))
             found = [item for item in self.failures(dataset) if item.kind != failures.SCORING]
             results.append(
@@ -223,6 +256,15 @@ class Backend(ABC):
     def check(self, task: Task) -> Iterable[Problem]:
         """What is wrong with a task, as far as files tell. Nothing is started."""
 
+    def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        """What is wrong with the task's own data, as far as there is time to look: see data_files.LOOK_S.
+
+        Args:
+            task: the whole task.
+            notify: is called with what may be no obstacle, and with how much was looked at, if it was not everything.
+        """
+        return ()
+
     @abstractmethod
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         """The fields of EvalScope's TaskConfig for one model, without the URL and the key of the model's API.
@@ -251,7 +293,15 @@ class Backend(ABC):
 
     @abstractmethod
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
-        """Move the verdicts and the report of a dataset to another folder, as another judge gave them.
+        """Move the verdicts and the report of a dataset out of the way, as another judge gave them.
+
+        A backend may keep verdicts where it finds them when that judge is back, which `Saved.earlier_verdicts` tells.
+
+        Args:
+            task: the whole task.
+            model: one of its models.
+            dataset: it.
+            archive: a folder for what nobody will look for.
 
         Returns:
             Whether there were any.
@@ -294,6 +344,7 @@ class Backend(ABC):
             failure_cause=failures.cause(task, model),
             judge_batch_size=task.flow.judge_max_num_seqs if judged else None,
             settings=settings,
+            request_slots=task.request_slots,
         )
 
 

@@ -222,13 +222,21 @@ def plain_types(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @lru_cache
+def benchmark_source(folder: Path, dataset: str) -> str:
+    """The source text of the module that a benchmark is in; empty where it is not found."""
+    try:
+        index = json.loads((folder / "benchmarks" / "_index.json").read_text(encoding="utf-8"))
+        return folder.joinpath(*index[dataset].split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return ""
+
+
+@lru_cache
 def scoring_policy(folder: Path, dataset: str) -> str | None:
     """How a benchmark is scored, such as `JUDGE_ONLY`, as its class says; None where it says nothing."""
     try:
-        index = json.loads((folder / "benchmarks" / "_index.json").read_text(encoding="utf-8"))
-        file = folder.joinpath(*index[dataset].split(".")[1:]).with_suffix(".py")
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, AttributeError):
+        tree = ast.parse(benchmark_source(folder, dataset))
+    except SyntaxError:
         return None
     for node in tree.body:
         if not isinstance(node, ast.ClassDef) or not any(_names(item, dataset) for item in node.decorator_list):

@@ -18,6 +18,7 @@ from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.config.model_name import is_name, name_of
+from evalscope_evalflow.config.setting_effects import ACCEPTABLE
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ else:
 AUTO: Literal["auto"] = "auto"
 REMOTE = "remote"  # the engine that starts nothing: the model is an API that runs elsewhere
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -112,7 +114,7 @@ class DeployConfig(Section):
         300,
         gt=0,
         description="seconds without any progress after which a start is given up (log, CPU time), "
-        "or a working engine is started again (its counters)",
+        "a working engine is started again (its counters), or an API or judge that does not answer is given up",
     )
     keep_alive_s: float = Field(
         0,
@@ -218,6 +220,14 @@ class ModelConfig(Section):
         return DeployConfig.model_validate(value).to_section()
 
 
+class Reuse(Section):
+    """How saved answers are reused: `reuse: {accept: [extra_args]}`."""
+
+    accept: list[str] = Field(
+        default_factory=list, description="settings that may be others than those of the saved answers"
+    )
+
+
 class PluginChoice(Section):
     """A plug-in by its name, with options of its own: `NAME`, or `{name: NAME, OPTION: …}`."""
 
@@ -254,7 +264,11 @@ class FlowConfig(Section):
     worker_env: str | None = Field(
         None, description="environment with EvalScope that runs the task; default: this interpreter's"
     )
-    reuse: bool = Field(True, description="resume what work_dir holds; false: archive that and start again")
+    reuse: bool | Reuse = Field(
+        True,
+        description="resume what work_dir holds; false: archive that and start again; {accept: [extra_args]}: resume "
+        "it although these settings were others when its answers were made, which is noted beside the scores",
+    )
     models: list[ModelConfig] = Field(default_factory=list, description="the models; or the stock `model`, for one")
     on_incomplete: Literal["skip", "refuse"] = Field(
         "skip",
@@ -295,6 +309,29 @@ class FlowConfig(Section):
         if name is None:
             raise ValueError(f"unknown backend {value!r}. {nearest(str(value), known)} Known: {', '.join(known)}")
         return name
+
+    @field_validator("reuse", mode="before")
+    @classmethod
+    def _known_to_accept(cls, value: Any) -> Any:
+        if isinstance(value, (bool, Reuse)):
+            return value
+        if isinstance(value, str) and value.strip().lower() in _SWITCHES:
+            return _SWITCHES[value.strip().lower()]
+        names = value.get("accept") if isinstance(value, Mapping) and set(value) == {"accept"} else None
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, (list, tuple)):
+            raise ValueError("is neither true, nor false, nor {accept: [NAME, …]}")
+        for name in map(str, names):
+            plain = name.removeprefix("deploy.").partition(".")[0]
+            if plain not in ACCEPTABLE:
+                what = f"there is no {name!r} to accept. {nearest(plain, ACCEPTABLE)}"
+                raise ValueError(f"{what} Known: {', '.join(ACCEPTABLE)}")
+        return Reuse(accept=[str(name) for name in names])
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Settings that may be others than those of the saved answers."""
+        return () if isinstance(self.reuse, bool) else tuple(self.reuse.accept)
 
     def deploy_for(self, model: ModelConfig) -> DeployConfig:
         """The common `deploy`, with what this model sets for itself on top."""

@@ -248,8 +248,27 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def driver_versions() -> dict[str, str]:
+    """Versions of NVIDIA's driver, as `driver`, and of the newest CUDA it runs, as `driver_cuda`."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(DriverError), _nvml() as nvml:
+        if nvml is None:
+            return found
+        with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):
+            found["driver"] = nvml.nvmlSystemGetDriverVersion()
+        with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):
+            number = nvml.nvmlSystemGetCudaDriverVersion_v2()
+            found["driver_cuda"] = f"{number // 1000}.{number % 1000 // 10}"
+    return found
+
+
 def check_devices(
-    text: str | None, env_vars: Mapping[str, str], *, idle: bool = True, going: Container[str] = ()
+    text: str | None,
+    env_vars: Mapping[str, str],
+    *,
+    idle: bool = True,
+    going: Container[str] = (),
+    needs_gpu: bool = False,
 ) -> Iterator[Problem]:
     """What is wrong with `deploy.devices`.
 
@@ -262,6 +281,7 @@ def check_devices(
         env_vars: `deploy.env_vars`.
         idle: whether the devices must be idle too.
         going: names or UUIDs of those that will be, whoever uses them now.
+        needs_gpu: whether the engine cannot do without any.
     """
     where = "deploy.devices"
     names = split(text or "")
@@ -277,6 +297,7 @@ def check_devices(
     if answer is None:
         return
     known, found = answer
+    without = ": see what nvidia-smi says" if needs_gpu else ": leave it out to run on CPUs"
     here = "; ".join(f"{name}: {title(device)}" for name, device in known.items())
     for name in dict.fromkeys(names):
         if names.count(name) > 1 and name in found:
@@ -287,7 +308,7 @@ def check_devices(
             yield Problem(
                 where,
                 f"there is no device {name}",
-                f"Here are {here}." if known else "The driver knows none at all: leave it out to run on CPUs.",
+                f"Here are {here}." if known else f"The driver knows none at all{without}.",
             )
         elif found[name].trouble:
             yield Problem(where, f"device {name} does not answer: {found[name].trouble}", "See what nvidia-smi says.")
@@ -304,10 +325,14 @@ def check_devices(
 def is_busy(device: Device) -> bool:
     """Whether so much of its memory is held that an engine, which takes nearly all of it, would not start."""
     limit = max(IDLE_BYTES, device.total_bytes * IDLE_SHARE)
-    amounts = [process.used_bytes for process in device.processes]
-    if not device.total_bytes and None in amounts:
+    if not device.total_bytes and None in [process.used_bytes for process in device.processes]:
         return True
-    return max(device.used_bytes, sum(amount or 0 for amount in amounts)) > limit
+    return held_bytes(device) > limit
+
+
+def held_bytes(device: Device) -> int:
+    """How much of its memory is held; what processes hold may be more than what the driver has added up."""
+    return max(device.used_bytes, sum(process.used_bytes or 0 for process in device.processes))
 
 
 def is_idle(device: Device) -> bool:

@@ -24,6 +24,7 @@ from evalscope_evalflow.devices.nvml import (
     split,
 )
 from evalscope_evalflow.devices.pool import ChosenBy, Pool, describe, find, in_blocks
+from evalscope_evalflow.devices.shared_devices import beside_others, check_share
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.engines.checkpoints.memory import Demand, gib
 from evalscope_evalflow.errors import ConfigError, Problem
@@ -107,6 +108,8 @@ def place(
     if not pool.known or (unmeasured and (pool.chosen_by is not ChosenBy.EVALFLOW or not pool.measured)):
         kept = None if pool.chosen_by is ChosenBy.ENV_VARS else _kept(deploy)
         return _by_number(demand, deploy, kept, len(pool.devices))
+    if pool.chosen_by is ChosenBy.ENV_VARS:  # they need not be idle
+        pool = beside_others(pool, demand.memory)
     return _Choice(engine, model, deploy, pool, demand, waiting).make()
 
 
@@ -250,6 +253,9 @@ class _Choice:
         need = self.demand.on_each(size)
         sequences = self.demand.sequences(size, total)
         measured = {name: self.pool.measured[name] for name in names}
+        for name, device in measured.items():
+            if name in self.pool.others and not self.demand.memory.of_free:
+                check_share(name, device, self.pool.others[name], self.demand.memory, self.engine.name)
         head = (
             f"devices {describe(measured)} of {len(self.pool.everywhere)} "
             f"{'here' if self.pool.chosen_by is ChosenBy.EVALFLOW else 'named'}: tensor_parallel {size}, "
@@ -263,6 +269,8 @@ class _Choice:
         doubts = []
         if sequences < 1:
             doubts.append(f"may not fit: {self._sum(size, group)}")
+        if self.pool.chosen_by is ChosenBy.ENV_VARS:
+            doubts += [f"device {name} {self.pool.others[name]}" for name in names if name in self.pool.others]
         if size & (size - 1):
             doubts.append(f"tensor_parallel {size} is no power of two, which engines are made for")
         facts = {
@@ -337,7 +345,7 @@ class _Choice:
         return Problem(
             DEVICES,
             f"{count} idle device{'s are' if count > 1 else ' is'} needed, and idle here: {idle} ({reasons})",
-            'Wait until they are free; to run on CPUs, set devices: "".',
+            "Wait until they are free" + ("." if self.engine.needs_gpu else '; to run on CPUs, set devices: "".'),
         )
 
     def _too_large(self, sizes: list[int], replicas: int) -> Problem:

@@ -18,7 +18,9 @@ def check_placement(
 ) -> Iterator[Problem]:
     """What is wrong with the devices of a model, whoever chooses them; `warn` is called with each doubt."""
     idle = engine.needs_idle_devices and engine.uses_devices(deploy)
-    problems = list(check_devices(_names(deploy), deploy.env_vars, idle=idle, going=yielding_devices()))
+    needs_gpu = engine.needs_gpu and engine.uses_devices(deploy)
+    going = yielding_devices()
+    problems = list(check_devices(_names(deploy), deploy.env_vars, idle=idle, going=going, needs_gpu=needs_gpu))
     if deploy.tensor_parallel != AUTO and engine.spreads == "heads":
         why = engine.demand(model, deploy).shape.why_not(deploy.tensor_parallel)
         if why:

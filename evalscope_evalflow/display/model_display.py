@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
+from evalscope_evalflow.display.api_lines import ApiLines
 from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.events import api_events as api
 from evalscope_evalflow.events import engine_events as engine
 from evalscope_evalflow.events import run_events as run
 from evalscope_evalflow.events import worker_events as worker
@@ -28,6 +31,8 @@ class ModelDisplay:
             model: the model's name, with which each line begins.
         """
         self._reporter, self._model = reporter, model
+        self._api = ApiLines()
+        self._failed: set[str] = set()  # datasets, whose reason is on the screen already
 
     def on_event(self, event: Event) -> None:
         """Show it, if a person should know."""
@@ -38,10 +43,19 @@ class ModelDisplay:
                 self._reporter.end(self._model)
             case run.Progress(phase, answers):
                 more = "" if answers is None else f", {answers} answers saved"
-                self._reporter.update(self._model, f"{BUSY[phase]}{more}")
+                trouble = self._api.trouble(answers)
+                self._reporter.update(self._model, f"{BUSY[phase]}{more}{trouble}")
+            case api.ApiEvent():
+                text, warns = self._api.line(event)
+                say = self._reporter.warn if warns else self._reporter.log
+                say(f"{self._model}: {text}")
             case run.RunStarted() | run.WorkPlanned() | run.PhaseBegan() | run.PhaseEnded():
                 pass
+            case run.DatasetIncomplete(dataset, reported=False) if dataset in self._failed:
+                pass
             case _:
+                if isinstance(event, worker.DatasetFailed):
+                    self._failed.add(event.dataset)
                 self._say(event)
 
     def _say(self, event: Event) -> None:
@@ -60,7 +74,7 @@ def _line(event: Event) -> str:
         case run.ResultsArchived(folder, None):
             return f"reuse is off; earlier results are kept in {folder}"
         case run.ResultsArchived(folder, datasets) if datasets:
-            return f"another judge; earlier verdicts on {', '.join(datasets)} are kept in {folder}"
+            return f"another judge; earlier verdicts on {', '.join(datasets)} are kept (reports: {folder})"
         case engine.EngineReused(name, run_id=run_id):
             return f"{name} has been kept since run {run_id}"
         case engine.EngineStarting(name, local=True, log=log):
@@ -75,9 +89,20 @@ def _line(event: Event) -> str:
             return f"{name} and all it started are gone ({seconds:.1f} s)"
         case worker.VerdictsDropped(dataset, number):
             return f"{number} verdicts on {dataset} were not the judge's own; they are made again"
+        case worker.RowsAligned(dataset):
+            return f"{dataset}: {_aligned(event)}"
         case worker.DatasetNotSplit(dataset):
             return f"{dataset} has an evaluator of its own: it is judged while the engine runs"
     return ""
+
+
+def _aligned(event: worker.RowsAligned) -> str:
+    parts = [
+        (event.put_aside, "saved answers are to samples that are not chosen now; they are kept for when these are"),
+        (event.brought_back, "answers of earlier runs are used again"),
+        (event.scored_anew, "answers are scored anew, as their right answers have changed"),
+    ]
+    return "; ".join(f"{number} {words}" for number, words in parts if number)
 
 
 def _warnings(event: Event) -> list[str]:
@@ -95,6 +120,9 @@ def _warnings(event: Event) -> list[str]:
             return [f"{name} was ended, but {line}" for line in (*problems, *warnings)]
         case worker.DatasetFailed(dataset, message):
             return [f"{dataset} failed: {message}; the other datasets go on"]
+        case worker.JudgeProbed(dataset, _, kind, said, expected) if kind:
+            why = reasons([MissingVerdict(kind, said, expected)], 1)[0]
+            return [f"{dataset}: the judge was asked about one answer ahead, and gave no verdict: {why}"]
         case run.DatasetIncomplete():
             return [_incomplete(event)]
         case run.FailuresStand():

@@ -19,6 +19,7 @@ from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment, version_in
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.keys import is_secret_name, reveal
+from evalscope_evalflow.engines.checkpoints import checkpoint_folder
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -81,12 +82,17 @@ class LogPattern:
         cause: one line; `{0}` is the first group that matched, or the whole match.
         hint: what the user can do.
         retryable: whether the same start may succeed a moment later; it is then tried again, three times in all.
+        fallback: whether it counts only where the log has no other cause and no error of its own, as what a process
+            says that only lost another one. Routine lines (`Engine.log_routine`) are searched for it as well.
+        device_memory: whether it is for lack of a device's memory: who holds that is then added to the hint.
     """
 
     pattern: str
     cause: str
     hint: str
     retryable: bool = False
+    fallback: bool = False
+    device_memory: bool = False
 
     def explain(self, log: str) -> tuple[str, str] | None:
         """(cause, hint) if the log has such a line."""
@@ -206,10 +212,20 @@ class Engine(ABC):
         log_patterns: what lines of its log mean, the most specific first.
         log_prefix: regular expression of what its processes put before each line of the log; it is dropped before the
             log is searched or shown. Empty: nothing.
+        log_routine: regular expression of the beginning of lines that every good start may have, such as those of level
+            INFO and WARNING, with their prefix: no cause is looked for in them. Empty: there are none.
         counters: metrics that show whether it makes progress; None: its CPU time is all that shows it.
         parser: where its options are found; None: they are not checked.
         reserved_options: options that EvalFlow sets, and the setting to use in place of each in `extra_args`.
         reserved_variables: environment variables that EvalFlow sets, and the setting to use in place of each.
+        neutral_options: options of `extra_args` that are known not to affect its answers (log levels, cache folders,
+            shares of memory); all others count: with another value of them, saved answers are not reused. `*` stands
+            for any characters.
+        parallel_options: those that share the work out over devices or steps. They change answers only as another
+            batch size does, and so are recorded with the answers, and are no obstacle.
+        neutral_variables: environment variables that are known not to affect its answers, likewise.
+        variable_prefixes: its own environment variables, such as "VLLM_*": what the shell sets of them counts like
+            `env_vars`.
     """
 
     interface_version: ClassVar[int] = INTERFACE_VERSION
@@ -230,10 +246,15 @@ class Engine(ABC):
     replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
     log_prefix: ClassVar[str] = ""
+    log_routine: ClassVar[str] = ""
     counters: ClassVar[Counters | None] = None
     parser: ClassVar[ParserSource | None] = None
     reserved_options: ClassVar[Mapping[str, str]] = {}
     reserved_variables: ClassVar[Mapping[str, str]] = {}
+    neutral_options: ClassVar[Sequence[str]] = ()
+    parallel_options: ClassVar[Sequence[str]] = ()
+    neutral_variables: ClassVar[Sequence[str]] = ()
+    variable_prefixes: ClassVar[Sequence[str]] = ()
 
     @abstractmethod
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
@@ -262,6 +283,12 @@ class Engine(ABC):
         """Whether it can use GPUs at all, as it is built in its environment; nothing is run."""
         return "devices" in self.honours
 
+    def context_length(self, model: ModelConfig, deploy: DeployConfig) -> int | None:
+        """The tokens of context that it serves the model with, where they are set or can be read from its files."""
+        if deploy.max_model_len or not model.path or "max_model_len" not in self.honours:
+            return deploy.max_model_len
+        return checkpoint_folder.context_length(model.path)
+
     def memory(self, deploy: DeployConfig) -> Memory:
         """What it does with a device's memory."""
         return Memory()
@@ -278,6 +305,14 @@ class Engine(ABC):
         """The version of the engine in an environment; None if it is unknown. Nothing is run or imported."""
         found = self.dist_info(env)
         return version_in(found) if found else None
+
+    def why_answers_differ(self, deploy: DeployConfig) -> str:
+        """Why the same question may have another answer in the next run, at temperature 0; empty: no reason is known.
+
+        It is a clause, such as "turbomind's answers differ from run to run at temperature 0". Where a run goes on from
+        saved answers, it is shown and recorded.
+        """
+        return ""
 
     def normalise_argument(self, word: str) -> str:
         """A word of `extra_args` in the form in which the engine's parser has it, for checking; by default as it is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +22,7 @@ from evalscope_evalflow.engines.checkpoints import gguf
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import gguf_files, locate
 from evalscope_evalflow.engines.checkpoints.memory import GIB, Demand, Memory, demand
 from evalscope_evalflow.engines.log_patterns import PORT_TAKEN
+from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
 
 LAUNCHER = Path(__file__).with_name("llamacpp_launcher.py")
@@ -57,6 +57,9 @@ class LlamaCpp(Engine):
         "--chat-template-file": "deploy.chat_template",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    neutral_options = text_effects.LLAMACPP_OPTIONS
+    neutral_variables = text_effects.LLAMACPP_VARIABLES
+    variable_prefixes = ("LLAMA_*", "GGML_*")
     log_patterns = (
         LogPattern(
             r"error: (unrecognized arguments: .+|argument --\S+: .+|the following arguments are required: .+)",
@@ -119,15 +122,20 @@ class LlamaCpp(Engine):
                 )
         yield from check_template(deploy)
 
+    def context_length(self, model: ModelConfig, deploy: DeployConfig) -> int | None:
+        if deploy.max_model_len or not model.path:
+            return deploy.max_model_len
+        try:
+            return _default_context(locate(model.path))
+        except (OSError, ValueError):  # the check of the file reports that
+            return None
+
     def memory(self, deploy: DeployConfig) -> Memory:
         # It makes room for every sequence at its start, and needs little beside.
         return Memory(share=0.95, reserve_bytes=GIB, sequences=self.max_num_seqs(deploy), windows=False)
 
     def demand(self, model: ModelConfig, deploy: DeployConfig) -> Demand:
-        tokens = deploy.max_model_len or DEFAULT_CONTEXT
-        with contextlib.suppress(OSError, ValueError):  # the check of the file reports that
-            if model.path and not deploy.max_model_len:
-                tokens = _default_context(locate(model.path))
+        tokens = self.context_length(model, deploy) or DEFAULT_CONTEXT
         return demand(model.path, tokens, self.memory(deploy))
 
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:

@@ -23,7 +23,7 @@ WHERE_IS_IT = (
     ),
     LogPattern(
         r"(model type `.+?` but Transformers does not recognize|Model architectures \[.+?\] are not supported"
-        r"|.+ has no vLLM implementation)",
+        r"|.+ has no vLLM implementation(?!, falling back))",
         "this engine cannot run the model: {0}",
         "Upgrade the engine in its environment.",
     ),

@@ -29,6 +29,7 @@ from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoi
 from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
 
 PROGRAM = "sglang.launch_server"
@@ -69,6 +70,11 @@ class SGLang(Engine):
         "--api-key": "deploy.api_key",
     }
     reserved_variables: ClassVar[Mapping[str, str]] = {KEY_VARIABLE: "deploy.api_key"}
+    neutral_options = text_effects.SGLANG_OPTIONS
+    parallel_options = text_effects.SGLANG_PARALLEL
+    neutral_variables = text_effects.SGLANG_VARIABLES
+    variable_prefixes = ("SGLANG_*", "SGL_*")
+    log_routine = r"(?:\[[^\]]+\] )?(?:INFO|WARNING):|\[[^\]]+\] (?:server_args=|Ignore import error )"
     log_patterns = (
         LogPattern(
             REJECTED,
@@ -90,11 +96,13 @@ class SGLang(Engine):
             r"(Not enough memory\. Please try to increase --mem-fraction-static.*)",
             "there is not enough memory for the KV cache: {0}",
             "Raise tensor_parallel, or --mem-fraction-static in extra_args.",
+            device_memory=True,
         ),
         LogPattern(
             r"OutOfMemoryError: (.+)",
             "the device ran out of memory: {0}",
             "Lower --mem-fraction-static (extra_args) or max_num_seqs, or raise tensor_parallel.",
+            device_memory=True,
         ),
         PORT_TAKEN,
         LogPattern(

@@ -11,6 +11,7 @@ from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
     HONOURABLE,
+    KEY_VARIABLE,
     Address,
     Command,
     Counters,
@@ -18,13 +19,18 @@ from evalscope_evalflow.engines.base import (
     LogPattern,
     ParserSource,
     check_template,
+    key_launcher,
     parallel,
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
+from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
+
+PROGRAM = "vllm.entrypoints.cli.main:main"
+RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 
 
 class VLLM(Engine):
@@ -43,7 +49,7 @@ class VLLM(Engine):
         in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
         progress=("vllm:generation_tokens_total", "vllm:prompt_tokens_total", "vllm:kv_cache_usage_perc"),
     )
-    parser = ParserSource("vllm.entrypoints.cli.main:main", ("serve",))
+    parser = ParserSource(PROGRAM, ("serve",))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
         "--served-model-name": "the model's `name`",
@@ -56,8 +62,18 @@ class VLLM(Engine):
         "--chat-template": "deploy.chat_template",
         "--api-key": "deploy.api_key",
     }
-    reserved_variables: ClassVar[Mapping[str, str]] = {"VLLM_API_KEY": "deploy.api_key"}
+    # The key is not passed in the first: up to 0.27, vLLM takes all its variables for something that compiled code
+    # depends on, so that a random key would have it compile anew at each start (20 s on an H100).
+    reserved_variables: ClassVar[Mapping[str, str]] = {
+        "VLLM_API_KEY": "deploy.api_key",
+        KEY_VARIABLE: "deploy.api_key",
+    }
+    log_routine = r"(?:\(\w+ pid=\d+\) )?(?:INFO|DEBUG|WARNING)\b"
     log_prefix = r"\((?:EngineCore|APIServer|Worker|VllmWorker)\S* pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[\S+?\] )?"
+    neutral_options = text_effects.VLLM_OPTIONS
+    parallel_options = text_effects.VLLM_PARALLEL
+    neutral_variables = text_effects.VLLM_VARIABLES
+    variable_prefixes = ("VLLM_*",)
     log_patterns = (
         LogPattern(
             REJECTED, "vLLM rejects an argument: {0}", "Compare it with `vllm serve --help=all` of that environment."
@@ -89,19 +105,28 @@ class VLLM(Engine):
             "Free memory, or lower VLLM_CPU_KVCACHE_SPACE (env_vars) or --kv-cache-memory-bytes (extra_args).",
         ),
         LogPattern(
+            r"(The worker already uses .+? GiB \(.+?\), more than the .+? GiB of CPU memory reserved)",
+            "there is not enough memory for the KV cache: {0}",
+            "Raise --gpu-memory-utilization in extra_args (on a CPU, it is a share of the machine's memory), or set "
+            "VLLM_CPU_KVCACHE_SPACE (env_vars).",
+        ),
+        LogPattern(
             r"((?:To serve at least one request|No available memory for the cache blocks).+)",
             "there is not enough memory for the KV cache: {0}",
             "Lower max_model_len or max_num_seqs, or give it more devices.",
+            device_memory=True,
         ),
-        LogPattern(
-            r"(Free memory on device .+)",
+        LogPattern(  # every good start has a line that begins so, too
+            r"(Free memory on device .+ is less than desired .+)",
             "the device is in use by another process: {0}",
             "Choose an idle device, or lower --gpu-memory-utilization in extra_args.",
+            device_memory=True,
         ),
         LogPattern(
             r"OutOfMemoryError: (.+)",
             "the device ran out of memory: {0}",
             "Lower max_num_seqs or max_model_len, or raise tensor_parallel.",
+            device_memory=True,
         ),
         PORT_TAKEN,
         LogPattern(
@@ -121,6 +146,14 @@ class VLLM(Engine):
             "the engine's environment is broken: {0}",
             "Repair that environment.",
         ),
+        LogPattern(  # said by the API server; EngineCore itself may have had no time for a word
+            r"(engine core exited unexpectedly|Engine core proc \S+ died unexpectedly"
+            r"|Worker proc \S+ died unexpectedly)",
+            "vLLM's EngineCore, the process that computes, died without a word: it was killed, or it crashed ({0})",
+            "Was it memory? `dmesg` names what the kernel killed and which driver or process crashed; then lower "
+            "max_num_seqs or max_model_len.",
+            fallback=True,
+        ),
     )
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
@@ -129,6 +162,12 @@ class VLLM(Engine):
         yield from check_adapters(model, deploy, "--lora-modules")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--hf_overrides"))
         yield from check_template(deploy, inline=True)
+        if deploy.env_vars.get(RUST_FRONTEND, "0").strip() not in ("", "0"):
+            yield Problem(
+                f"deploy.env_vars.{RUST_FRONTEND}",
+                "vLLM's front end in Rust answers some paths without the key",
+                "Leave it out: other users of this machine could use the model.",
+            )
 
     def uses_devices(self, deploy: DeployConfig) -> bool:
         try:
@@ -162,8 +201,9 @@ class VLLM(Engine):
         )
         size = float_bytes(given.get("--dtype", None))
         return Memory(
-            share=given.get("--gpu-memory-utilization", 0.9),  # 0.92 as of vLLM 0.30
+            share=given.get("--gpu-memory-utilization", 0.9),  # 0.92 as of vLLM 0.26
             option="--gpu-memory-utilization",
+            of_free=False,
             reserve_bytes=RESERVE_BYTES - int(given.get("--cpu-offload-gb", 0.0) * GIB),
             kv_bytes=kv_bytes(given.get("--kv-cache-dtype", None), size),
             float_bytes=size,
@@ -173,7 +213,7 @@ class VLLM(Engine):
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
         argv = [
-            str(env.python), "-m", "vllm.entrypoints.cli.main", "serve", model.path,
+            *key_launcher(env, "api-key+", PROGRAM), "serve", model.path,
             "--served-model-name", model.name,
             "--host", address.host, "--port", str(address.port),
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
@@ -191,5 +231,5 @@ class VLLM(Engine):
             argv += ["--chat-template", deploy.chat_template]
         env_vars = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
         if address.api_key:
-            env_vars["VLLM_API_KEY"] = address.api_key  # an argument would be readable by every user
-        return Command([*argv, *deploy.extra_args], env_vars, secrets=("VLLM_API_KEY",))
+            env_vars[KEY_VARIABLE] = address.api_key  # an argument would be readable by every user
+        return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))

@@ -89,6 +89,55 @@ class VerdictsDropped(WorkerEvent):
 
 
 @dataclass(frozen=True)
+class MetricsFailed(WorkerEvent):
+    """A dataset was scored; some of its metrics could not be computed, and have no value.
+
+    Attributes:
+        dataset: its name.
+        metrics: for each such metric, of how many samples, and what went wrong with the first of them.
+    """
+
+    dataset: str
+    metrics: dict[str, tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class RowsAligned(WorkerEvent):
+    """Saved answers were brought in line with a dataset's rows, which are not those that they were to.
+
+    Attributes:
+        dataset: its name.
+        put_aside: answers to rows that are not chosen now; they are kept.
+        brought_back: answers that had been put aside.
+        scored_anew: verdicts that no longer count, as the right answer has changed.
+    """
+
+    dataset: str
+    put_aside: int = 0
+    brought_back: int = 0
+    scored_anew: int = 0
+
+
+@dataclass(frozen=True)
+class JudgeProbed(WorkerEvent):
+    """The judge was asked about one answer of a dataset while others were still being answered.
+
+    Attributes:
+        dataset: whose answer it was.
+        requests: requests that it took; they are not made again if the answer is judged in the same way later.
+        kind: why there is no verdict, as `MissingVerdict` has it; empty where there is one.
+        said: what the judge, or its server, said.
+        expected: what the reply has to be.
+    """
+
+    dataset: str
+    requests: int
+    kind: str = ""
+    said: str = ""
+    expected: str = ""
+
+
+@dataclass(frozen=True)
 class WorkerJudging(WorkerEvent):
     """The saved answers are scored from now on."""
 

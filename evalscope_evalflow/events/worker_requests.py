@@ -35,6 +35,9 @@ class StartTask(WorkerRequest):
         failure_cause: fingerprint of everything in the task, other than a prompt, that can make a request fail.
         judge_batch_size: answers that are judged at once; None for as many as the model is asked at once.
         settings: what else the worker half of this backend needs.
+        own_engine: whether an engine of this run's serves the model, which the parent watches.
+        stall_timeout_s: seconds for which an API that runs elsewhere may be down before it is given up.
+        request_slots: folder and number of the slots that requests to the model take; None: it has no others' requests.
     """
 
     worker_half: str
@@ -44,6 +47,9 @@ class StartTask(WorkerRequest):
     failure_cause: str
     judge_batch_size: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    own_engine: bool = True
+    stall_timeout_s: float = 300.0
+    request_slots: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,11 @@ class ModelReady(WorkerRequest):
 
     Attributes:
         api_url: the base URL of its API.
+        judge_ahead: datasets of which the judge is asked about one answer while others are still being answered.
     """
 
     api_url: str
+    judge_ahead: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from evalscope_evalflow.events.worker_events import (
     WorkerDone,
     WorkerExited,
     WorkerFailed,
+    WorkerWaiting,
 )
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run import fingerprints
@@ -71,14 +72,15 @@ class Given:
 class Attempt:
     """A try at what is left of a model's part of a task."""
 
-    def __init__(self, run: Run, phases: list[str], given: Given) -> None:
+    def __init__(self, run: Run, phases: list[str], given: Given, *, look_first: bool = False) -> None:
         """
         Args:
             run: the run.
             phases: what to do, of `infer` and `judge`; without `infer`, no engine is started.
             given: what it works with.
+            look_first: whether the engine is started only when the worker has found that an answer is missing.
         """
-        self.run, self.phases, self.given = run, phases, given
+        self.run, self.phases, self.given, self.look_first = run, phases, given, look_first
         self.engine = resolve_engine(run.model, run.deploy)
         self.inbox = Inbox()
         self.session: EngineSession | None = None
@@ -117,6 +119,10 @@ class Attempt:
     def _infer(self, cleanup: ExitStack) -> None:
         """From the engine's start to its release."""
         run = self.run
+        if self.look_first and self.engine.local and self._nothing_to_ask(cleanup):
+            run.emit(EngineNotNeeded(self.engine.name))
+            run.emit(DevicesFree())
+            return
         self.session = session = EngineSession(run, self.engine, self.given.entry, self._notify)
         cleanup.callback(session.release)
         with run.phase(Phase.LOAD):
@@ -140,12 +146,29 @@ class Attempt:
             if "judge" not in self.phases:
                 worker.process.ask_to_stop()
 
+    def _nothing_to_ask(self, cleanup: ExitStack) -> bool:
+        """Have a worker look whether any answer is missing. If one is, that worker is ended: it has no engine's key."""
+        with self.run.phase(Phase.LOAD):
+            worker = self._start_worker(cleanup, NO_KEY)
+            self.run.control.check()
+            event = self._wait_for(WorkerWaiting, AnswersSaved, phase=Phase.LOAD)
+        if isinstance(event, AnswersSaved):
+            if "judge" not in self.phases:
+                worker.process.ask_to_stop()
+            return True
+        worker.stop()
+        while not isinstance(self.inbox.next(), WorkerExited):
+            pass
+        self.worker = None
+        return False
+
     def _judge(self) -> None:
         """The answers are saved, and the engine is gone."""
         run, worker = self.run, self.worker
         assert worker is not None
-        judge = fingerprints.verdicts(run.task)
-        run.update_cells({dataset: {"verdicts": judge} for dataset in run.task.datasets})
+        run.update_cells(
+            {dataset: {"verdicts": fingerprints.verdicts(run.task, dataset)} for dataset in run.task.datasets}
+        )
         verdicts = run.answers() if judges(run.task) else 0
         with ExitStack() as judging:
             with run.phase(Phase.WAIT_FOR_JUDGE):
@@ -159,7 +182,11 @@ class Attempt:
         run = self.run
         max_num_seqs = self.engine.max_num_seqs(run.deploy)
         self.worker = worker = Worker(
-            run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
+            dataclasses.replace(
+                run.backend.start_task(run.task, run.model, self.phases, max_num_seqs),
+                own_engine=self.engine.local,
+                stall_timeout_s=run.deploy.stall_timeout_s,
+            ),
             env=Environment.find(run.task.flow.worker_env),
             api_key=api_key,
             api_url=run.model.api_url,
@@ -217,7 +244,7 @@ class Attempt:
         """
         worker = self.worker
         assert worker is not None
-        worker.go(endpoint.api_url)
+        worker.go(endpoint.api_url, self._judge_ahead())
         before = self.run.answers()
         event = self._wait_for(AllAnswered, AnswersSaved, EngineExited, EngineUnwell, phase=Phase.INFER)
         if isinstance(event, (EngineExited, EngineUnwell)):
@@ -251,6 +278,12 @@ class Attempt:
             if isinstance(event, wanted):
                 return event
             self._raise_if_worker_ended(event)
+
+    def _judge_ahead(self) -> list[str]:
+        """Datasets of which the judge is asked about one answer ahead: not one that is served here, or not asked."""
+        run = self.run
+        remote = [judge for judge in judges(run.task) if judge.get("api_url")]
+        return run.control.judge_ahead(run.task.datasets) if remote and "judge" in self.phases else []
 
     def _raise_if_worker_ended(self, event: Event) -> None:
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from evalscope_evalflow.errors import RESUME, Stopped
@@ -61,6 +61,13 @@ class Control:
     def may_keep_engine(self) -> bool:
         """Whether the engine may be kept (`deploy.keep_alive_s`): not while other models wait for its devices."""
         return True
+
+    def judge_ahead(self, datasets: Sequence[str]) -> list[str]:
+        """Of these datasets, those of which the run asks the judge about one answer while its model still answers.
+
+        It is asked once: whether the judge's verdicts on a dataset can be read does not depend on the model.
+        """
+        return list(datasets)
 
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:
         """A context in which the run may ask the judge; entering it waits until it may.

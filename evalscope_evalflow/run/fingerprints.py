@@ -1,31 +1,56 @@
 """What answers and verdicts depend on: saved ones are reused only where it is the same.
 
-Predictions depend on the checkpoint, the dataset, the prompt and the generation settings; verdicts on those, and on
-the judge. EvalScope's own identity mixes the two, and would refuse to judge today what was predicted yesterday.
+Predictions depend on the checkpoint, the engine and its settings, the dataset, the prompt and the generation settings;
+verdicts on those, and on the judge. EvalScope's own identity mixes the two, and would refuse to judge today what was
+predicted yesterday. Which setting counts for which stands in `config/setting_effects.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evalscope_evalflow.config import DeployConfig, ModelConfig, keys
-from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
-from evalscope_evalflow.engines import resolve_engine
+from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig, catalog
+from evalscope_evalflow.config.benchmark_defaults import benchmark_defaults
+from evalscope_evalflow.config.setting_effects import (
+    DATASET,
+    GENERATION,
+    JUDGE,
+    JUDGE_CONTRACT,
+    JUDGE_MODEL,
+    SANDBOX,
+    STOCK,
+    Effect,
+    Setting,
+    settings_with,
+    without_defaults,
+)
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.engines import Engine, default_engine, resolve_engine
+from evalscope_evalflow.engines.options.answer_options import answer_options, answer_variables
 from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.run import fact_values
+from evalscope_evalflow.run.fact_differences import OTHERS, Compared, compare
+from evalscope_evalflow.run.fact_values import UNKNOWN
 
-# Of a stock task, beside generation_config and dataset_args: what decides which samples are asked, and how.
-_ASKED = (
-    "limit", "repeats", "seed", "model_args", "model_task", "chat_template", "dataset_hub", "dataset_dir",
-    "agent_config", "sandbox",
+SCHEMA = "facts"  # the name under which facts say by which version of this module they were made
+VERSION = 2
+# What EvalFlow 0.1 did not write down: it counts as unknown.
+NOT_IN_0_1 = ("deploy.extra_args", "deploy.env_vars", "deploy.max_model_len", "api_url")
+# Fields of the stock task that are facts under their own names. The others are handled one by one.
+_OF_TASK = tuple(
+    name
+    for name in settings_with(Effect.ANSWERS, STOCK)
+    if name not in ("model", "model_id", "api_url", "eval_backend", "use_sandbox", "sandbox_type",
+                    "sandbox_manager_config")
 )  # fmt: skip
-_ELSEWHERE = {"api_url", "api_key", "timeout", "retries", "retry_interval", "max_retries"}
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_HASHED_BYTES = 4 * 1024**2  # of smaller files the content counts; of weights, size and time
+# EvalScope's defaults where the task has no `generation_config` at all.
+_NO_GENERATION = {"Native": {"temperature": 0.0}}
+_NO_JUDGE_GENERATION = {"temperature": 0.0, "max_tokens": 4096}
+# Variables by which EvalScope's judge takes what `judge.contract` does not say.
+_JUDGE_VARIABLES = {"system_prompt": "JUDGE_SYSTEM_PROMPT", "prompt_template": "JUDGE_PROMPT_TEMPLATE"}
+_OLD_NAMES = {"server": "openai_api"}
 
 
 def predictions(task: Task, model: ModelConfig, dataset: str) -> dict[str, Any]:
@@ -36,98 +61,209 @@ def predictions(task: Task, model: ModelConfig, dataset: str) -> dict[str, Any]:
 def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The same for several datasets, with one look at the checkpoint."""
     deploy = task.flow.deploy_for(model)
+    stock = task.stock
     found: dict[str, Any] = {
+        SCHEMA: VERSION,
         "backend": task.flow.backend,
         "model": model.served_name,
-        "engine": _engine(model, deploy),
-        "checkpoint": checkpoint(model.path) if model.path else None,
-        "deploy.chat_template": _content(deploy.chat_template),
-        **{name: task.stock.get(name) for name in _ASKED},
+        "checkpoint": fact_values.checkpoint(model.path) if model.path else None,
+        "deploy.chat_template": fact_values.template(deploy.chat_template),
+        **_of_engine(task, model, deploy),
+        **without_defaults({name: stock.get(name) for name in _OF_TASK}, STOCK),
+        "sandbox": _sandbox(stock),
+        "dataset_dir": _absolute(stock.get("dataset_dir")),
+        **_generation(task.generation_config(model), task.flow.backend),
     }
-    generation = task.generation_config(model) or {}
-    if isinstance(generation, Mapping):
-        found |= {f"generation_config.{name}": value for name, value in generation.items() if name not in PATIENCE_KEYS}
-    common = _plain(found)
-    settings = task.stock.get("dataset_args") or {}
+    repeats = found.pop("generation_config.n", None)
+    if repeats and "repeats" not in found:
+        found["repeats"] = repeats
+    common = fact_values.plain(found)
     return {
-        dataset: dict(sorted((common | _plain({"dataset_args": settings.get(dataset)})).items()))
+        dataset: dict(sorted((common | fact_values.plain({"dataset_args": args})).items()))
         for dataset in datasets
+        for args in (_dataset_args(_settings(task, dataset), dataset_defaults(task, dataset)),)
     }
 
 
-def verdicts(task: Task) -> dict[str, Any]:
-    """What verdicts depend on beside the answers: the judge, wherever it is served."""
-    judge = task.stock.get("judge") or {}
+def verdicts(task: Task, dataset: str | None = None) -> dict[str, Any]:
+    """What verdicts depend on beside the answers: the judge, wherever it is served, and how scores are made.
+
+    Args:
+        task: the task.
+        dataset: whose scoring it is; None: of what all datasets share.
+    """
+    judge = dict(task.stock.get("judge") or {})
+    judge.setdefault("strategy", task.stock.get("judge_strategy"))
     models = judge.get("models") or []
     models = [models] if isinstance(models, Mapping) else models
-    found = {name: value for name, value in judge.items() if name != "models"}
-    found["models"] = [{name: value for name, value in item.items() if name not in _ELSEWHERE} for item in models]
-    return _plain(found)
+    found = without_defaults(
+        {name: value for name, value in judge.items() if name not in ("models", "contract")}, JUDGE
+    )
+    contract = dict(judge.get("contract") or {})
+    if models:
+        found["models"] = [_judge_model(item, task.flow.backend) for item in models]
+        for name, variable in _JUDGE_VARIABLES.items():
+            contract[name] = contract.get(name) or os.environ.get(variable)
+    found["contract"] = without_defaults(contract, JUDGE_CONTRACT)
+    if dataset is not None:
+        args = _settings(task, dataset)
+        found["dataset_args"] = _dataset_args(args, dataset_defaults(task, dataset), (Effect.SCORING,))
+    return fact_values.plain(found)
+
+
+def same_verdicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether verdicts that depend on `before` are those that a task would get now.
+
+    Args:
+        before: as `verdicts` has made it, perhaps an earlier version of it, which wrote defaults out.
+        now: as it makes it now.
+    """
+    older = {**before, "models": [_judge_model(item, "") for item in before.get("models") or ()]}
+    older["contract"] = without_defaults(before.get("contract") or {}, JUDGE_CONTRACT)
+    return fact_values.plain(without_defaults(older, JUDGE)) == dict(now)
+
+
+def compare_predictions(
+    before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Compared:
+    """What has changed since answers were saved, whichever version of EvalFlow saved them.
+
+    Args:
+        before: what the cell has, as `predictions` has made it.
+        now: what `predictions` makes now.
+        defaults: of the benchmark's settings, which 0.1 wrote down where they were given.
+    """
+    facts = {name: value for name, value in now.items() if name != SCHEMA}
+    if SCHEMA in before:
+        return compare({name: value for name, value in before.items() if name != SCHEMA}, facts)
+    return compare(_as_of_today(before, defaults or {}), facts, NOT_IN_0_1)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What has changed, in words, such as "limit was 4 and is 8"."""
-    changed = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if old == new:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            parts = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-            changed += [f"{name}.{key} was {_short(old.get(key))} and is {_short(new.get(key))}" for key in parts]
-        else:
-            changed.append(f"{name} was {_short(old)} and is {_short(new)}")
-    return changed
+    return [item.text for item in compare_predictions(before, now).differences]
 
 
-def checkpoint(path: str) -> dict[str, str]:
-    """A fingerprint of each file of a checkpoint: content of small ones, size and time of weights.
+def _as_of_today(before: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of EvalFlow 0.1, which wrote defaults out, without them."""
+    found = without_defaults(before, STOCK)
+    found["sandbox"] = _sandbox(before)
+    found["dataset_dir"] = _absolute(before.get("dataset_dir"))
+    found["dataset_args"] = _dataset_args(before.get("dataset_args"), defaults)
+    backend = str(before.get("backend"))
+    generation = {
+        name.removeprefix("generation_config."): found.pop(name)
+        for name in list(found)
+        if name.startswith("generation_config.")
+    }
+    return fact_values.plain({**found, **_generation(generation, backend)})
 
-    The path is not in it, so a checkpoint may be moved; one that training has written again is another.
-    """
-    root = Path(path).expanduser()
-    if not root.exists():
-        return {"hub": path}
-    return {name: _file(file) for name, file in _files(root)}
 
-
-def _engine(model: ModelConfig, deploy: DeployConfig) -> str:
-    """The engine's name, also where `auto` stands for it."""
+def _of_engine(task: Task, model: ModelConfig, deploy: DeployConfig) -> dict[str, Any]:
+    """The engine and its settings, or the API's address."""
     try:
-        return resolve_engine(model, deploy).name
-    except ConfigError:
-        return deploy.engine
+        engine = resolve_engine(model, deploy)
+    except ConfigError:  # another check reports it
+        name = default_engine(model.path, model.api_url) if deploy.engine == AUTO else deploy.engine
+        return {"engine": name}
+    if not engine.local:
+        return {"engine": engine.name, "api_url": fact_values.endpoint(model.api_url or "")}
+    options = answer_options(engine, deploy.extra_args)
+    return {
+        "engine": engine.name,
+        "deploy.extra_args": {name: [*map(fact_values.argument, values)] for name, values in options.items()},
+        "deploy.env_vars": _variables(engine, deploy, shell=task.flow.mode != "judge"),
+        "deploy.max_model_len": engine.context_length(model, deploy) or UNKNOWN,
+    }
 
 
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    if root.is_file():
-        yield "file", root
-        return
-    for file in sorted(root.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            yield file.name, file
+def _variables(engine: Engine, deploy: DeployConfig, shell: bool) -> dict[str, str]:
+    """The engine's environment variables, as far as they may affect answers.
+
+    Args:
+        engine: the engine.
+        deploy: its settings.
+        shell: whether this machine's shell is the one that the engine is, or was, started from.
+    """
+    found = answer_variables(engine, deploy.env_vars, os.environ if shell else {})
+    hashed = {name: fact_values.variable(name, value) for name, value in found.items()}
+    return hashed if shell else {**hashed, OTHERS: UNKNOWN}
 
 
-def _file(file: Path) -> str:
-    found = file.stat()
-    if file.suffix in _WEIGHTS or found.st_size > _HASHED_BYTES:
-        return f"{found.st_size} bytes of {found.st_mtime_ns}"
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+def _generation(given: Any, backend: str) -> dict[str, Any]:
+    """The generation settings that count, by names such as `generation_config.temperature`."""
+    if not isinstance(given or {}, Mapping):
+        return {"generation_config": given}  # EvalScope parses it
+    settings = {str(name): value for name, value in (given or {}).items() if value is not None}
+    kept = _counting(settings or _NO_GENERATION.get(backend, {}), GENERATION)
+    return {f"generation_config.{name}": value for name, value in kept.items()}
 
 
-def _content(template: str | None) -> str | None:
-    """A template by what it says: its path may change."""
-    if template is None or not os.path.isfile(os.path.expanduser(template)):
-        return template
-    return hashlib.sha256(Path(template).expanduser().read_bytes()).hexdigest()[:16]
+def _counting(settings: Mapping[str, Any], lines: Mapping[str, Setting]) -> dict[str, Any]:
+    """The settings that say something, but for those that have no effect."""
+    nothing = settings_with(Effect.NEITHER, lines)
+    return {name: value for name, value in without_defaults(settings, lines).items() if name not in nothing}
 
 
-def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON; what is unset counts like what is not there."""
-    plain = json.loads(json.dumps(keys.redact(found), sort_keys=True, default=str))
-    return {name: value for name, value in plain.items() if value not in (None, {}, [])}
+def _sandbox(stock: Mapping[str, Any]) -> dict[str, Any]:
+    """The sandbox, in whichever form it is given."""
+    given = stock.get("sandbox")
+    old_form = {
+        "enabled": stock.get("use_sandbox"),
+        "engine": stock.get("sandbox_type"),
+        "manager_config": stock.get("sandbox_manager_config"),
+    }
+    return _counting(given if isinstance(given, Mapping) else old_form, SANDBOX)
 
 
-def _short(value: Any) -> str:
-    text = "not set" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _dataset_args(
+    settings: Any, defaults: Mapping[str, Any], effects: Sequence[Effect] = (Effect.ANSWERS,)
+) -> dict[str, Any]:
+    """What of a benchmark's settings has an effect, but for those that are set to the benchmark's default.
+
+    Args:
+        settings: `dataset_args.NAME`.
+        defaults: the benchmark's.
+        effects: what counts; a setting that the table does not know counts as changing answers.
+    """
+    if not isinstance(settings, Mapping):
+        return {}
+    found = {}
+    for name, value in settings.items():
+        effect = DATASET[name].effect if name in DATASET else Effect.ANSWERS
+        if value is None or effect not in effects or (name in defaults and value == defaults[name]):
+            continue
+        found[str(name)] = _absolute(value) if name == "local_path" else value
+    return found
+
+
+def _settings(task: Task, dataset: str) -> Any:
+    return (task.stock.get("dataset_args") or {}).get(dataset)
+
+
+def dataset_defaults(task: Task, dataset: str) -> dict[str, Any]:
+    """The benchmark's defaults in the worker's EvalScope, as far as its source tells them."""
+    try:
+        return benchmark_defaults(catalog.evalscope_folder(task.flow.worker_env), dataset)
+    except ConfigError:  # another check reports that there is no EvalScope
+        return {}
+
+
+def _judge_model(given: Any, backend: str) -> Any:
+    """One judge, without where it is served and how patiently it is asked."""
+    if not isinstance(given, Mapping):
+        return given
+    found = dict(given)
+    found["eval_type"] = _OLD_NAMES.get(str(found.get("eval_type")), found.get("eval_type"))
+    if found.get("judge_id") == found.get("model_id"):
+        found.pop("judge_id", None)
+    generation = found.get("generation_config")
+    if isinstance(generation, Mapping):
+        generation = _counting(generation, GENERATION)
+        found["generation_config"] = {} if backend == "Native" and generation == _NO_JUDGE_GENERATION else generation
+    patience = ("timeout", "retries", "retry_interval", "max_retries")  # 0.1 knew them here
+    return {name: value for name, value in _counting(found, JUDGE_MODEL).items() if name not in patience}
+
+
+def _absolute(path: Any) -> Any:
+    return os.path.abspath(os.path.expanduser(path)) if isinstance(path, str) else path

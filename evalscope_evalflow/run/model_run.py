@@ -10,6 +10,8 @@ saved already, none is started; with every verdict, nothing is.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from contextlib import ExitStack, suppress
 from itertools import count
@@ -36,7 +38,7 @@ from evalscope_evalflow.events.run_events import (
 )
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.run import fingerprints
+from evalscope_evalflow.run import fact_values, fingerprints
 from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
 from evalscope_evalflow.run.collect import collect, finished
 from evalscope_evalflow.run.context import Run
@@ -108,7 +110,12 @@ def _record(run: Run) -> Record:
     """The run's record, from its start."""
     env = Environment.find(run.task.flow.worker_env)
     versions = {name: env.version_of(name) for name in run.backend.distributions}
-    return Record(run.folder, run.run_id, versions=versions, task=run.task.part(run.model), model=run.model.name)
+    start = {"task": run.task.part(run.model), "model": run.model.name}
+    if run.model.path:
+        found = fact_values.checkpoint(run.model.path)
+        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+        start["checkpoint"] = {"fingerprint": digest, "files": found}
+    return Record(run.folder, run.run_id, versions=versions, **start)
 
 
 def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
@@ -133,7 +140,7 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
             before_sleep=say,
             reraise=True,
         )
-        attempts(lambda: Attempt(run, left.phases, given).do())
+        attempts(lambda: Attempt(run, left.phases, given, look_first=left.may_ask_nothing).do())
     with run.phase(Phase.COLLECT):
         return collect(run, before)
 
@@ -151,9 +158,13 @@ def _prepare(run: Run) -> Remaining:
         if moved:
             run.emit(ResultsArchived(str(archive), moved))
     cause = failures.cause(task, model)
-    changes: dict[str, dict[str, Any]] = {dataset: {"report": None, "error": None} for dataset in left.judge}
+    # From here on, what verdicts there are on these datasets are this judge's.
+    changes: dict[str, dict[str, Any]] = {
+        dataset: {"verdicts": fingerprints.verdicts(task, dataset), "report": None, "error": None}
+        for dataset in left.judge
+    }
     for dataset, facts in fingerprints.predictions_on(task, model, left.infer).items():
-        changes[dataset] = {"predictions": facts, "cause": cause, "report": None, "error": None}
+        changes.setdefault(dataset, {}).update(predictions=facts, cause=cause, report=None, error=None)
     run.update_cells(changes)
     return left
 

@@ -14,7 +14,9 @@ from evalscope_evalflow.engines import check_engine, resolve_engine
 from evalscope_evalflow.engines.remote import is_url
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import host_checks
-from evalscope_evalflow.run.resume import Survey, check_saved, check_there_is_something_to_judge
+from evalscope_evalflow.run.resume import Survey, check_there_is_something_to_judge
+from evalscope_evalflow.run.saved_identity import identities, refusals
+from evalscope_evalflow.run.saved_identity import notes as identity_notes
 from evalscope_evalflow.serving import check_api
 
 
@@ -58,6 +60,7 @@ def _problems(
     try:
         backend = load_backend(task.flow.backend)
         yield from backend.check(task)
+        yield from backend.check_data(task, notify)
         known = True
     except ConfigError as error:
         yield from error.problems
@@ -65,8 +68,11 @@ def _problems(
     for model in task.models:
         if known:
             saved = backend.look(task, model)
-            refused = list(check_saved(task, model, saved))
+            found = identities(task, model, saved)
+            refused = list(refusals(saved, found))
             yield from refused
+            for note in identity_notes(saved, found):
+                notify(note)
             if task.flow.mode == "judge":
                 yield from check_there_is_something_to_judge(task, model, saved)
             # With another folder, which is what a refusal asks for, everything would be asked.

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from evalscope_evalflow.backends import DatasetResult, Saved, load_backend
+from evalscope_evalflow.backends.selection import Change
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import fingerprints
+from evalscope_evalflow.run.saved_identity import identities, refusals
 from evalscope_evalflow.state import failures
 
 
@@ -24,6 +26,8 @@ class Remaining:
         verdicts: those of them for which the judge, if there is one, is asked something.
         answers: number of saved answers, by dataset; empty where everything is asked again.
         permanent: samples that failed permanently and are not asked again, by dataset.
+        looked_at: datasets of `infer` that have changed, so that it is for the worker to find whether any answer is
+            missing.
     """
 
     infer: list[str] = field(default_factory=list)
@@ -32,11 +36,17 @@ class Remaining:
     verdicts: list[str] = field(default_factory=list)
     answers: dict[str, int] = field(default_factory=dict)
     permanent: dict[str, int] = field(default_factory=dict)
+    looked_at: list[str] = field(default_factory=list)
 
     @property
     def phases(self) -> list[str]:
         """The worker's phases, in their order."""
         return [name for name, datasets in (("infer", self.infer), ("judge", self.judge)) if datasets]
+
+    @property
+    def may_ask_nothing(self) -> bool:
+        """Whether it may turn out that every answer is there, so that no engine should be started before that."""
+        return bool(self.infer) and len(self.looked_at) == len(self.infer)
 
 
 def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Remaining:
@@ -54,24 +64,33 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
         judged = list(task.datasets) if mode == "all" else []
         return Remaining(infer=list(task.datasets), judge=judged, verdicts=judged)
     saved = saved or load_backend(task.flow.backend).look(task, model)
-    judge = fingerprints.verdicts(task)
     results = {} if mode == "infer" else {item.dataset: item for item in saved.results({})}
     found = Remaining(answers={dataset: saved.answers(dataset) for dataset in task.datasets})
     for dataset in task.datasets:
-        cell = saved.cell(dataset)
-        asks = mode != "judge" and not all_answered(task, model, saved, dataset)
-        if asks:
-            found.infer.append(dataset)
-        elif mode != "judge":
-            found.permanent[dataset] = max(0, (cell.requested or 0) - found.answers[dataset])
+        cell, change = saved.cell(dataset), saved.change(dataset)
+        missing = not all_answered(task, model, saved, dataset)
+        if mode != "judge":
+            if missing or change is not None:
+                found.infer.append(dataset)
+            else:
+                found.permanent[dataset] = max(0, (saved.requested(dataset) or 0) - found.answers[dataset])
+            if not missing and change is not None and change.may_ask_nothing:
+                found.looked_at.append(dataset)
         if mode == "infer":
             continue
-        if cell.verdicts is not None and cell.verdicts != judge:
+        earlier = 0
+        judge = fingerprints.verdicts(task, dataset)
+        if cell.verdicts is not None and not fingerprints.same_verdicts(cell.verdicts, judge):
             found.rejudge.append(dataset)
-        anew = asks or dataset in found.rejudge
-        if anew or not _judged(saved, results[dataset]):
+            earlier = saved.earlier_verdicts(dataset, judge)
+        asks = missing and mode != "judge"
+        anew = asks or change is not None or dataset in found.rejudge
+        rescore = mode == "judge" and bool(cell.metrics_failed)
+        if anew or rescore or not _judged(saved, results[dataset]):
             found.judge.append(dataset)
-            if anew or results[dataset].fallbacks or saved.verdicts(dataset) < found.answers[dataset]:
+            there = earlier if dataset in found.rejudge else saved.verdicts(dataset)
+            asks |= change in (Change.DATA, Change.MORE) or there < found.answers[dataset]
+            if asks or (dataset not in found.rejudge and results[dataset].fallbacks):
                 found.verdicts.append(dataset)
     return found
 
@@ -99,10 +118,10 @@ class Survey:
 
 def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> bool:
     """Whether every answer is saved, apart from those of samples that failed permanently."""
-    cell = saved.cell(dataset)
-    if cell.requested is None:
+    cell, requested = saved.cell(dataset), saved.requested(dataset)
+    if requested is None:
         return False
-    missing = cell.requested - saved.answers(dataset)
+    missing = requested - saved.answers(dataset)
     if missing <= 0:
         return True
     permanent = [item for item in saved.failures(dataset) if not item.transient]
@@ -127,23 +146,8 @@ def check_saved(task: Task, model: ModelConfig, saved: Saved | None = None) -> I
         model: one of its models.
         saved: what the run folder holds, if it was read just now.
     """
-    if not task.flow.reuse:
-        return
     saved = saved or load_backend(task.flow.backend).look(task, model)
-    known = {dataset: saved.cell(dataset).predictions for dataset in task.datasets}
-    known = {dataset: facts for dataset, facts in known.items() if facts is not None and saved.answers(dataset)}
-    now = fingerprints.predictions_on(task, model, known) if known else {}
-    changes: dict[str, list[str]] = {}  # mostly the same for all datasets
-    for dataset, facts in known.items():
-        changed = fingerprints.differences(facts or {}, now[dataset])
-        if changed:
-            changes.setdefault("; ".join(changed), []).append(dataset)
-    for change, datasets in changes.items():
-        yield Problem(
-            "work_dir",
-            f"{saved.folder} holds {model.name}'s answers on {', '.join(datasets)} to another task: {change}",
-            "Choose another work_dir, or set `reuse: false`: it archives them and starts again.",
-        )
+    yield from refusals(saved, identities(task, model, saved))
 
 
 def check_there_is_something_to_judge(task: Task, model: ModelConfig, saved: Saved | None = None) -> Iterator[Problem]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from evalscope_evalflow.events.api_events import JUDGE, ApiBack, ApiBusy, ApiDown, ApiGivenUp
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import DevicesFree, EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan
-from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, MetricsFailed
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
@@ -24,11 +25,16 @@ class RegistrySubscriber:
     """Keeps the run's entry, which `evalflow ps` shows."""
 
     def __init__(self, entry: Registration) -> None:
-        self._entry = entry
+        self._entry, self._shown = entry, ""
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, PhaseBegan) and event.phase in SHOWN:
-            self._entry.phase(SHOWN[event.phase])
+            self._shown = SHOWN[event.phase]
+            self._entry.phase(self._shown)
+        elif isinstance(event, (ApiDown, ApiBusy)):
+            self._entry.phase("waiting for the judge" if event.api == JUDGE else "waiting for the API")
+        elif isinstance(event, (ApiBack, ApiGivenUp)) and self._shown:
+            self._entry.phase(self._shown)
         elif isinstance(event, (EngineStarting, EngineReused)):
             self._entry.set(engine=event.engine)
 
@@ -44,6 +50,9 @@ class CellsSubscriber:
             cause = failures.cause(self._run.task, self._run.model)
             changes = {"requested": event.requested, "answered": event.answered, "cause": cause}
             self._run.update_cells({event.dataset: changes})
+        elif isinstance(event, MetricsFailed):
+            failed = {metric: list(found) for metric, found in event.metrics.items()}
+            self._run.update_cells({event.dataset: {"metrics_failed": failed or None}})
         elif isinstance(event, DatasetFailed):
             self._run.update_cells({event.dataset: {"error": event.message}})
 

@@ -117,9 +117,9 @@ class Worker:
         self._listener.start()
         self._write(public)
 
-    def go(self, api_url: str) -> None:
-        """Let it ask the model."""
-        self._send(ModelReady(split_api_url(api_url).base))
+    def go(self, api_url: str, judge_ahead: Sequence[str] = ()) -> None:
+        """Let it ask the model, and the judge about one answer of each of these datasets."""
+        self._send(ModelReady(split_api_url(api_url).base, list(judge_ahead)))
 
     def judge(self, at_once: int | None = None) -> None:
         """Let it judge what is saved; `at_once` answers at a time, where that is not what the task says."""

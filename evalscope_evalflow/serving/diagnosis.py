@@ -23,8 +23,12 @@ _PYDANTIC = re.compile(r"^\s*(?:[\w.]+\.)?ValidationError: \d+ validation errors
 _VALUE = re.compile(r"^\s*(?:Value|Assertion) error, (.+?)(?: \[type=.*)?$", re.MULTILINE)
 # Said by processes that only lost another one.
 _WRAPPER = re.compile(
-    r"initialization failed|See root cause above|Engine process failed|engine process is not alive", re.IGNORECASE
+    r"initialization failed|See root cause above|Engine process failed|engine process is not alive"
+    r"|EngineCore encountered an issue|See stack trace \(above\)",
+    re.IGNORECASE,
 )
+# A request that went well: uvicorn's line of a server, or httpx's of a client.
+_SERVED = re.compile(r'HTTP/[\d.]+" [123]\d\d\b|HTTP Request: .+ [123]\d\d\b')
 
 
 @dataclass(frozen=True)
@@ -34,23 +38,26 @@ class Diagnosis:
     Attributes:
         cause: one line.
         hint: what to do; may be empty.
-        tail: the log's last lines.
+        tail: the log's last lines, without those of requests that went well.
         again: whether the same start may go well a moment later.
+        device_memory: whether a device had too little memory.
     """
 
     cause: str
     hint: str
     tail: list[str]
     again: bool = False
+    device_memory: bool = False
 
 
-def read_tail(log: Path, start: int = 0, prefix: str = "") -> str:
+def read_tail(log: Path, start: int = 0, prefix: str = "", without: str = "") -> str:
     """The end of a log as a terminal would show it, without colours; empty if there is none.
 
     Args:
         log: its file.
         start: byte to begin with.
         prefix: regular expression of what stands before each line and is dropped, as `Engine.log_prefix`.
+        without: regular expression of the beginning of lines that are left out whole, as `Engine.log_routine`.
     """
     try:
         with log.open("rb") as file:
@@ -59,6 +66,8 @@ def read_tail(log: Path, start: int = 0, prefix: str = "") -> str:
             file.seek(max(start if start <= size else 0, size - READ_BYTES))  # smaller than at its start: rotated
             text = file.read().decode("utf-8", "replace").replace("\r\n", "\n")
             shown = _COLOUR.sub("", _OVERWRITTEN.sub("", text))
+            if without:
+                shown = re.sub(f"^(?:{without})[^\n]*\n?", "", shown, flags=re.MULTILINE)
             return re.sub(f"^(?:{prefix})", "", shown, flags=re.MULTILINE) if prefix else shown
     except OSError:
         return ""
@@ -72,12 +81,20 @@ def diagnose_process(process: SupervisedProcess, engine: Engine | None = None, l
         engine: what it is; None: no engine.
         less: what to do for it to need less memory.
     """
-    patterns, prefix = (engine.log_patterns, engine.log_prefix) if engine is not None else ((), "")
-    return diagnose(process.log, patterns, process.log_start, process.exit_reason(less), prefix)
+    ending = process.exit_reason(less)
+    if engine is None:
+        return diagnose(process.log, (), process.log_start, ending)
+    about = engine.log_prefix, engine.log_routine
+    return diagnose(process.log, engine.log_patterns, process.log_start, ending, *about)
 
 
 def diagnose(
-    log: Path, patterns: Sequence[LogPattern], start: int = 0, ending: Exit | None = None, prefix: str = ""
+    log: Path,
+    patterns: Sequence[LogPattern],
+    start: int = 0,
+    ending: Exit | None = None,
+    prefix: str = "",
+    routine: str = "",
 ) -> Diagnosis:
     """Explain a process's end.
 
@@ -87,20 +104,32 @@ def diagnose(
         start: byte of the log to begin with.
         ending: what is known of its end beside the log.
         prefix: what stands before each line, as `Engine.log_prefix`.
+        routine: which lines say nothing of its end, as `Engine.log_routine`.
     """
     text = read_tail(log, start, prefix)
-    tail = [line.rstrip() for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    tail = ([line for line in lines if not _SERVED.search(line)] or lines)[-TAIL_LINES:]
     reason = ending.explain() if ending is not None else None
     if reason and ending is not None and ending.killed:  # it had no time to say why
         return Diagnosis(*reason, tail)
-    for pattern in patterns:
-        found = pattern.explain(text)
-        if found:
-            return Diagnosis(*found, tail, pattern.retryable)
-    cause = _own_error(text)
+    telling = read_tail(log, start, prefix, routine) if routine else text
+    found = _first(patterns, telling, tail, fallback=False)
+    if found is not None:
+        return found
+    cause = _own_error(telling)
     if reason and ending is not None and (cause is None or ending.oom_kills):
         return Diagnosis(reason[0] + (f"; its own words: {cause}" if cause else ""), reason[1], tail)
-    return Diagnosis(cause or (tail[-1][:300] if tail else "it printed nothing"), "", tail)
+    found = _first(patterns, text, tail, fallback=True) if cause is None else None
+    return found or Diagnosis(cause or (tail[-1][:300] if tail else "it printed nothing"), "", tail)
+
+
+def _first(patterns: Sequence[LogPattern], text: str, tail: list[str], *, fallback: bool) -> Diagnosis | None:
+    """What the first pattern of a kind that matches says."""
+    for pattern in patterns:
+        found = pattern.explain(text) if pattern.fallback == fallback else None
+        if found:
+            return Diagnosis(*found, tail, pattern.retryable, pattern.device_memory)
+    return None
 
 
 def _own_error(text: str) -> str | None:

@@ -36,6 +36,9 @@ def engine_failure(
     elif isinstance(cause, Unhealthy):
         first = f"{name} {cause} ({when}, {after}): {found.cause}"
     else:
+        others = server.devices.others(process.tree) if found.device_memory else []
+        if others:
+            hint = f"Others use it as well: {'; '.join(others)}. {hint}"
         code = process.exit_code if cause is None else cause.code
         first = f"{name} stopped {when} (exit code {code}, {after}): {found.cause}"
     lines = [

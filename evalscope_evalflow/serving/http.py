@@ -103,16 +103,12 @@ def request(
     if body is not None:
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
-    handlers: list[urllib.request.BaseHandler] = [_Redirects()]
-    if direct or is_loopback(url):
-        handlers.append(urllib.request.ProxyHandler({}))
-    elif socks_proxy.applies_to(url):
+    if not direct and not is_loopback(url) and socks_proxy.applies_to(url):
         status, text, asked = socks_proxy.ask(url, headers, data, timeout_s)
         shown = mask_text(text, [api_key])
         return Reply(status, shown, retry_after=seconds_of(asked), body=text if status else None, key=api_key)
     try:
-        opener = urllib.request.build_opener(*handlers)
-        with opener.open(urllib.request.Request(url, data, headers), timeout=timeout_s) as answer:
+        with _opener(url, direct).open(urllib.request.Request(url, data, headers), timeout=timeout_s) as answer:
             status, text = answer.status, answer.read().decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         with error:
@@ -126,6 +122,26 @@ def request(
             untrusted = reason.verify_message or text
     shown = mask_text(text, [api_key])
     return Reply(status, shown, cut, untrusted, tls, retry_after, body=text if status else None, key=api_key)
+
+
+def _opener(url: str, direct: bool) -> urllib.request.OpenerDirector:
+    """What opens a URL; `direct`: without a proxy."""
+    direct = direct or is_loopback(url)
+    if direct and urlsplit(url).scheme == "http":
+        # As `build_opener` makes it, but without TLS, for which that reads every authority that is trusted: 20 ms each
+        # time, which would be most of a core where an engine is asked ten times a second whether it is ready.
+        opener = urllib.request.OpenerDirector()
+        kinds = (
+            urllib.request.UnknownHandler, urllib.request.HTTPHandler, urllib.request.HTTPDefaultErrorHandler,
+            _Redirects, urllib.request.HTTPErrorProcessor,
+        )  # fmt: skip
+        for kind in kinds:
+            opener.add_handler(kind())
+        return opener
+    handlers: list[urllib.request.BaseHandler] = [_Redirects()]
+    if direct:
+        handlers.append(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener(*handlers)
 
 
 def seconds_of(retry_after: str | None) -> float | None:

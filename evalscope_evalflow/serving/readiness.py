@@ -1,9 +1,11 @@
 """When an engine is ready: it lives, is healthy, lists our model, and answers one token.
 
 It is polled every 0.1 s, so that readiness is noticed within 0.2 s. Until something listens, a poll is an attempt to
-connect, which the kernel refuses without the engine. From then on it is a request, which costs the engine CPU time: a
-pause is never shorter than the poll before it, so an engine that is slow to answer is asked less often; and CPU time
-that our requests may have cost does not count as progress.
+connect, which the kernel refuses without the engine. From then on it is a request, which costs the engine CPU time and
+a line of its log: while it says that it is not ready yet, the pauses grow with the time that it has said so, and so
+readiness is noticed after a twentieth of that time at most. A pause is never shorter than the poll before it, so an
+engine that is slow to answer is asked less often; and CPU time that our requests may have cost does not count as
+progress.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from evalscope_evalflow.serving import http
 HEALTH_PATH, MODELS_PATH = "/health", "/v1/models"
 NO_SUCH_PATH = (404, 405, 501)
 POLL_S = 0.1
-LONGEST_POLL_S = 0.5
+LONGEST_POLL_S = 0.5  # while connections are refused, and once it is healthy
+PATIENCE = 0.05  # of the time for which it has said that it is not ready: the next pause
+LONGEST_PAUSE_S = 2.0
 REQUEST_CPU_S = 0.01  # CPU seconds that a request may cost a server: Python's take 1 to 5 ms for one
 ANSWER_TIMEOUT_S = 120.0  # the first token of a large model may take its time
 PROGRESS_EVERY_S = 1.0
@@ -77,6 +81,7 @@ class Readiness:
         self._progress = Progress(process)
         self._healthy = self._listed = False
         self._healthy_since = 0.0
+        self._listening_since = 0.0
         self._last_reply = ""  # that was no success, in words
         self._poll_s = 0.0  # that the last poll took
 
@@ -87,7 +92,15 @@ class Readiness:
             EngineError: it makes no progress, has no health path, serves another name, or refuses a chat request.
         """
         while not self._timed_poll():
-            self._process.exited.wait(min(max(POLL_S, self._poll_s), LONGEST_POLL_S))
+            self._process.exited.wait(self._pause_s())
+
+    def _pause_s(self) -> float:
+        """Seconds until the next poll."""
+        pause = min(max(POLL_S, self._poll_s), LONGEST_POLL_S)
+        if self._progress.listening and not self._healthy:
+            said_for_s = time.monotonic() - self._listening_since
+            pause = max(pause, min(PATIENCE * said_for_s, LONGEST_PAUSE_S))
+        return pause
 
     def _timed_poll(self) -> bool:
         began = time.monotonic()
@@ -121,7 +134,7 @@ class Readiness:
     def _is_healthy(self) -> bool:
         if self._health_path is None:
             return self._lists_model()
-        reply = self._request(self._health_path, timeout_s=2)
+        reply = self._request(self._health_path, api_key=self._address.api_key, timeout_s=2)
         if reply.status in NO_SUCH_PATH and self._process.listens_at(self._address.port):
             raise EngineError(
                 f"the engine answers GET {self._health_path} with {reply.status}, so that it cannot be told when it is "
@@ -144,7 +157,8 @@ class Readiness:
     def _request(self, path: str, **options: Any) -> http.Reply:
         self._progress.requests += 1
         reply = http.request(f"{self._address.root}{path}", direct=True, **options)
-        self._progress.listening = self._progress.listening or reply.status > 0
+        if reply.status > 0 and not self._progress.listening:
+            self._progress.listening, self._listening_since = True, time.monotonic()
         if not reply.ok:
             self._last_reply = f"{path}: {reply.message} ({reply.status})" if reply.status else f"{path}: {reply.text}"
         return reply

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import psutil
@@ -116,12 +116,39 @@ class DeviceWatch:
         self._came: dict[str, set[int]] = {}
         self._extra: dict[str, int] = {}
 
+    @property
+    def products(self) -> list[str]:
+        """Names of the devices' products, one for each device; empty without a driver of NVIDIA."""
+        return [device.name for device in self._before.values()]
+
     def poll(self) -> None:
         """Look again, while the engine lives."""
         for name, device in self._read()[0].items():
             if name in self._before and not device.trouble:
                 self._came.setdefault(name, set()).update(_pids_of(device) - _pids_of(self._before[name]))
                 self._extra[name] = max(self._extra.get(name, 0), self._unlisted_bytes(name, device))
+
+    def others(self, tree: Mapping[int, int]) -> list[str]:
+        """Who else holds memory of these devices now, a clause each; empty where nobody does, or it cannot be told.
+
+        Args:
+            tree: PIDs of the engine's processes, with start times in ticks since boot.
+        """
+        ours_are_listed = any(pid in tree for pids in self._came.values() for pid in pids)
+        found = []
+        for name, device in self._read()[0].items():
+            before = _pids_of(self._before[name]) if name in self._before else set()
+            # Where the driver counts PIDs as another machine does, those that came may be ours.
+            theirs = tuple(
+                process
+                for process in device.processes
+                if process.pid not in tree and not process.screen and (ours_are_listed or process.pid in before)
+            )
+            if theirs:
+                found.append(f"device {name} is held by {devices.holders(replace(device, processes=theirs))}")
+            elif not device.processes and device.used_bytes > devices.IDLE_BYTES:
+                found.append(f"device {name} is held: {devices.holders(device)}")
+        return found
 
     def prove(self, tree: Mapping[int, int]) -> tuple[DeviceRelease, ...]:
         """What became of the devices; waits, for a while, until they are released.

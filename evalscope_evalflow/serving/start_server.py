@@ -17,6 +17,7 @@ from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
+from evalscope_evalflow.serving.engine_caches import cache_variables
 from evalscope_evalflow.serving.engine_failure import RetryableStartError
 from evalscope_evalflow.serving.engine_identity import Identity
 from evalscope_evalflow.serving.engine_use import Request
@@ -68,9 +69,10 @@ def prepare_server(
         variables = {**env.variables(os.environ), **limits, **command.env, **values}
         launch = Launch(request.run_id, env.wrap(command.argv), shown, placement, identity)
         request.log.parent.mkdir(parents=True, exist_ok=True)
+        variables = {**env.variables(os.environ), **limits, **command.env, **values}
         process = SupervisedProcess(
             launch.argv,
-            env={**variables, **no_proxy_variables(variables)},  # its processes ask each other at loopback
+            env={**cache_variables(variables), **variables, **no_proxy_variables(variables)},
             log=request.log,
             run_id=f"{request.run_id}-engine",
             secrets=secret,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 LEAST_SHARE = 0.25  # of the limit; a model waits until so much is free
@@ -20,6 +20,7 @@ class JudgeBudget:
         """
         self.most = self._left = most
         self._queue: deque[object] = deque()
+        self._ahead: set[str] = set()
         self._changed = threading.Condition()
 
     @contextmanager
@@ -43,6 +44,13 @@ class JudgeBudget:
             with self._changed:
                 self._left += mine
                 self._changed.notify_all()
+
+    def first_of(self, datasets: Sequence[str]) -> list[str]:
+        """Of these datasets, those of which no model has asked for a verdict ahead; this one does."""
+        with self._changed:
+            new = [name for name in datasets if name not in self._ahead]
+            self._ahead.update(new)
+            return new
 
     def wake(self) -> None:
         """Have every model that waits call its `check` again."""

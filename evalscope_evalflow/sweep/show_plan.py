@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -102,7 +103,7 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
     turns = _turns([job for job in jobs if job.phases]) if here else {}
     free_port = False
     for model, job in zip(task.models, jobs, strict=True):
-        console.print(f"[bold]{escape(model.name)}[/bold] → {escape(os.path.relpath(task.folder(model)))}")
+        console.print(f"[bold]{escape(model.name)}[/bold] → {escape(shown_path(task.folder(model)))}")
         left = survey.remaining(model)
         if left.infer and not here:
             engine = resolve_engine(model, job.deploy).name
@@ -129,6 +130,12 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
     if free_port:
         console.print("Port 0, in a command, stands for one that is free.")
     console.print("Nothing was started.")
+
+
+def shown_path(path: Path) -> str:
+    """A path as it is read best: relative where it lies below the current folder, absolute where it would climb."""
+    relative = os.path.relpath(path)
+    return os.path.abspath(path) if relative.split(os.sep)[0] == os.pardir else relative
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evalscope_evalflow.events.answers import FILE, AnswerKind, kinds_of
@@ -74,3 +74,36 @@ class KindsFile:
             }  # fmt: skip
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(item) + "\n")
+
+    def forget(self, dataset: str, subset: str, samples: Collection[str]) -> None:
+        """Strike out samples of a subset that other rows have taken the places of."""
+        for sample in samples:
+            self.add(dataset, subset, sample, [])
+
+    def count_again(self, dataset: str, subset: str, answers: Mapping[Any, Sequence[AnswerKind]]) -> None:
+        """Replace what is written down of a subset whose answers have moved to other samples.
+
+        Args:
+            dataset: its dataset.
+            subset: it.
+            answers: what is unusual about each answer, by its sample.
+        """
+        with self._lock:
+            if os.path.exists(self._path):
+                with open(self._path, encoding="utf-8", errors="replace") as lines:
+                    keep = [line for line in lines if not _is_of(line, dataset, subset)]
+                new = f"{self._path}.new"
+                with open(new, "w", encoding="utf-8") as file:
+                    file.writelines(keep)
+                os.replace(new, self._path)
+            self._known = {key for key in self._known if key[:2] != (dataset, subset)}
+        for sample, kinds in answers.items():
+            self.add(dataset, subset, sample, kinds)
+
+
+def _is_of(line: str, dataset: str, subset: str) -> bool:
+    try:
+        item = json.loads(line)
+        return (item["dataset"], item["subset"]) == (dataset, subset)
+    except (ValueError, KeyError, TypeError):
+        return False

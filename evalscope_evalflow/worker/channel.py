@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO, TypeVar
 
 from evalscope_evalflow.events.base import Event
@@ -26,6 +26,8 @@ class Channel:
 
     Attributes:
         on_model_ready: is called once, before the model is asked for the first time.
+        judge_ahead: datasets of which the judge is asked about one answer while others are still being answered; known
+            when the model is ready.
     """
 
     def __init__(self, events: TextIO, requests: TextIO) -> None:
@@ -35,10 +37,16 @@ class Channel:
             requests: file that the parent writes.
         """
         self.on_model_ready: Callable[[], None] = lambda: None
+        self.judge_ahead: Sequence[str] = ()
         self._events, self._requests = events, requests
         self._emitting = threading.Lock()
         self._waiting = threading.Lock()
         self._api_url: str | None = None
+
+    @property
+    def api_url(self) -> str | None:
+        """The base URL of the model's API; None until the model can be asked."""
+        return self._api_url
 
     def emit(self, event: Event) -> None:
         """Report an event; from any thread."""
@@ -69,7 +77,8 @@ class Channel:
                 self.emit(WorkerWaiting())
                 if meanwhile is not None:
                     meanwhile()
-                self._api_url = self.receive(ModelReady).api_url
+                ready = self.receive(ModelReady)
+                self._api_url, self.judge_ahead = ready.api_url, ready.judge_ahead
                 self.on_model_ready()
                 self.emit(WorkerAsking())
             return self._api_url

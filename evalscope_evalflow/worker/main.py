@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -17,10 +18,13 @@ from evalscope_evalflow.events.worker_events import (
     WorkerJudging,
 )
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.api_calls import ApiCalls
 from evalscope_evalflow.worker.api_clients import patch_clients
 from evalscope_evalflow.worker.channel import Channel, open_channel
+from evalscope_evalflow.worker.circuit import Pace
 from evalscope_evalflow.worker.credentials import mask_keys
 from evalscope_evalflow.worker.priority import give_way
+from evalscope_evalflow.worker.request_slots import RequestSlots
 from evalscope_evalflow.worker.unicode_text import mend_texts
 
 BACKENDS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "backends")
@@ -67,8 +71,17 @@ def run(request: StartTask, channel: Channel) -> None:
         channel.on_model_ready = give_way()
     half = load_half(request, channel)
     half.prepare()
-    patch_clients()
-    mend_texts()
+    calls = ApiCalls(
+        Pace(request.stall_timeout_s),
+        channel.emit,
+        lambda: channel.api_url,
+        own_engine=request.own_engine,
+        slots=RequestSlots(*request.request_slots) if request.request_slots else None,
+    )
+    with contextlib.suppress(ImportError):  # a backend of somebody's own may ask models by other means
+        patch_clients()
+        mend_texts()
+        calls.install()
     channel.emit(WorkerImported())
     if "infer" in request.phases:
         half.infer()
@@ -76,6 +89,7 @@ def run(request: StartTask, channel: Channel) -> None:
         channel.emit(AnswersSaved())
     if "judge" in request.phases:
         at_once = channel.wait_to_judge()
+        calls.begin_judging()
         channel.emit(WorkerJudging())
         half.judge(at_once if at_once and request.judge_batch_size else request.judge_batch_size)
 

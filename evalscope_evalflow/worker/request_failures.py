@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 import urllib.request
+from collections.abc import Collection
 from typing import Any
 
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
@@ -28,6 +29,7 @@ _REFUSED = re.compile(
     re.IGNORECASE,
 )
 _NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota", re.IGNORECASE)
+SHOWN = 200  # characters of a reason
 LISTED = 10  # names of models that a message shows
 WHOLE_RUN = {  # no sample will fare better
     401: "the key is refused",
@@ -115,6 +117,20 @@ class Failures:
         if item and not item["transient"] and item.get("cause") == cause:
             raise Unanswered(item["kind"], False, f"not asked again: {item['message']}")
 
+    def forget(self, dataset: str, subset: str, samples: Collection[int]) -> None:
+        """Strike out samples of a subset whose places other rows have taken."""
+        gone = {(dataset, subset, str(sample)) for sample in samples}
+        if not gone & self._known.keys():
+            return
+        with self._lock:
+            self._known = {place: item for place, item in self._known.items() if place not in gone}
+            new = f"{self._file}.new"
+            with open(new, "w", encoding="utf-8") as file:
+                file.writelines(
+                    json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in self._known.values()
+                )
+            os.replace(new, self._file)
+
     def cause(self, prompt: Any) -> str:
         """A fingerprint of what makes a request fail: what the parent says of the task, and the prompt."""
         messages = prompt if isinstance(prompt, list) else [prompt]
@@ -180,8 +196,26 @@ def retry_after(error: BaseException) -> float | None:
         return None
 
 
+def error_reason(error: BaseException) -> str:
+    """What a request failed with, as a short clause: clients say "Connection error" of whatever it was."""
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        return masked(f"{status}: {' '.join(error_text(error).split())}"[:SHOWN])
+    if classify(error)[0] == "timeout":
+        return "no answer within the time that a request has (generation_config.timeout)"
+    last, seen = error, [error]
+    while (cause := last.__cause__ or last.__context__) is not None and cause not in seen:
+        seen.append(cause)
+        last = cause
+    if isinstance(last, OSError) and last.strerror:
+        return masked(last.strerror[:SHOWN].lower() if "SSL" not in last.strerror else last.strerror[:SHOWN])
+    return masked(" ".join(str(last).split())[:SHOWN]) or type(last).__name__
+
+
 def error_text(error: Any) -> str:
     """The server's own words, or the error's."""
+    if any(kind.__name__ == "APIConnectionError" for kind in type(error).__mro__):
+        return error_reason(error)
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, dict) else None
     return str(said or error or type(error).__name__)

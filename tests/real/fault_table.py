@@ -283,7 +283,8 @@ _JUDGING = [
     Row(SCRIPTED, JUDGING, "SIGKILL of the worker's guard", (WORKER_GUARD,), says=(NO_WORKER, GUARD_KILLED)),
     Row(
         SCRIPTED, JUDGING, "the judge answers with 500 from now on", act=SICK_JUDGE,
-        code=3, says=("is incomplete: 12 of 12 answered",), state="incomplete", resumes=True,
+        deploy={"stall_timeout_s": 5}, code=3, says=("500: the judge is unwell", "is incomplete: 12 of 12 answered"),
+        state="incomplete", resumes=True,
     ),
     Row(
         SCRIPTED, JUDGING, "the disk fills up", act=FULL_DISK,

@@ -10,17 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.events.schema import SCHEMA
 
+# What changes scores and no answers: such answers are scored anew, which the parent sees to.
+SCORING = ("filters", "metric_list", "aggregation", "primary_metric")
 
-def check_benchmarks(file: Path) -> None:
+
+def check_benchmarks(file: Path, answered: Collection[str]) -> None:
     """Put our check in the place of EvalScope's.
 
     Args:
         file: where a run folder keeps its benchmarks.
+        answered: benchmarks with saved answers; the others have nothing that could be another version's.
     """
     from evalscope import run
 
@@ -34,13 +39,13 @@ def check_benchmarks(file: Path) -> None:
 
     def check(previous: Any, current: Any, rerun_review: bool) -> Any:
         known = _read(file)
-        if not known.keys() & specs.keys():
-            found = validate(previous, current, rerun_review)  # a folder of EvalScope's own making
-        else:
-            found = {}
-            for name, spec in specs.items():
-                _compare(name, known.get(name), spec)
-        return found
+        for name in specs.keys() & known.keys() & set(answered):
+            _compare(name, known[name], specs[name])
+        foreign = {name: current.benchmarks[name] for name in specs if name not in known and name in answered}
+        if not foreign:
+            return {}
+        # Answers that EvalScope has saved by itself.
+        return validate(previous, current.model_copy(update={"benchmarks": foreign}), rerun_review)
 
     def dump_and_write(*args: Any, **options: Any) -> Any:
         _write(file, {**_read(file), **specs})  # it is found to be the same, or there was nothing
@@ -52,14 +57,22 @@ def check_benchmarks(file: Path) -> None:
     run.build_generated_evaluation_metadata = dump_and_write
 
 
-def _compare(name: str, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
-    if before is None or _digest(before) == _digest(now):
+def _compare(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    local = os.path.exists(str(now.get("dataset_id")))
+    before, now = _answering(before, local), _answering(now, local)
+    if _digest(before) == _digest(now):
         return
     changed = sorted(key for key in before.keys() | now.keys() if _digest(before.get(key)) != _digest(now.get(key)))
     raise ValueError(
         f"the answers on {name} that are saved here are those of another version of it ({', '.join(changed)} changed); "
         "set `reuse: false` to archive them and start again"
     )
+
+
+def _answering(spec: dict[str, Any], local: bool) -> dict[str, Any]:
+    """What of a benchmark its answers depend on; where local data lies is not in it."""
+    left_out = (*SCORING, "dataset_id") if local else SCORING
+    return {name: value for name, value in spec.items() if name not in left_out}
 
 
 def _digest(value: Any) -> str:

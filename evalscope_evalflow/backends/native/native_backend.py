@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.native.native_checks import native_problems
+from evalscope_evalflow.backends.native.native_data_checks import data_problems
 from evalscope_evalflow.backends.native.native_results import NativeSaved
+from evalscope_evalflow.backends.native.rows_files import SavedRows, archive_verdicts, judge_id
+from evalscope_evalflow.backends.selection import chosen
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
@@ -33,6 +36,9 @@ class Native(Backend):
     def check(self, task: Task) -> Iterable[Problem]:
         return native_problems(task)
 
+    def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        return data_problems(task, notify)
+
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         folder = task.folder(model)
         stock = {
@@ -55,6 +61,15 @@ class Native(Backend):
             stock["use_cache"] = str(folder)
         return stock
 
+    def worker_settings(self, task: Task, model: ModelConfig) -> dict[str, Any]:
+        saved = NativeSaved(task, model)
+        return {
+            "chosen": chosen(task.stock),
+            "content": {dataset: saved.content(dataset) for dataset in task.datasets},
+            "judges": {dataset: judge_id(saved.cell(dataset).verdicts) for dataset in task.datasets},
+            "answered": [dataset for dataset in task.datasets if saved.answers(dataset)],
+        }
+
     def look(self, task: Task, model: ModelConfig) -> Saved:
         return NativeSaved(task, model)
 
@@ -65,14 +80,21 @@ class Native(Backend):
             answer_counts.path_in(folder),
             ledger.path_in(folder),
             folder / "evalflow" / "benchmarks.json",
+            folder / "evalflow" / "saved",
         ]
         return move_to(archive, folder, [*(folder / name for name in _FOLDERS), *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
         folder = task.folder(model)
-        saved = NativeSaved(task, model)
-        report = saved.report_path(dataset)
-        return move_to(archive, folder, [*saved.files("reviews", dataset), report, kept_path(folder, report)])
+        found = NativeSaved(task, model)
+        saved, judge = SavedRows(folder, dataset), judge_id(found.cell(dataset).verdicts)
+        files, rows = found.files("reviews", dataset), saved.rows()
+        for reviews in files:
+            subset = reviews.stem.removeprefix(f"{dataset}_")
+            answers = folder / "predictions" / model.name / reviews.name
+            archive_verdicts(saved, judge, subset, answers, reviews, rows)
+        report = found.report_path(dataset)
+        return move_to(archive, folder, [report, kept_path(folder, report)]) or bool(files)
 
     def row_files(self, folder: Path) -> Iterable[Path]:
         return [path for kind in ("predictions", "reviews") for path in (folder / kind).rglob("*.jsonl")]
@@ -87,4 +109,5 @@ class Native(Backend):
 def has_predictions(folder: Path) -> bool:
     """Whether there is anything to resume. EvalScope refuses a folder without the task that it was made by."""
     snapshot = folder / "configs" / "task_config.yaml"
-    return snapshot.is_file() and any(path.stat().st_size for path in (folder / "predictions").rglob("*.jsonl"))
+    places = folder / "predictions", folder / "evalflow" / "saved"  # answers may come back from the second
+    return snapshot.is_file() and any(path.stat().st_size for place in places for path in place.rglob("*.jsonl"))

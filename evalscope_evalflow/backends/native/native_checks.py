@@ -12,9 +12,6 @@ from evalscope_evalflow.config import catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem, nearest
 
-# Benchmarks of the user's own data: a subset is a file whose name begins with the subset's.
-_SUBSET_FILES = {"general_qa", "general_mcq", "general_vqa", "general_vmcq"}
-
 
 def native_problems(task: Task) -> Iterable[Problem]:
     """What EvalScope would refuse, ignore, or not find, as far as its files tell."""
@@ -56,23 +53,12 @@ def _dataset_args_problems(task: Task, known: list[str], keys: tuple[str, ...]) 
         path = settings.get("local_path")
         if path and not Path(path).expanduser().exists():
             yield Problem(f"{where}.local_path", _not_there(path), "Give the folder that holds its files.")
-        elif path and name in _SUBSET_FILES and Path(path).expanduser().is_dir():
-            yield from _subset_problems(where, Path(path).expanduser(), settings.get("subset_list") or ())
 
 
 def _not_there(path: str) -> str:
     """What to say of a path that leads nowhere, with where it was looked for."""
     full = os.path.abspath(os.path.expanduser(path))
     return f"{path} does not exist" + ("" if full == path else f": neither {full}, nor beside the task's file")
-
-
-def _subset_problems(where: str, folder: Path, subsets: Iterable[Any]) -> Iterable[Problem]:
-    """Subsets that no file of a folder begins with the name of."""
-    files = sorted(path.name for path in folder.iterdir() if path.is_file())
-    for subset in subsets:
-        if not any(name.startswith(str(subset)) for name in files):
-            there = f"There is {', '.join(files[:5])}." if files else "It is empty."
-            yield Problem(f"{where}.subset_list", f"{folder} has no file of the subset {subset}", there)
 
 
 def _judge_problems(judge: Mapping[str, Any], known: Mapping[str, tuple[str, ...]]) -> Iterable[Problem]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from evalscope_evalflow.worker.credentials import masked
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
+from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, classify, error_text
 
 
@@ -21,8 +23,12 @@ class JudgeFailed(Exception):
         super().__init__(f"{kind}: {said}" + (f" ({status})" if status else ""))
 
 
-def name_judge_failures() -> None:
-    """Patch EvalScope's judge: errors are no replies, and each is of a kind."""
+def patch_judge(probe: JudgeProbe) -> None:
+    """Patch EvalScope's judge: errors are no replies, each is of a kind, and what a probe was told is not asked again.
+
+    Args:
+        probe: this worker's.
+    """
     from evalscope.metrics import LLMJudge
 
     start, generate = LLMJudge._init_server_adapter, LLMJudge.generate
@@ -32,8 +38,10 @@ def name_judge_failures() -> None:
         refuse_error_texts(self.model)
 
     def generate_or_say_why(self: Any, messages: Any) -> Any:
+        judge = str(getattr(self, "judge_id", None) or self.model_id)
+        asked = [[item.role, item.model_dump(mode="json", include={"content"})] for item in messages]
         try:
-            return generate(self, messages)
+            return probe.ask(json.dumps([judge, self.api_url, asked]), lambda: generate(self, messages))
         except Exception as error:
             raise JudgeFailed(error) from error
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.backends import local_content
 from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
 from evalscope_evalflow.backends.missing_verdicts import reasons
 from evalscope_evalflow.backends.native.native_missing import missing_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fallback
-from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.backends.native.rows_files import SavedRows, judge_id
+from evalscope_evalflow.backends.selection import CHOOSING, Change, change, chosen
+from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
@@ -27,6 +31,8 @@ class NativeSaved(Saved):
         super().__init__(task, model)
         self._listed: dict[str, dict[str, list[Path]]] = {}
         self._rows: dict[Path, tuple[int, int, int]] = {}
+        self._headers: dict[str, dict[str, Any]] = {}
+        self._content: dict[str, dict[str, Any] | None] = {}
 
     def stamps(self) -> Stamps:
         return {place: path.stat().st_mtime_ns for place, path in self._report_files}
@@ -48,6 +54,33 @@ class NativeSaved(Saved):
     def failures(self, dataset: str) -> list[Failure]:
         return failures.standing(self.folder, self.model.name, dataset, self._noted.get(dataset, ()))
 
+    def requested(self, dataset: str) -> int | None:
+        known = self._header(dataset).get("requested")
+        return known if isinstance(known, int) else super().requested(dataset)
+
+    def change(self, dataset: str) -> Change | None:
+        header = self._header(dataset)
+        if not header:
+            return None
+        before, now = header.get("data"), self.content(dataset)
+        if (before is None) != (now is None) or not local_content.same(before, now):
+            return Change.DATA
+        return change(header.get("chosen") or {}, chosen(self.task.stock))
+
+    def may_differ(self, dataset: str) -> frozenset[str]:
+        return frozenset((*CHOOSING, "dataset_args.local_path") if self._header(dataset) else ())
+
+    def earlier_verdicts(self, dataset: str, judge: Mapping[str, Any]) -> int:
+        return SavedRows(self.folder, dataset).count_verdicts(judge_id(judge))
+
+    def content(self, dataset: str) -> dict[str, Any] | None:
+        """What tells the content of the dataset's files; None where they are not the user's own."""
+        if dataset not in self._content:
+            path = local_path(self.task, dataset)
+            known = self._header(dataset).get("data")
+            self._content[dataset] = local_content.content(path, known) if path else None
+        return self._content[dataset]
+
     def counted(self, dataset: str) -> dict[str, list[int]] | None:
         paths = [path for kind in ("predictions", "reviews") for path in self.files(kind, dataset)]
         for path in paths:
@@ -55,13 +88,13 @@ class NativeSaved(Saved):
         return {str(path.relative_to(self.folder)): list(self._rows[path]) for path in paths} or None
 
     def files(self, kind: str, dataset: str) -> list[Path]:
-        """The files of a dataset; a name that starts with a longer dataset's is that one's."""
+        """The files of a dataset; a name that starts with a longer dataset's is that one's, whoever asked it."""
         if kind not in self._listed:
             self._listed[kind] = self._list(kind)
         return self._listed[kind].get(dataset, [])
 
     def _list(self, kind: str) -> dict[str, list[Path]]:
-        folder, datasets = self.folder / kind / self.model.name, set(self.task.datasets)
+        folder, datasets = self.folder / kind / self.model.name, self._datasets
         found: dict[str, list[Path]] = {}
         for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
             if not name.endswith(".jsonl"):
@@ -70,6 +103,20 @@ class NativeSaved(Saved):
             if ends:
                 found.setdefault(name[: ends[-1]], []).append(folder / name)
         return found
+
+    @cached_property
+    def _datasets(self) -> frozenset[str]:
+        """Of the task, and all others that may have files in this folder."""
+        names = {*self.task.datasets, *self.cells, *(path.stem for path, _ in self._report_files)}
+        if not self.cells:  # EvalScope made it
+            names |= catalog.native_datasets(catalog.evalscope_folder(self.task.flow.worker_env))
+        return frozenset(names)
+
+    def _header(self, dataset: str) -> dict[str, Any]:
+        """What was chosen of which data when the answers were last brought in line."""
+        if dataset not in self._headers:
+            self._headers[dataset] = SavedRows(self.folder, dataset).header()
+        return self._headers[dataset]
 
     def _count(self, path: Path, dataset: str) -> int:
         """Rows of a file: as they were counted before, while it is as it was then."""
@@ -103,13 +150,27 @@ class NativeSaved(Saved):
         return failures.noted(self.folder)
 
     def _result(self, dataset: str, found: tuple[Path, dict[str, Any]] | None) -> DatasetResult:
-        result = _result(dataset, *found, self.files("reviews", dataset)) if found else DatasetResult(dataset)
-        result = replace(result, answered=min(result.requested, self.answers(dataset)))
+        answers = self.answers(dataset)
+        if found:
+            result = _result(dataset, *found, self.files("reviews", dataset))
+        else:
+            result = DatasetResult(dataset, requested=self.cell(dataset).requested or answers)
+        result = replace(result, answered=min(result.requested, answers))
         if result.report is not None and not result.failed and result.succeeded >= result.requested:
             return result  # all is there; what the file has is of another time
         why = self.failures(dataset)
         notes = [*result.notes, *failures.notes(why), *self.ended_by(dataset)]
         return replace(result, notes=notes, failures=failures.by_kind(why))
+
+
+def local_path(task: Task, dataset: str) -> Path | None:
+    """The file or folder of the user's own that holds a dataset; None where it comes from a hub."""
+    settings = (task.stock.get("dataset_args") or {}).get(dataset)
+    for name in ("local_path", "dataset_id"):
+        value = settings.get(name) if isinstance(settings, Mapping) else None
+        if isinstance(value, (str, os.PathLike)) and value and (name == "local_path" or os.path.exists(value)):
+            return Path(value).expanduser()
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from evalscope_evalflow.events.answers import AnswerKind, kinds_of
+
+# How the worker's judge says why a request failed (native_judging.py); EvalScope writes the exception's name before it.
+_FAILED = re.compile(r"JudgeFailed: (\w+): (.*)", re.DOTALL)
+# How EvalScope's prompt names the keys of the JSON object that it wants.
+_KEY = re.compile(r'^- "(\w+)": ', re.MULTILINE)
+_OPTIONAL = {"reasoning", "explanation"}
 
 
 def is_fallback(review: dict[str, Any]) -> bool:
@@ -23,36 +32,76 @@ def is_fallback(review: dict[str, Any]) -> bool:
     return not (summary["status"] == "degraded" and 0 < seen <= valid)
 
 
+def why_missing(review: dict[str, Any]) -> tuple[str, str, str]:
+    """Why the judge gave no verdict, by a row of a review file.
+
+    Returns:
+        The kind of the failure (see `MissingVerdict`), what the judge or its server said, and what was expected.
+    """
+    score = (review.get("sample_score") or {}).get("score") or {}
+    attempts = (score.get("metadata") or {}).get("judge_attempts") or []
+    failed = [item for item in attempts if isinstance(item, dict) and item.get("status") != "success"]
+    if not failed:
+        return "no_agreement", str((score.get("judge_summary") or {}).get("error") or ""), ""
+    attempt = failed[-1]
+    if attempt.get("status") != "parse_error":
+        error = str(attempt.get("error") or "")
+        known = _FAILED.match(error)
+        return (known[1], known[2], "") if known else ("error", error, "")
+    kinds = kinds_of(attempt.get("model_output") or {})
+    cut = " (it was cut off at its max_tokens)" if AnswerKind.CUT_OFF in kinds else ""
+    expected = _expected(attempt) + cut
+    said = str(attempt.get("raw_response") or "").strip()
+    if AnswerKind.ONLY_THOUGHTS in kinds or AnswerKind.OPEN_THOUGHT in kinds:
+        return "only_thoughts", "", expected
+    return "unreadable" if said else "empty", said, expected
+
+
+def _expected(attempt: dict[str, Any]) -> str:
+    messages = attempt.get("messages") or [{}]
+    keys = _KEY.findall(str(messages[-1].get("content") or ""))
+    names = ", ".join(f'"{key}"' for key in [key for key in keys if key not in _OPTIONAL] or keys)
+    return f"a JSON object with {names}" if names else "a JSON object"
+
+
 def has_value(review: dict[str, Any]) -> bool:
     """Whether a row of a review file has a score."""
     return bool(((review.get("sample_score") or {}).get("score") or {}).get("value"))
 
 
-def drop_fallbacks(folder: Path, dataset: str) -> int:
-    """Remove the fallbacks from the review files of a dataset, so that they are judged again.
+def lacks_a_metric(review: dict[str, Any]) -> bool:
+    """Whether a metric of a row of a review file could not be computed; what a judge has said is no such thing."""
+    score = (review.get("sample_score") or {}).get("score") or {}
+    metadata = score.get("metadata") or {}
+    failed = metadata.get("metric_errors") or any(str(said).startswith("error: ") for said in metadata.values())
+    return bool(failed) and not score.get("judge_summary")
+
+
+def drop_fallbacks(files: Iterable[Path]) -> int:
+    """Remove the fallbacks from review files, so that they are judged again.
+
+    What lacks a metric goes, too: it is scored again, which costs nobody anything.
 
     Args:
-        folder: `reviews/MODEL` of a run folder.
-        dataset: the benchmark.
+        files: those of a dataset; they need not exist.
 
     Returns:
-        How many there were.
+        How many fallbacks there were.
     """
     dropped = 0
-    for path in sorted(folder.glob(f"{glob.escape(dataset)}_*.jsonl")):
-        keep, lost = [], 0
-        rows = path.read_text(encoding="utf-8", errors="surrogateescape").split(
-            "\n"
-        )  # no other sign ends a row of JSON
-        for line in (f"{row}\n" for row in rows if row):
-            fallback = False
+    for path in filter(Path.exists, files):
+        keep, lost, rows = [], 0, 0
+        # No other sign than a newline ends a row: EvalScope writes U+2028 and its like as they are.
+        whole = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        for line in (f"{row}\n" for row in whole if row):
+            fallback = incomplete = False
             with contextlib.suppress(ValueError):  # half a line, of a process that was killed
-                fallback = is_fallback(json.loads(line))
-            if fallback:
-                lost += 1
-            else:
+                row = json.loads(line)
+                fallback, incomplete = is_fallback(row), lacks_a_metric(row)
+            lost, rows = lost + fallback, rows + 1
+            if not fallback and not incomplete:
                 keep.append(line)
-        if lost:
+        if len(keep) < rows:
             new = path.with_suffix(".new")
             new.write_text("".join(keep), encoding="utf-8", errors="surrogateescape")
             os.replace(new, path)

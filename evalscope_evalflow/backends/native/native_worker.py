@@ -8,6 +8,7 @@ again for the same reason are not asked again.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import traceback
 from collections.abc import Callable
@@ -17,16 +18,20 @@ from threading import Thread
 from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
-from evalscope_evalflow.backends.native.native_judging import name_judge_failures
+from evalscope_evalflow.backends.native.native_data import DataError, DataErrors, is_half_a_character, missing_files
+from evalscope_evalflow.backends.native.native_judging import patch_judge
+from evalscope_evalflow.backends.native.native_metric_scoring import scores_only_metrics
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
-from evalscope_evalflow.backends.native.native_verdicts import drop_fallbacks
-from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit, VerdictsDropped
+from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
+from evalscope_evalflow.backends.native.native_verdicts import is_fallback, why_missing
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.kept_reports import set_aside
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
@@ -54,11 +59,14 @@ class NativeWorker:
         self.failures = Failures(request.failures_file, request.failure_cause)
         settings = self.stock_task.get("generation_config") or {}
         self.kinds = KindsFile(os.path.dirname(request.failures_file), settings.get("max_tokens"))
+        self.probe = JudgeProbe(channel)
         self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
+        self.data = DataErrors()
         self.done: set[str] = set()  # as a whole, in the first pass
         self.lost: dict[str, Exception] = {}  # what ended datasets
+        self.rows = NativeRows(request, channel, self.failures, self.kinds)
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
     def prepare(self) -> None:
@@ -70,9 +78,11 @@ class NativeWorker:
         self.default = DefaultEvaluator
         self._hold_until_go()
         self._look_at_evaluators()
+        self.data.watch()
         retry_only_what_is_transient()
-        name_judge_failures()
-        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json")
+        patch_judge(self.probe)
+        answered = self.request.settings.get("answered", self.datasets)
+        check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json", answered)
 
     def infer(self) -> None:
         """Predict; EvalScope asks for the model when it first needs it."""
@@ -87,17 +97,12 @@ class NativeWorker:
         """Score what is saved; the model is gone."""
         self.judging = True
         self._wait_for_imports()
+        self.probe.wait()
         os.environ.pop(_BASE_URL, None)  # a judge must never be the model itself
         folder = Path(self.stock_task["work_dir"])
-        for dataset in self.datasets:
-            dropped = drop_fallbacks(folder / "reviews" / self.stock_task["model_id"], dataset)
-            if dropped:
-                self.channel.emit(VerdictsDropped(dataset, dropped))
         left = [dataset for dataset in self.datasets if dataset not in self.done and dataset not in self.lost]
         if left:
-            for (
-                dataset
-            ) in left:  # what is there covers other answers or verdicts; where no new one is made, none is shown
+            for dataset in left:  # its report covers other answers or verdicts; where none is made, none is shown
                 set_aside(folder, folder / "reports" / self.stock_task["model_id"] / f"{dataset}.json")
             self.stock_task["use_cache"] = str(folder)
             self._run(self._judge(at_once), left)
@@ -189,6 +194,7 @@ class NativeWorker:
                 self.channel.emit(DatasetNotSplit(name))
                 self.done.add(name)
                 self._wait_for_imports()
+            benchmark.load_dataset = partial(self.rows.load, benchmark, benchmark.load_dataset)
             evaluator.eval = partial(self._alone, str(benchmark.name), evaluator.eval)
             return evaluator
 
@@ -196,14 +202,16 @@ class NativeWorker:
 
     def _alone(self, dataset: str, evaluate: Callable[[], Any]) -> Any:
         """A dataset, which ends no other if it fails; if all do, the run ends as the first did."""
+        self.data.file = ""
         try:
             return evaluate()
         except Exception as error:  # noqa: BLE001 - whatever a benchmark raises
             traceback.print_exc()
             self.lost[dataset] = error
             if len(self.lost) == len(self.datasets):
-                raise next(iter(self.lost.values())) from None
-            self.channel.emit(DatasetFailed(dataset, f"{type(error).__name__}: {error_text(error)}"))
+                raise self.data.named(*next(iter(self.lost.items()))) from None
+            kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+            self.channel.emit(DatasetFailed(dataset, f"{kind}{error_text(error)}"))
         if not self.judging and dataset == self.datasets[-1]:
             raise _AllPredicted
         return {}
@@ -211,12 +219,16 @@ class NativeWorker:
     def _predict(self, evaluator: Any, item: Any, folder: str) -> Any:
         """Ask for one answer, and save it; or write down why there is none."""
         dataset, subset, sample = str(evaluator.benchmark_name), str(item.subset), item.sample.id
-        cause = self.failures.cause(item.sample.input)
+        missing = missing_files(item.sample.input)
+        # Those that are missing are part of it: when they are there, it is asked again.
+        cause = self.failures.cause(missing or item.sample.input)
         self.failures.expect(dataset, subset, sample, cause)
         try:
+            if missing:
+                raise Unanswered("bad_data", False, f"{missing[0]} does not exist")
             state = evaluator._predict_sample(item.sample, folder)
         except Exception as error:
-            kind, transient = classify(error)
+            kind, transient = ("bad_data", False) if is_half_a_character(error) else classify(error)
             if kind == "run":
                 self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
@@ -229,11 +241,14 @@ class NativeWorker:
             self.failures.add(dataset, subset, sample, cause, "saving", True, error_text(error))
             raise
         item.prediction_persisted = True
+        if dataset in self.channel.judge_ahead and getattr(evaluator.benchmark, "use_llm_judge", False):
+            self.probe.offer(dataset, partial(_judge_ahead, evaluator, state))
         return state
 
     def _judge(self, at_once: int | None) -> Any:
         """An evaluator that scores, and asks the model for nothing; None: `eval_batch_size` answers at once."""
         phases, scorer = self, scores_only_verdicts(self.default, Path(self.stock_task["work_dir"]))
+        scorer = scores_only_metrics(scorer, self.channel)
 
         class Judge(scorer):  # type: ignore[misc, valid-type]
             def __init__(self, **parts: Any) -> None:
@@ -256,3 +271,14 @@ class NativeWorker:
                     raise
 
         return Judge
+
+
+def _judge_ahead(evaluator: Any, state: Any) -> tuple[str, str, str] | None:
+    """Judge one answer as it will be judged later; nothing is saved.
+
+    Returns:
+        Why there is no verdict (see `why_missing`); None where there is one, or the judge was not needed.
+    """
+    score = evaluator._review_task_state(copy.deepcopy(state))
+    review = {"sample_score": score.model_dump(mode="json")}
+    return why_missing(review) if is_fallback(review) else None

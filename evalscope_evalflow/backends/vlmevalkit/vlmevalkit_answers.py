@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import data_file, missing_pictures
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, Journal
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import group_of
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_rows_files import (
+    Followed,
+    follow,
+    read_aside,
+    rows_of,
+    write_aside,
+)
+from evalscope_evalflow.events.worker_events import RowsAligned
+from evalscope_evalflow.worker.answer_kinds import KindsFile
+from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered
 
 
@@ -33,10 +45,11 @@ class Answers:
             dump: that, made whole.
         """
         self.files, self.dataset, self.failures = files, dataset, failures
-        self.load, self.dump = load, dump
+        self.load, self.dump, self.limit = load, dump, limit
+        self.realigned: Followed | None = None  # what became of saved answers, where the data has changed
         indexes = [str(index) for index in dataset.data["index"]]
         self.rows = indexes[:limit] if limit else indexes
-        self._place = {index: number for number, index in enumerate(indexes)}
+        self.place = {index: number for number, index in enumerate(indexes)}
         self.failed: dict[str, dict[str, Any]] = {}  # in this run
         self.journal: Journal | None = None
 
@@ -63,7 +76,9 @@ class Answers:
         files, data = self.files, self.dataset.data
         came = files.read_journal()
         for path in files.unfinished():
-            if path.name.endswith("_supp.pkl"):  # of a run that VLMEvalKit did by itself, and that was killed
+            if path.name.endswith(
+                ("_supp.pkl", "_checkpoint.pkl")
+            ):  # of a run that VLMEvalKit did by itself, and that was killed
                 try:
                     came = {**{str(key): str(value) for key, value in self.load(str(path)).items()}, **came}
                 except Exception:  # noqa: BLE001 - torn by a kill, in one of many ways
@@ -71,12 +86,44 @@ class Answers:
             path.unlink()
         have = self.texts()
         came = {row: text for row, text in came.items() if row not in have and FAILED not in text}
-        lines = data[data["index"].astype(str).isin(set(came))].copy()
-        lines["prediction"] = [came[str(index)] for index in lines["index"]]
-        files.keep_long(came)
-        self._save(self.saved(), lines.drop(columns="image", errors="ignore"))
+        known = files.rows()
+        content = (files.read().get("data") or {}).get("content")
+        same = bool(known and content and files.loaded and files.loaded["content"] == content)
+        rows = known if same else rows_of(data)
+        if known not in ({}, rows):
+            self._follow_rows({**have, **came}, known, rows)
+        else:
+            self._save(self.saved(), self._lines(came))
+        if known != rows:
+            files.write_rows(rows)
         files.journal.unlink(missing_ok=True)
-        files.write(stamp=files.stamp(), answered=len(self.answered()))
+        more = {} if files.loaded is None else {"data": files.loaded}
+        answered, chosen = len(self.answered()), {"limit": self.limit}
+        files.write(stamp=files.stamp(), answered=answered, requested=len(self.rows), chosen=chosen, **more)
+
+    def _lines(self, texts: Mapping[str, str]) -> Any:
+        """Rows of the answers' file; texts that are too long for it are kept beside it."""
+        data = self.dataset.data
+        lines = data[data["index"].astype(str).isin(set(texts))].copy()
+        lines["prediction"] = [texts[str(index)] for index in lines["index"]]
+        self.files.keep_long(dict(texts))
+        return lines.drop(columns="image", errors="ignore")
+
+    def _follow_rows(self, texts: dict[str, str], before: dict[str, list[str]], rows: dict[str, list[str]]) -> None:
+        """The data has changed: each answer goes to where its row is now, or aside."""
+        files = self.files
+        aside = read_aside(files.put_aside)
+        found = follow(before, rows, texts, aside)
+        write_aside(files.put_aside, [*aside, *found.aside])  # first, so that no answer is ever in neither place
+        state = files.read()
+        groups = group_of(files.dataset, self.dataset.data)
+        torn = {groups.get(row, row) for row in found.changed}
+        on = {row: on for row, on in (state.get("verdicts_on") or {}).items() if groups.get(row, row) not in torn}
+        failed = {row: item for row, item in (state.get("failed") or {}).items() if row not in found.moved}
+        files.write(verdicts_on=on, failed=failed)
+        self._save(self._lines(found.texts))
+        write_aside(files.put_aside, found.aside)
+        self.realigned = found
 
     def to_ask(self) -> list[str]:
         """Samples without an answer, apart from those that failed permanently."""
@@ -111,14 +158,24 @@ class Answers:
         return len(self.rows), len(have)
 
     def cause(self, message: Any) -> str:
-        """What makes this request fail, if it does."""
-        return self.failures.cause(json.dumps(message, default=str))
+        """What makes this request fail, if it does: a picture that is missing, or what is asked."""
+        return self.failures.cause(json.dumps(missing_pictures(message) or message, default=str))
+
+    def check_pictures(self, row: str, message: Any) -> None:
+        """Whether the pictures of a request are there.
+
+        Raises:
+            Unanswered: one is not.
+        """
+        for path in missing_pictures(message):
+            where = f"{data_file(self.files.dataset)}, row {self.place.get(row, 0) + 1}"
+            raise Unanswered("bad_data", False, f"{where}: {path} does not exist")
 
     def _fails_permanently(self, row: str) -> bool:
         known = self.files.read().get("failed", {}).get(row)
         if not known or known["transient"]:
             return False
-        line = self.dataset.data.iloc[self._place[row]]
+        line = self.dataset.data.iloc[self.place[row]]
         try:
             self.failures.expect(self.files.dataset, "default", row, self.cause(self.dataset.build_prompt(line)))
         except Unanswered:
@@ -135,7 +192,26 @@ class Answers:
             files.predictions.unlink(missing_ok=True)
             return
         whole = pandas.concat(frames, ignore_index=True)
-        last = len(self._place)
-        order = sorted(range(len(whole)), key=lambda number: self._place.get(str(whole["index"].iloc[number]), last))
+        last = len(self.place)
+        order = sorted(range(len(whole)), key=lambda number: self.place.get(str(whole["index"].iloc[number]), last))
         files.folder.mkdir(parents=True, exist_ok=True)
         self.dump(whole.iloc[order], str(files.predictions))
+
+
+def bring_in_line(answers: Answers, kinds: KindsFile, channel: Channel) -> None:
+    """Keep of what is saved what is an answer to a row of today, and report what has changed.
+
+    Args:
+        answers: those on one dataset.
+        kinds: what is unusual about answers.
+        channel: to the parent.
+    """
+    dataset, before = answers.files.dataset, len(read_aside(answers.files.put_aside))
+    answers.realigned = None
+    answers.clean()
+    found = answers.realigned
+    if found is not None:
+        kinds.forget(dataset, "default", found.moved)
+        anew = sum(row in found.changed and row not in found.moved for row in found.texts)
+        aside = len(found.aside) - before
+        channel.emit(RowsAligned(dataset, max(0, aside), max(0, -aside), anew))

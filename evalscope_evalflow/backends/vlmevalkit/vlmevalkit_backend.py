@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
+from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.stock_checks import stock_problems
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import VERSIONS, changed_places
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.install_hint import install_command
@@ -67,11 +70,22 @@ class VLMEvalKit(Backend):
             install = " ".join(f"'{name}<{limit}'" for name, limit in LIMITS.items())
             what = f"VLMEvalKit in {env.prefix} cannot be used: {'; '.join(wrong)}"
             yield Problem("worker_env", what, f"pip install {install}, in an environment without vLLM.")
+        folder = catalog.vlmevalkit_folder(worker_env)
+        changed = changed_places(folder) if folder else []
+        if changed:
+            places = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+            yield Problem(
+                "worker_env",
+                f"ms-vlmeval {env.version_of('ms-vlmeval')} in {env.prefix} is none of the versions that EvalFlow was "
+                f"written for: {places} changed. Scores could be wrong",
+                f"pip install ms-vlmeval=={VERSIONS[-1]}; {', '.join(VERSIONS)} work.",
+            )
 
     def check(self, task: Task) -> Iterable[Problem]:
         folder = catalog.evalscope_folder(task.flow.worker_env)
-        if catalog.vlmevalkit_folder(task.flow.worker_env) is None:
-            yield from self.check_installed(task.flow.worker_env)
+        missing = list(self.check_installed(task.flow.worker_env))
+        yield from missing
+        if missing:
             return
         yield from stock_problems(task, folder)
         yield from _limit_problems(task.stock.get("limit"))
@@ -89,6 +103,9 @@ class VLMEvalKit(Backend):
                     f"VLMEvalKit does not score {name}: its right answers are not published",
                     "Set `mode: infer`, which saves the model's answers, or leave it out.",
                 )
+
+    def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        return data_problems(task, notify)
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
         return {
@@ -116,6 +133,7 @@ class VLMEvalKit(Backend):
             "model_args": task.stock.get("model_args"),
             "judge": (judge[0] if isinstance(judge, list) else judge) or None,
             "verify_md5": task.flow.verify_md5,
+            "judges": {dataset: judge_id(cell.verdicts) for dataset, cell in ledger.read(task.folder(model)).items()},
         }
 
     def look(self, task: Task, model: ModelConfig) -> Saved:
@@ -129,15 +147,18 @@ class VLMEvalKit(Backend):
             answer_counts.path_in(folder),
             ledger.path_in(folder),
             folder / "evalflow" / "vlmevalkit",
+            folder / "evalflow" / "saved",
         ]
         return move_to(archive, folder, [*paths, *ours])
 
     def archive_verdicts(self, task: Task, model: ModelConfig, dataset: str, archive: Path) -> bool:
-        files = VLMEvalKitSaved(task, model).files(dataset)
+        saved = VLMEvalKitSaved(task, model)
+        files = saved.files(dataset)
+        kept = files.keep_verdicts(judge_id(saved.cell(dataset).verdicts))
         folder = task.folder(model)
         moved = move_to(archive, folder, [*files.made(), files.report, kept_path(folder, files.report)])
         files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
-        return moved
+        return moved or kept
 
 
 def _generation(task: Task, model: ModelConfig) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from evalscope_evalflow.worker.answer_kinds import kinds_of_output
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
 
-DOWN_AFTER = 8  # requests in a row that could not reach the server: the rest is not tried
-
 _SAMPLING = ("temperature", "max_tokens", "top_p")
 
 
@@ -32,11 +30,10 @@ class NoVerdict(Exception):
 
 
 class Api:
-    """An OpenAI-compatible API, asked in EvalScope's way; it is given up when it is down.
+    """An OpenAI-compatible API, asked in EvalScope's way.
 
     Attributes:
         answered: of this thread, in `kinds`: what is unusual about its last answer.
-        down: why it is not asked any more; None while it is.
     """
 
     def __init__(self, model: str, url: str, key: str, settings: dict[str, Any], model_args: dict[str, Any]) -> None:
@@ -58,9 +55,7 @@ class Api:
         refuse_error_texts(self.model)
         self.settings = settings
         self.answered = threading.local()
-        self._lock = threading.Lock()
-        self._unreached = 0
-        self.down: Exception | None = None
+        self._refusal: Exception | None = None  # of every request
 
     def ask(self, messages: list[dict[str, Any]], **more: Any) -> str:
         """One answer, which may be no text at all.
@@ -74,24 +69,16 @@ class Api:
         """
         from evalscope.api.model import GenerateConfig
 
-        if self.down is not None:
-            raise self.down
+        if self._refusal is not None:
+            raise self._refusal
         try:
             output = self.model.generate(_messages(messages), config=GenerateConfig(**{**more, **self.settings}))
         except Exception as error:
-            self._note(error)
+            if classify(error)[0] == "run":
+                self._refusal = error
             raise
-        with self._lock:
-            self._unreached = 0
         self.answered.kinds = kinds_of_output(output)
         return str(output.completion or "").strip()
-
-    def _note(self, error: Exception) -> None:
-        kind, _ = classify(error)
-        with self._lock:
-            self._unreached = self._unreached + 1 if kind in ("connection", "timeout") else 0
-            if kind == "run" or self._unreached >= DOWN_AFTER:
-                self.down = error
 
 
 def base_url(url: str) -> str:
@@ -141,6 +128,7 @@ def make_model_class(api_of: Any, defaults: dict[str, Any]) -> Any:
         def __init__(self, **_: Any) -> None:
             BaseAPI.__init__(self, verbose=False)
             self.model, self.img_size, self.img_detail = "", -1, "high"
+            self.total_img_size, self.max_file_size = -1, 1e9  # since ms-vlmeval 0.0.20; as there by default
             self.fail_msg = "Failed to obtain answer via API. "
             self.VIDEO_LLM = False
 
@@ -207,6 +195,7 @@ def make_judge_class(api: Api | None, heard: threading.local) -> Any:
         def __init__(self, *_: Any, **settings: Any) -> None:
             BaseAPI.__init__(self, verbose=False, system_prompt=settings.get("system_prompt"))
             self.model, self.img_size, self.img_detail = "", -1, "high"
+            self.total_img_size, self.max_file_size = -1, 1e9  # since ms-vlmeval 0.0.20; as there by default
             self.fail_msg = "Failed to obtain answer via API. "
             self.settings = {
                 name: settings[name]

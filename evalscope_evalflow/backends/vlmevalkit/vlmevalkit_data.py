@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of
 
 
 class DataError(ValueError):
@@ -21,6 +21,13 @@ def check_data_folder() -> None:
     folder = os.environ.get("LMUData")  # noqa: SIM112 - VLMEvalKit's own name
     if folder and not os.path.isdir(folder):
         raise ValueError(f"LMUData names {folder}, which does not exist: it is the folder of VLMEvalKit's data")
+
+
+def data_file(dataset: str) -> Path:
+    """Where VLMEvalKit looks for a dataset."""
+    from vlmeval.smp import LMUDataRoot
+
+    return Path(LMUDataRoot()) / f"{dataset}.tsv"
 
 
 def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify_md5: bool) -> Any:
@@ -36,9 +43,9 @@ def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify
         DataError: it is not there, is another, or cannot be scored.
     """
     from vlmeval.dataset import DATASET_CLASSES
-    from vlmeval.smp import LMUDataRoot, md5
+    from vlmeval.smp import md5
 
-    file = Path(LMUDataRoot()) / f"{dataset}.tsv"
+    file = data_file(dataset)
     kind: Any = next((item for item in DATASET_CLASSES if dataset in item.supported_datasets()), None)
     published = dict(getattr(kind, "DATASET_MD5", None) or {}) if kind else {}
     url = (getattr(kind, "DATASET_URL", None) or {}).get(dataset) if kind else None
@@ -58,37 +65,87 @@ def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify
         where = f" from {url}" if url else ""
         if not file.exists():
             raise DataError(f"{dataset} cannot be downloaded{where} ({error}): put its file at {file}") from error
-        raise DataError(f"{dataset} cannot be read from {file}: {type(error).__name__}: {error}") from error
+        raise DataError(f"{dataset} cannot be read from {file}: {said(error)}") from error
     if found is None:
         raise DataError(f"VLMEvalKit does not take {file}: it needs a column `question`")
     if type(found).__name__ == "CustomVQADataset":
         raise DataError(
             f"{dataset}: VLMEvalKit does not score open questions of your own: give options in columns A, B, …"
         )
+    if kind is None:
+        _check_indexes(dataset, file, found.data)
     _check_same(dataset, file, files)
     files.write(own=bool(own or kind is None))
     return found
 
 
+def said(error: Exception) -> str:
+    """An error of VLMEvalKit's, which asserts much and says little, in words."""
+    if isinstance(error, KeyError):
+        return f"it has no column {error}"
+    if isinstance(error, AssertionError) and not str(error):
+        return "it did not expect a row: a picture may be empty, or neither base64 nor the index of a row with one"
+    return f"{type(error).__name__}: {error}"
+
+
+def naming_rows(build: Callable[..., Any], file: Path, place: Mapping[str, int]) -> Callable[..., Any]:
+    """VLMEvalKit's `build_prompt`, whose errors say which row it is.
+
+    Args:
+        build: it.
+        file: the dataset's.
+        place: the number of each row, from 0, by its index as text.
+    """
+
+    def build_and_say(line: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return build(line, *args, **options)
+        except Exception as error:
+            if isinstance(line, Integral):
+                row = f"row {int(line) + 1}"
+            else:
+                index = str(line["index"])
+                row = f"row {place[index] + 1} (index {index})" if index in place else f"the row of index {index}"
+            raise DataError(f"{file}, {row}: {said(error)}") from error
+
+    return build_and_say
+
+
+def missing_pictures(message: Any) -> list[str]:
+    """Files of pictures that a prompt of VLMEvalKit's names, and that are not there."""
+    parts = [item for item in message if isinstance(item, dict)] if isinstance(message, list) else []
+    paths = [str(part.get("value")) for part in parts if part.get("type") == "image"]
+    return [
+        path for path in paths if not path.startswith(("http://", "https://", "data:")) and not os.path.exists(path)
+    ]
+
+
+def _check_indexes(dataset: str, file: Path, data: Any) -> None:
+    """Whether each row has an index of its own: answers are kept by it."""
+    indexes = data["index"]
+    twice = [str(index) for index in indexes[indexes.duplicated()][:5]]
+    if twice:
+        raise DataError(f"{dataset}, {file}: several rows have the index {', '.join(twice)}: number each row anew")
+
+
 def _check_same(dataset: str, file: Path, files: Files) -> None:
-    """Whether what is answered is of this file; its content is looked at only if its size or time has changed."""
+    """Take note of the file's content, which is looked at only if its size or time has changed.
+
+    Raises:
+        DataError: it is another than the one that was answered, by a version of ours that did not tell rows apart.
+    """
     if not file.exists():
         return
     found = file.stat()
     seen = [found.st_size, found.st_mtime_ns]
     before = files.read().get("data") or {}
-    if before.get("seen") == seen:
-        return
-    with file.open("rb") as opened:
-        digest = hashlib.sha256()
-        for block in iter(lambda: opened.read(1 << 20), b""):
-            digest.update(block)
-    content = digest.hexdigest()
-    if before.get("content") not in (None, content) and (files.predictions.exists() or files.journal.exists()):
+    content = before.get("content") if before.get("seen") == seen else content_of(file)
+    answered = files.predictions.exists() or files.journal.exists()
+    if before.get("content") not in (None, content) and answered and not files.rows():
         raise DataError(
             f"{file} has changed since it was answered: set `reuse: false` to put the answers aside and start afresh"
         )
-    files.write(data={"seen": seen, "content": content})
+    files.loaded = {"seen": seen, "content": content}
 
 
 def check_same_version(files: Files, version: str) -> None:

@@ -2,8 +2,9 @@
 
 `TYPE/TYPE_DATA.xlsx` holds answers, and answers alone; verdicts are the `.pkl` files whose names go on from there; all
 else with such a name is made of these two. Ours are `evalflow/vlmevalkit/DATA.json`, what the run knows of the dataset,
-`DATA.answers.jsonl`, answers as they come, until the first file has them, and `DATA.long.json`, whole, those that are
-longer than a cell of Excel's.
+`DATA.answers.jsonl`, answers as they come, until the first file has them, `DATA.long.json`, whole, those that are
+longer than a cell of Excel's, `DATA.rows.json`, by which rows are told apart, and `DATA.aside.jsonl`, answers to rows
+that are not in the data now. Verdicts of earlier judges are in `evalflow/saved/DATA/verdicts`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,11 +54,15 @@ class Files:
         self.state = ours / f"{dataset}.json"
         self.journal = ours / f"{dataset}.answers.jsonl"
         self.long = ours / f"{dataset}.long.json"
+        self.put_aside = ours / f"{dataset}.aside.jsonl"
         self.report = work_dir / "reports" / model.replace("/", "_") / f"{dataset}.json"
+        self.loaded: dict[str, Any] | None = None  # what tells the dataset's file, in the worker that has read it
+        self._rows = ours / f"{dataset}.rows.json"
+        self._earlier = work_dir / "evalflow" / "saved" / dataset / "verdicts"
 
     def unfinished(self) -> list[Path]:
         """Where VLMEvalKit keeps answers between their coming and the end of the dataset."""
-        found = [self.folder / f"{self.name}_{end}.pkl" for end in ("supp", "PREV")]
+        found = [self.folder / f"{self.name}_{end}.pkl" for end in ("supp", "checkpoint", "PREV")]
         return [path for path in (*found, self.folder / f"01_{self.dataset}.pkl") if path.exists()]
 
     def made(self) -> list[Path]:
@@ -90,6 +96,52 @@ class Files:
         new = self.state.with_suffix(".new")
         new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8", errors=ESCAPED)
         os.replace(new, self.state)
+
+    def rows(self) -> dict[str, list[str]]:
+        """Of each row that answers are to, by index as text: digests of what is asked, and of all of it."""
+        try:
+            data = json.loads(self._rows.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        found = data.get("rows") if isinstance(data, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def write_rows(self, rows: dict[str, list[str]]) -> None:
+        """Write that down."""
+        self._rows.parent.mkdir(parents=True, exist_ok=True)
+        new = self._rows.with_suffix(".new")
+        new.write_text(json.dumps({"schema": SCHEMA, "rows": rows}), encoding="utf-8")
+        os.replace(new, self._rows)
+
+    def keep_verdicts(self, judge: str) -> bool:
+        """Move the verdicts to where they are found when their judge is back; whether there are any."""
+        found, folder = self.verdicts(), self._earlier / judge
+        if not found:
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in found:
+            os.replace(path, folder / path.name)
+        state = {"schema": SCHEMA, "verdicts_on": self.read().get("verdicts_on") or {}}
+        (folder / "verdicts_on.json").write_text(json.dumps(state), encoding="utf-8")
+        return True
+
+    def verdicts_of(self, judge: str) -> dict[str, str]:
+        """What the verdicts of a judge that is not the last one are on, by index as text."""
+        try:
+            data = json.loads((self._earlier / judge / "verdicts_on.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return dict(data.get("verdicts_on") or {}) if isinstance(data, dict) else {}
+
+    def bring_back_verdicts(self, judge: str) -> None:
+        """Use the verdicts of an earlier judge again, where there are none by now."""
+        known = self.verdicts_of(judge)
+        if not known or self.verdicts():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in (self._earlier / judge).glob("*.pkl"):
+            shutil.copy2(path, self.folder / path.name)
+        self.write(verdicts_on=known)
 
     def keep_long(self, texts: dict[str, str]) -> None:
         """Keep answers whole that Excel would cut."""
@@ -167,6 +219,15 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
+def content_of(file: Path) -> str:
+    """A fingerprint of a file's content."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        for block in iter(lambda: opened.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
 def digest(*texts: str) -> str:
     """A short fingerprint."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
@@ -189,6 +250,9 @@ def whole_writes(dump: Any) -> Any:
                 _write_excel(data, new)
             else:
                 result = dump(data, str(new), **options)
+            if not new.exists():  # ms-vlmeval 0.0.20 writes a pickle beside it, and goes on
+                new.with_suffix(".pkl").unlink(missing_ok=True)
+                raise OSError(f"VLMEvalKit could not write {path}")
             os.replace(new, path)
         finally:
             new.unlink(missing_ok=True)

@@ -33,3 +33,22 @@ def replace_everywhere(function: Any, ours: Any) -> None:
             for attribute, value in list(vars(module).items()):
                 if value is function:
                     setattr(module, attribute, ours)
+
+
+def call(func: Any, task: Any) -> Any:
+    """Call a function as VLMEvalKit's `track_progress_rich` does: a task is its arguments."""
+    if isinstance(task, dict):
+        return func(**task)
+    return func(*task) if isinstance(task, (tuple, list)) else func(task)
+
+
+def without_reuse(run: Any) -> None:
+    """Keep `vlmeval.run` from bringing back files of other folders, and from passing over incomplete answers.
+
+    Args:
+        run: the module.
+    """
+    seam(run, "prepare_reuse_files")
+    run.prepare_reuse_files = lambda **_: {"source_eval_id": None, "prediction_complete": True}
+    if hasattr(run, "is_prediction_complete"):  # since ms-vlmeval 0.0.20, which scores no dataset with a gap
+        run.is_prediction_complete = lambda *_, **__: True

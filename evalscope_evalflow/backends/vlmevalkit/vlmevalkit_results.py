@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from evalscope_evalflow.backends.base import DatasetResult, Saved, Stamps
 from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.backends.native.native_results import metrics_of, read_json
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
-from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.backends.native.rows_files import judge_id
+from evalscope_evalflow.backends.selection import Change, change
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of
+from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
@@ -57,6 +60,26 @@ class VLMEvalKitSaved(Saved):
             )
             for row, item in (self._state(dataset).get("failed") or {}).items()
         ]  # fmt: skip
+
+    def requested(self, dataset: str) -> int | None:
+        known = self._state(dataset).get("requested")
+        return known if isinstance(known, int) else super().requested(dataset)
+
+    def change(self, dataset: str) -> Change | None:
+        state, files = self._state(dataset), self.files(dataset)
+        before, file = state.get("data") or {}, catalog.lmudata() / f"{dataset}.tsv"
+        if before.get("seen") and file.is_file() and files.rows():
+            found = file.stat()
+            if before["seen"] != [found.st_size, found.st_mtime_ns] and before.get("content") != content_of(file):
+                return Change.DATA
+        known = state.get("chosen")
+        return change(known, {"limit": self.task.stock.get("limit")}) if isinstance(known, dict) else None
+
+    def may_differ(self, dataset: str) -> frozenset[str]:
+        return frozenset({"limit"} if "chosen" in self._state(dataset) else ())
+
+    def earlier_verdicts(self, dataset: str, judge: Mapping[str, Any]) -> int:
+        return len(self.files(dataset).verdicts_of(judge_id(judge)))
 
     def files(self, dataset: str) -> Files:
         """Those of one dataset."""

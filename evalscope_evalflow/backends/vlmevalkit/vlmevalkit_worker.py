@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers, bring_in_line
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import (
     Api,
     base_url,
@@ -33,12 +33,20 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     check_data_folder,
     check_same_version,
     correct_wemath,
+    data_file,
     give_latex_comparison,
     load_dataset,
+    naming_rows,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import missing, replace_everywhere, seam
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import (
+    call,
+    missing,
+    replace_everywhere,
+    seam,
+    without_reuse,
+)
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
@@ -106,7 +114,9 @@ class VLMEvalKitWorker:
         retry_only_what_is_transient()
         self._patch()
         for dataset in self.settings["datasets"]:
-            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, SUPPORTED_DATASETS)
+            ours = (path.stem for path in (self.work_dir / "evalflow" / "vlmevalkit").glob("*.json"))
+            others = {*SUPPORTED_DATASETS, *self.settings["datasets"], *ours}
+            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, others)
         problems = []
         for dataset in self.settings["datasets"]:
             try:
@@ -123,7 +133,7 @@ class VLMEvalKitWorker:
         """Save every answer that can be had."""
         left = []
         for dataset in self.settings["datasets"]:
-            self.answers[dataset].clean()
+            bring_in_line(self.answers[dataset], self.kinds, self.channel)
             rows = self.answers[dataset].to_ask()
             if rows:
                 check_same_version(self.files[dataset], importlib.metadata.version("ms-vlmeval"))
@@ -162,7 +172,8 @@ class VLMEvalKitWorker:
         left = []
         for dataset in self.settings["datasets"]:
             self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
-            self.answers[dataset].clean()
+            bring_in_line(self.answers[dataset], self.kinds, self.channel)
+            self.files[dataset].bring_back_verdicts((self.settings.get("judges") or {}).get(dataset, "unknown"))
             if not self.files[dataset].predictions.exists():
                 self.files[dataset].write(error="no score: there is no answer", judged=None, fallbacks={}, scored=0)
                 continue
@@ -214,10 +225,7 @@ class VLMEvalKitWorker:
             setattr(vlmeval.run, name, self._infer_with(seam(vlmeval.run, name)))
         self._build = seam(vlmeval.run, "build_dataset")
         vlmeval.run.build_dataset = self._dataset
-        seam(vlmeval.run, "prepare_reuse_files")
-        vlmeval.run.prepare_reuse_files = lambda **_: (
-            None
-        )  # it brings back files of folders that EvalScope does not make
+        without_reuse(vlmeval.run)
         if MODEL not in vlmeval.config.supported_VLM:
             raise missing(f"the model {MODEL}")
         vlmeval.config.supported_VLM[MODEL] = make_model_class(self._model_api, MODEL_DEFAULTS)
@@ -244,6 +252,8 @@ class VLMEvalKitWorker:
         """A dataset for VLMEvalKit's run, which changes what it is given."""
         found = copy.copy(self.data[name])
         found.data = found.data.copy()
+        if hasattr(found, "build_prompt"):
+            found.build_prompt = naming_rows(found.build_prompt, data_file(name), self.answers[name].place)
         stock = found.evaluate
         found.evaluate = lambda eval_file, **options: self._evaluate(name, stock, **options)
         return found
@@ -258,7 +268,8 @@ class VLMEvalKitWorker:
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
-                self.errors[dataset] = f"{type(error).__name__}: {error}"
+                kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
+                self.errors[dataset] = f"{kind}{error}"
                 raise
             self._note_answers(dataset)
             return result
@@ -276,7 +287,7 @@ class VLMEvalKitWorker:
         tasks = list(tasks)
         if keys is None or save is None:  # not what is saved: such as frames of videos
             with ThreadPoolExecutor(max(1, nproc)) as pool:
-                return list(pool.map(lambda task: _call(func, task), tasks))
+                return list(pool.map(lambda task: call(func, task), tasks))
         saved = self.load(save) if Path(save).exists() else {}
         results: list[Any] = [None] * len(tasks)
         with ThreadPoolExecutor(max(1, min(nproc, len(tasks)))) as pool:
@@ -308,11 +319,13 @@ class VLMEvalKitWorker:
         assert now.journal is not None
         dataset, row = now.files.dataset, str(key)
         asked = task if isinstance(task, dict) else {}
-        cause = now.cause(asked.get("message") or asked.get("messages"))  # the second is a conversation
+        message = asked.get("message") or asked.get("messages")  # the second is a conversation
+        cause = now.cause(message)
         try:
             self.failures.expect(dataset, "default", row, cause)
+            now.check_pictures(row, message)
             self.answered.kinds = []
-            answer = str(_call(func, task))
+            answer = str(call(func, task))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             kind, transient = classify(error)
             if kind == "run":
@@ -374,12 +387,6 @@ class VLMEvalKitWorker:
             files.report, dataset=dataset, model=self.settings["model"], found=found, scored=len(outcome.scored),
             requested=requested, judge=judge, fallbacks=kinds, own=bool(files.read().get("own")),
         )  # fmt: skip
-
-
-def _call(func: Any, task: Any) -> Any:
-    if isinstance(task, dict):
-        return func(**task)
-    return func(*task) if isinstance(task, (tuple, list)) else func(task)
 
 
 def _client(model_args: dict[str, Any] | None) -> dict[str, Any]:

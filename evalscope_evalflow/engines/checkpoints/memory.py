@@ -34,6 +34,8 @@ class Memory:
         sequences: how many sequences must have room at once.
         windows: whether it keeps no more than a window where the model looks at no more.
         pipeline: devices that the layers are shared out over, beside tensor parallelism.
+        of_free: whether its share is one of the memory that is free at its start, so that others take from it; if not,
+            the engine stops where its share of the whole device is not free.
     """
 
     share: float = 0.9
@@ -45,6 +47,7 @@ class Memory:
     sequences: int = 1
     windows: bool = True
     pipeline: int = 1
+    of_free: bool = True
 
     def kv_room(self, total_bytes: int, weight_bytes: int) -> int:
         """Bytes for keys and values on a device of this size, beside these weights."""

@@ -58,6 +58,9 @@ class _LocalControl(Control):
     def may_keep_engine(self) -> bool:
         return not self._executor.waits()
 
+    def judge_ahead(self, datasets: Sequence[str]) -> list[str]:
+        return self._budget.first_of(datasets)
+
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:
         return self._budget.share(verdicts, self.check)
 

@@ -274,8 +274,10 @@ def test_data_that_is_not_there_and_data_that_is_another(
         )
         with pytest.raises(ConfigError, match=r"(?s)no dataset 'nowhere_set'.*nowhere_set\.tsv"):
             run(asked)
-        # A file that is not the published one, one that has changed since it was answered, and open questions.
-        work, names = place / "other-data", ["MathVista_MINI", "shapes", vlm_data.OPEN]
+        with pytest.raises(ConfigError, match=rf"{vlm_data.OPEN}\.tsv:1: .* does not score open questions"):
+            run(task(place / "data", vlmeval_env, model.url, judge.url, [vlm_data.OPEN]))
+        # A file that is not the published one, and one that has changed since it was answered.
+        work, names = place / "other-data", ["MathVista_MINI", "shapes"]
         shutil.copytree(place / "undisturbed", work)
         shutil.copytree(data, place / "other-LMUData")
         changed = place / "other-LMUData" / "shapes.tsv"
@@ -286,7 +288,6 @@ def test_data_that_is_not_there_and_data_that_is_another(
         for said in (
             r"MathVista_MINI\.tsv is not the published.*verify_md5: false",
             r"shapes\.tsv has changed since it was answered: set `reuse: false`",
-            f"{vlm_data.OPEN}: VLMEvalKit does not score open questions",
         ):
             assert re.search(said, str(caught.value))
         assert (place / "other-LMUData" / "MathVista_MINI.tsv").exists()

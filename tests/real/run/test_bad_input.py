@@ -69,7 +69,18 @@ def test_sections(what: str, door: str, folder: Path, gguf: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"datasets": ["genral_mcq"]}, ["no benchmark 'genral_mcq'", "Did you mean 'general_mcq'?"]),
+        (
+            {
+                "datasets": ["genral_mcq", "general_mcq"],
+                "dataset_args": {"general_mcq": {"local_path": "FOLDER", "subset_list": ["t"]}},
+            },
+            [
+                "no benchmark 'genral_mcq'",
+                "Did you mean 'general_mcq'?",
+                "general_mcq, FOLDER/t_val.jsonl:2: it has no options",
+                "Write each option under its letter",
+            ],
+        ),
         ({"eval_config": {"backend": "Native"}}, ["both `evalflow` and `eval_config`"]),
     ],
 )
@@ -80,6 +91,9 @@ def test_tasks(change: dict[str, Any], says: list[str], door: str, folder: Path,
         "work_dir": str(folder / "work"),
         "evalflow": {"backend": "Native"},
     }
+    rows = [{"question": "q", "A": "a", "answer": "A"}, {"question": "q", "options": ["a"], "answer": "A"}]
+    (folder / "t_val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    change, says = json.loads(json.dumps([change, says]).replace("FOLDER", str(folder)))
     refused({**task, **change}, says, door, folder)
 
 

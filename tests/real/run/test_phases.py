@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import doors
 import psutil
 import pytest
 import yaml
@@ -40,7 +41,10 @@ def _well(judge: JudgeServer) -> None:
 
 @pytest.fixture
 def run(stock_task: dict[str, Any], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the task in `tmp_path/work`; `flow` and `deploy` are settings of the section."""
+    """Runs the task in `tmp_path/work`; `flow` and `deploy` are settings of the section.
+
+    Whatever the scores are, the table, the record and EvalScope's dashboard have the same.
+    """
 
     def start(
         code: int = 0, mode: str = "all", script: tuple[str, ...] = (), command: str = "run", **changes: Any
@@ -55,6 +59,11 @@ def run(stock_task: dict[str, Any], tmp_path: Path) -> Callable[..., subprocess.
             env={**os.environ, "PYTHONPATH": str(SCRIPTED)},
         )  # fmt: skip
         assert done.returncode == code, done.stderr
+        if command == "run" and mode != "infer" and code in (0, 3):
+            work = tmp_path / "work"
+            shown, recorded = doors.table(done.stdout), doors.run_json(work)
+            assert shown == recorded
+            assert doors.dashboard(work) == {name: score for name, score in shown.items() if score is not None}
         return done
 
     return start
@@ -87,28 +96,30 @@ def engine_started(work: Path) -> bool:
     return "command" in record(work)
 
 
-def test_the_engine_is_gone_before_the_judge_is_asked(
+def test_the_engine_is_gone_before_the_judge_is_asked_about_more_than_one_answer(
     run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
 ) -> None:
-    """Seen from the judge's side; and its slowness costs the engine nothing."""
+    """Seen from the judge's side; and its slowness costs the engine nothing. The one answer is not judged twice."""
     work = tmp_path / "work"
     seen: list[tuple[bool, list[str]]] = []
 
     def look(number: int) -> str:
         if number == 1:
-            events = [json.loads(line) for line in (work / "evalflow" / "events.jsonl").read_text().splitlines()]
+            assert "AnswersSaved" not in events(work), "others are still being answered"
+        if number == 2:
+            assert "AnswersSaved" in events(work)
             command = record(work)["command"]
             port = int(command[command.index("--port") + 1])
             with socket.socket() as probe:
                 taken = probe.connect_ex(("127.0.0.1", port)) == 0
             alive = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
             seen.append((taken, [line for line in alive if "scripted_server" in line and f"--port {port}" in line]))
-            assert any(event["event"] == "AnswersSaved" for event in events)
         time.sleep(0.5)
         return '{"verdict": "A"}'
 
     judge.reply = look
-    run(judge=judge.settings, eval_batch_size=1, flow={"judge_max_num_seqs": 2})
+    script = ("--answer-seconds", "0.3")
+    run(judge=judge.settings, eval_batch_size=1, flow={"judge_max_num_seqs": 2}, script=script)
     assert seen == [(False, [])]
     assert len(judge.asked) == 8
     assert judge.most_at_once == 2
@@ -118,6 +129,24 @@ def test_the_engine_is_gone_before_the_judge_is_asked(
     without = found["phases_s"]["load"] + found["phases_s"]["infer"] + found["phases_s"]["release"]
     assert found["engine_held_s"] <= without + 0.5
     assert found["results"]["general_mcq"]["judged"] == 8
+
+
+def test_a_judge_that_nobody_understands_is_told_of_while_the_model_answers(
+    run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
+) -> None:
+    judge.reply = lambda _: "B"
+    done = run(code=3, judge=judge.settings, eval_batch_size=1, script=("--answer-seconds", "0.3"))
+    why = """e.g. 'B'; expected a JSON object with "verdict\""""
+    ahead = (
+        "general_mcq: the judge was asked about one answer ahead, and gave no verdict: the judge's reply could not be"
+    )
+    assert f"{ahead} parsed for 1 of 1 answers, {why}" in " ".join(done.stderr.split())
+    happened = events(tmp_path / "work")
+    assert happened.index("JudgeProbed") < happened.index("AnswersSaved")
+    assert f"the judge's reply could not be parsed for 8 of 8 answers, {why}" in " ".join(done.stdout.split())
+    assert len(judge.asked) == 8, "what it said ahead is what it says"
+    found = record(tmp_path / "work")["results"]["general_mcq"]["score"]
+    assert (found["value"], found["judged"], found["unjudged"]) == (None, 0, 8)
 
 
 def test_the_worker_gets_ready_while_the_engine_loads(run: Callable[..., Any], tmp_path: Path) -> None:
@@ -181,9 +210,14 @@ def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge:
 
     verdict = judge.reply
     judge.reply = lambda number: verdict(number) if number <= 3 else 503
-    done = run(code=3, judge=judge.settings, flow={"judge_max_num_seqs": 1})
+    deploy = {"stall_timeout_s": 5}
+    done = run(code=3, judge=judge.settings, flow={"judge_max_num_seqs": 1}, deploy=deploy)
+    assert f"the judge at {judge.url} fails a request (503: the judge is unwell)" in done.stderr
     assert "(incomplete)" in done.stdout
     assert "3/8" in done.stdout
+    assert doors.table(done.stdout) == {"general_mcq": 0.6667}, "the judge's own figure: A, B and A"
+    assert [metric["num"] for metric in report(work)["metrics"]] == [3]
+    assert report(work)["execution_summary"] | {"succeeded": 3, "errored": 5} == report(work)["execution_summary"]
     assert (
         record(work)["results"]["general_mcq"] | {"judged": 3, "fallbacks": 5} == record(work)["results"]["general_mcq"]
     )
@@ -199,7 +233,30 @@ def test_a_rerun_judges_only_what_has_no_verdict(run: Callable[..., Any], judge:
     assert record(work)["state"] == "complete"
 
 
-def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
+def scores(reviews: str) -> dict[int, Any]:
+    """The score of each sample in a review file."""
+    return {row["index"]: row["sample_score"]["score"] for row in map(json.loads, reviews.splitlines())}
+
+
+def test_a_judge_that_nobody_can_read_gives_no_score(
+    run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
+) -> None:
+    """EvalScope would score each sample by a rule; the rule's figure is nowhere, and what the judge said is kept."""
+    work = tmp_path / "work"
+    judge.reply = lambda _: "B"
+    done = run(code=3, judge=judge.settings)
+    assert doors.table(done.stdout) == {"general_mcq": None}
+    assert "0/8" in done.stdout
+    assert list((work / "reports").rglob("*.json")) == []
+    kept = json.loads((work / "evalflow" / "kept" / "reports" / "m" / "general_mcq.json").read_text())
+    assert (kept["metrics"], kept["judge_summary"]["scored"], kept["judge_summary"]["total"]) == ([], 0, 8)
+    reviews = [
+        json.loads(line) for line in (work / "reviews" / "m" / "general_mcq_tiny.jsonl").read_text().splitlines()
+    ]
+    assert all(row["sample_score"]["score"]["value"] == {} for row in reviews)
+
+
+def test_another_judge_judges_anew_and_the_old_verdicts_are_kept_and_used_when_it_is_back(
     run: Callable[..., Any], judge: JudgeServer, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
@@ -210,11 +267,14 @@ def test_another_judge_judges_anew_and_the_old_verdicts_are_kept(
     assert "judge.models.0.system_prompt: unknown key" in run(code=2, judge=wrong).stderr
     settings = {**judge.settings, "contract": {"system_prompt": "Be strict."}}
     done = run(judge=settings)
-    assert "another judge; earlier verdicts on general_mcq are kept in" in done.stderr
+    assert "another judge; earlier verdicts on general_mcq are kept" in done.stderr
     assert not engine_started(work)
     assert len(judge.asked) == 8
-    (kept,) = work.glob("evalflow/kept/*/reviews/m/general_mcq_tiny.jsonl")
-    assert kept.read_text() == before
+    judge.asked.clear()
+    run(judge=judge.settings)
+    assert not judge.asked, "the first judge is back, and its verdicts are still there"
+    after = (work / "reviews" / "m" / "general_mcq_tiny.jsonl").read_text()
+    assert [scores(text) for text in (before, after)] == [scores(before)] * 2
 
 
 def test_answers_that_failed_for_a_moment_are_asked_again_with_their_verdicts(
@@ -249,14 +309,24 @@ def test_what_failed_permanently_starts_no_engine(run: Callable[..., Any], tmp_p
     assert events(work)[-2:] == ["RunFinished", "NothingLeft"]
 
 
+def test_a_smaller_limit_starts_no_engine(run: Callable[..., Any], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run()
+    before = answers(work)
+    done = run(limit=2)
+    assert "6 saved answers are to samples that are not chosen now" in done.stderr
+    assert not engine_started(work)
+    assert record(work)["results"]["general_mcq"]["succeeded"] == 2
+    assert len(answers(work)) < len(before)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"limit": 2}, "limit was not set and is 2"),
         ({"generation_config": {"max_tokens": 7, "temperature": 0.0}}, "generation_config.max_tokens was 6 and is 7"),
         ({"seed": 3}, "seed was not set and is 3"),
     ],
-    ids=["limit", "generation", "seed"],
+    ids=["generation", "seed"],
 )
 def test_answers_to_another_task_are_refused_and_kept(
     run: Callable[..., Any], tmp_path: Path, changes: dict[str, Any], says: str

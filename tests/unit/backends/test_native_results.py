@@ -221,11 +221,14 @@ def test_verdicts_are_archived_without_answers_and_without_other_datasets(task, 
     saved(folder)
     reviews = folder / "reviews" / "m"
     reviews.mkdir(parents=True)
+    answers = json.dumps({"index": 0, "model_output": {"text": "A"}}) + "\n"
+    (folder / "predictions" / "m" / "general_qa_qa.jsonl").write_text(answers)
     for name in ("general_qa_qa.jsonl", "general_mcq_val.jsonl"):
-        (reviews / name).write_text("{}\n")
+        (reviews / name).write_text('{"index": 0}\n')
     path = report("general_qa", [metric("accuracy", 1.0)])
     assert load_backend("Native").archive_verdicts(task, task.models[0], "general_qa", tmp_path / "kept")
-    assert (tmp_path / "kept" / "reviews" / "m" / "general_qa_qa.jsonl").is_file()
+    found = list((folder / "evalflow" / "saved" / "general_qa" / "verdicts").rglob("*.jsonl"))
+    assert [path.name for path in found] == ["qa.jsonl"]
     assert not path.exists()
     assert [item.name for item in reviews.iterdir()] == ["general_mcq_val.jsonl"]
     assert has_predictions(folder)
@@ -254,9 +257,9 @@ def test_fallbacks_are_counted_and_dropped(task, folder, report):
     found = results(task)["general_qa"]
     assert (found.judged, found.fallbacks, found.complete) == (1, 3, False)
     assert found.notes == ["the judges came to no verdict on 3 of 4 answers"]
-    assert verdicts.drop_fallbacks(file.parent, "general_qa") == 3
+    assert verdicts.drop_fallbacks([file]) == 3
     assert file.read_text() == review(0, "success") + review(3) + '{"index": 5, "sample'
-    assert verdicts.drop_fallbacks(file.parent, "general_qa") == 0
+    assert verdicts.drop_fallbacks([file]) == 0
 
 
 def test_an_old_report_is_not_taken_for_a_new_one_and_stays(task, report):
@@ -277,9 +280,38 @@ def test_a_score_of_nothing_or_of_some_is_not_complete(task, report):
     assert results(task)["general_qa"].complete
 
 
+@pytest.mark.parametrize("shorter", [["general_mcq"], ["general_mcq", "general_mcq_long"]])
+def test_files_of_a_dataset_whose_name_goes_on_are_never_its_own(tmp_path, shorter):
+    """Whoever asked it: another task, or, in a folder without our ledger, EvalScope itself."""
+    data = {"work_dir": str(tmp_path), "evalflow": {"backend": "Native", "models": [{"name": "m", "path": "/m"}]}}
+    task = Task.parse({**data, "datasets": shorter})
+    folder = task.folder(task.models[0])
+    for kind in ("predictions", "reviews"):
+        (folder / kind / "m").mkdir(parents=True)
+        for name, rows in (("general_mcq_a", 1), ("general_mcq_long_a", 2), ("gsm8k_main", 3), ("gsm8k_indic_en", 4)):
+            (folder / kind / "m" / f"{name}.jsonl").write_text("{}\n" * rows)
+    alone = Task.parse({**data, "datasets": ["gsm8k"]})
+    look = load_backend("Native").look
+    assert look(alone, alone.models[0]).answers("gsm8k") == 3, "EvalScope has a dataset gsm8k_indic"
+    (folder / "evalflow").mkdir()
+    ledger.update(folder, "general_mcq_long", requested=2)
+    assert look(task, task.models[0]).answers("general_mcq") == 1
+    assert look(task, task.models[0]).verdicts("general_mcq") == 1
+
+
 def test_answers_and_verdicts_may_have_a_torn_row(task, folder):
     rows = [folder / "predictions" / "m" / "d.jsonl", folder / "reviews" / "m" / "d.jsonl"]
     for path in [*rows, folder / "reports" / "m" / "d.json"]:
         path.parent.mkdir(parents=True)
         path.write_text("{")
     assert sorted(load_backend("Native").row_files(folder)) == rows
+
+
+def test_a_dataset_that_could_not_be_scored_shows_its_answers(task, folder):
+    path = folder / "predictions" / "m" / "general_qa_default.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}\n{}\n")
+    (folder / "evalflow").mkdir(exist_ok=True)
+    ledger.update(folder, "general_qa", requested=3)
+    result = results(task)["general_qa"]
+    assert (result.answered, result.requested, result.complete) == (2, 3, False)

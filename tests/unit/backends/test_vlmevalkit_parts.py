@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 import ssl
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import pandas
 import pytest
 from evalscope.report import Report
 
+from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_worker as worker
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_backend import VLMEvalKit
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import NoVerdict, base_url, converse
@@ -29,6 +31,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import (
     is_fallback,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import source_hash
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
@@ -38,11 +41,18 @@ JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1"}]}
 
 
 @pytest.fixture
-def worker_env(tmp_path: Path) -> Path:
-    """An environment that has the packages, as far as folders tell."""
+def worker_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment that has the packages, as far as folders tell; of VLMEvalKit's source, one place is known."""
     packages = tmp_path / "env" / "lib" / "python3.11" / "site-packages"
     for name in ("evalscope", "vlmeval"):
         (packages / name).mkdir(parents=True)
+    for name, version in (("transformers", "4.57.1"), ("pandas", "2.3.0"), ("ms_vlmeval", "9.9.9")):
+        folder = packages / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name.replace('_', '-')}\nVersion: {version}\n")
+    (packages / "vlmeval" / "run.py").write_text("def main():\n    return 1\n")
+    known = source_hash(packages / "vlmeval", "run.py:main")
+    monkeypatch.setattr(vlmevalkit_sources, "PLACES", {"run.py:main": {known: "9.9.9"}})
     (tmp_path / "env" / "bin").mkdir()
     (tmp_path / "env" / "bin" / "python").symlink_to("/bin/true")
     return tmp_path / "env"
@@ -89,8 +99,26 @@ class TestCheck:
         assert problems(worker_env, judge={}, evalflow={"mode": "infer"}) == {}
 
     def test_it_has_to_be_installed(self, worker_env: Path) -> None:
-        next(worker_env.glob("lib/python3*/site-packages/vlmeval")).rmdir()
+        shutil.rmtree(next(worker_env.glob("lib/python3*/site-packages/vlmeval")))
         assert "[vlmeval]" in problems(worker_env)["worker_env"]
+
+    def test_another_source_than_it_was_written_for_is_refused(self, worker_env: Path) -> None:
+        run = next(worker_env.glob("lib/python3*/site-packages/vlmeval/run.py"))
+        run.write_text(f"import os\n\n\n{run.read_text()}")
+        assert problems(worker_env) == {}
+        run.write_text("def main():\n    return 2\n")
+        said = problems(worker_env)["worker_env"]
+        assert "ms-vlmeval 9.9.9" in said
+        assert "run.py:main changed. Scores could be wrong" in said
+        assert "0.0.19, 0.0.20 work" in said
+        run.unlink()
+        assert "run.py:main changed" in problems(worker_env)["worker_env"]
+
+    def test_packages_that_break_it_are_refused(self, worker_env: Path) -> None:
+        metadata = next(worker_env.glob("lib/python3*/site-packages/transformers-*/METADATA"))
+        metadata.write_text("Name: transformers\nVersion: 5.0.0\n")
+        metadata.parent.rename(metadata.parent.with_name("transformers-5.0.0.dist-info"))
+        assert "transformers is 5.0.0, and it needs < 5" in problems(worker_env)["worker_env"]
 
     def test_the_data_folder_has_to_be_there(self, worker_env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LMUData", str(worker_env / "nowhere"))

@@ -20,8 +20,9 @@ print(json.dumps([dataclasses.asdict(device) for device in devices()]))
 """
 CHECK = """
 import json, sys; from evalscope_evalflow.devices.nvml import check_devices
-text, variables, idle = json.loads(sys.argv[1])
-print(json.dumps([[found.where, found.what, found.todo] for found in check_devices(text, variables, idle=idle)]))
+text, variables, idle, needs_gpu = json.loads(sys.argv[1])
+problems = check_devices(text, variables, idle=idle, needs_gpu=needs_gpu)
+print(json.dumps([[found.where, found.what, found.todo] for found in problems]))
 """
 NOBODY = 4194303  # above every PID that Linux gives
 MIB = 1 << 20
@@ -32,8 +33,8 @@ def driver(tmp_path_factory, tmp_path):
     return Driver(tmp_path_factory.getbasetemp() / "nvml", tmp_path)
 
 
-def check(driver, text, variables=None, idle=True):
-    return driver.python(CHECK, json.dumps([text, variables or {}, idle]))
+def check(driver, text, variables=None, idle=True, needs_gpu=False):
+    return driver.python(CHECK, json.dumps([text, variables or {}, idle, needs_gpu]))
 
 
 def whats(found):
@@ -188,6 +189,11 @@ class TestCheck:
             "there is no device 0",
             "The driver knows none at all: leave it out to run on CPUs.",
         )
+
+    def test_driver_without_devices_and_an_engine_that_needs_one(self, driver):
+        driver.write()
+        ((_, _, todo),) = check(driver, "0", needs_gpu=True)
+        assert todo == "The driver knows none at all: see what nvidia-smi says."
 
     def test_driver_that_does_not_answer(self, driver):
         driver.write("init 18")

@@ -286,7 +286,7 @@ class TestIdle:
         assert problem.startswith(
             "deploy.devices: 1 idle device is needed, and idle here: none (device 0 is in use: PID"
         )
-        assert 'to run on CPUs, set devices: ""' in problem
+        assert problem.endswith("Wait until they are free."), "vLLM's build for GPUs runs on nothing else"
 
     def test_too_few_are_idle(self, one):
         (problem,) = one(*box(8), *[process(f"GPU-{n}", 4194303, 9000) for n in range(5)], model="72b")["problems"]
@@ -360,12 +360,37 @@ class TestKinds:
 class TestOthers:
     def test_variables_of_the_user_are_left_alone(self, one):
         env_vars = {"CUDA_VISIBLE_DEVICES": "1,3"}
-        found = one(*box(4), process("GPU-1", 4194303, 9000), env_vars=env_vars, model="72b", max_model_len=8192)
+        found = one(*box(4), process("GPU-1", 4194303, 4000), env_vars=env_vars, model="72b", max_model_len=8192)
         assert (found["devices"], found["tp"], found["problems"]) == (None, 2, [])
         assert found["lines"][0].startswith("devices 1,3 (NVIDIA H100 80GB HBM3, 80 GiB) of 2 named: tensor_parallel 2")
         mixed = [device(0, 24), device(1, 80)]
         assert one(*mixed, env_vars={"CUDA_VISIBLE_DEVICES": "0,1"}, model="32b", max_model_len=512)["tp"] is None
         assert one(*mixed, env_vars={"CUDA_VISIBLE_DEVICES": "1,0"}, model="32b", max_model_len=512)["tp"] == 1
+
+    def test_what_others_hold_of_a_device_that_a_variable_names_counts(self, on):
+        env_vars = {"CUDA_VISIBLE_DEVICES": "1"}
+        cases = [
+            {"model": "7b", "deploy": {"env_vars": env_vars}},
+            {"model": "7b", "deploy": {"env_vars": env_vars, "extra_args": ["--gpu-memory-utilization", "0.4"]}},
+            {"model": "7b", "engine": "sglang", "deploy": {"env_vars": env_vars}},
+            {"model": "32b", "engine": "sglang", "deploy": {"env_vars": env_vars}},
+            {"model": "7b", "deploy": {"env_vars": {"CUDA_VISIBLE_DEVICES": "0"}}},
+        ]
+        lines = (*box(2), process("GPU-1", 4194303, 40000))
+        share, lower, of_rest, too_large, idle = on(*lines, cases=cases)
+        (problem,) = share["problems"]
+        assert problem.startswith(
+            "deploy.env_vars.CUDA_VISIBLE_DEVICES: device 1 (NVIDIA H100 80GB HBM3, 80 GiB) has 40.6 GiB free, and "
+            "vllm takes 0.9 of the device: it is in use: PID 4194303"
+        )
+        assert problem.endswith("lower --gpu-memory-utilization in extra_args to 0.49.")
+        assert (lower["problems"], lower["tp"]) == ([], 1)
+        assert of_rest["problems"] == []
+        assert any("device 1 is in use: PID 4194303" in note for note in of_rest["notes"])
+        assert "of 40.6 GiB" in " ".join(of_rest["lines"])
+        (problem,) = too_large["problems"]
+        assert "Not idle: device 1 is in use: PID 4194303" in problem
+        assert (idle["problems"], idle["notes"], idle["tp"]) == ([], [], 1)
 
     def test_a_size_that_is_not_known_takes_one_device(self, one):
         found = one(*box(4), model="/no/such/model")

@@ -28,7 +28,7 @@ SHOWN = {
     "another vllm was kept": engine_events.EngineNotice("another vllm was kept"),
     "nothing is left to do; nothing was started": run_events.NothingLeft(),
     "reuse is off; earlier results are kept in /k": run_events.ResultsArchived("/k"),
-    "another judge; earlier verdicts on a, b are kept in /k": run_events.ResultsArchived("/k", ["a", "b"]),
+    "another judge; earlier verdicts on a, b are kept (reports: /k)": run_events.ResultsArchived("/k", ["a", "b"]),
     "3 verdicts on a were not the judge's own; they are made again": worker_events.VerdictsDropped("a", 3),
     "a has an evaluator of its own: it is judged while the engine runs": worker_events.DatasetNotSplit("a"),
     "a failed: no data; the other datasets go on": worker_events.DatasetFailed("a", "no data"),
@@ -75,6 +75,15 @@ def test_an_engine_of_which_something_may_be_left_is_gone_and_warned_of(capsys):
 def test_what_nobody_needs_to_know_is_not_said(event, capsys):
     ModelDisplay(Reporter(), "base").on_event(event)
     assert capsys.readouterr().err == ""
+
+
+def test_why_a_dataset_failed_is_said_once(capsys):
+    display = ModelDisplay(Reporter(), "base")
+    display.on_event(worker_events.DatasetFailed("a", "no data"))
+    display.on_event(run_events.DatasetIncomplete("a", 4, 4, False, ["it was ended by no data"]))
+    assert capsys.readouterr().err.count("no data") == 1
+    display.on_event(run_events.DatasetIncomplete("b", 4, 0, False, ["it was ended by no data"]))
+    assert "no report for b; it was ended by no data" in capsys.readouterr().err
 
 
 class Terminal(Reporter):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
@@ -118,8 +120,10 @@ def test_a_broken_engine_is_told_when_it_is_asked_for_and_hurts_no_other(name, w
 def test_vllm_is_run_by_the_environments_own_interpreter(make_env, checkpoint_folder):
     prefix = make_env()
     argv = command("vllm", checkpoint_folder, env=str(prefix)).argv
-    assert argv[:4] == [str(prefix / "bin" / "python"), "-m", "vllm.entrypoints.cli.main", "serve"]
-    assert argv[4] == str(checkpoint_folder)
+    assert argv[0] == str(prefix / "bin" / "python")
+    assert Path(argv[1]).name == "key_launcher.py"
+    assert argv[2:5] == ["api-key+", "vllm.entrypoints.cli.main:main", "serve"]
+    assert argv[5] == str(checkpoint_folder)
 
 
 def test_vllm_takes_no_sampling_defaults_from_the_checkpoint(checkpoint_folder):

@@ -5,11 +5,17 @@ import json
 
 import pytest
 
-from evalscope_evalflow.events import base, engine_events, run_events, worker_events  # noqa: F401 - they register
+from evalscope_evalflow.events import (  # noqa: F401 - they register
+    api_events,
+    base,
+    engine_events,
+    run_events,
+    worker_events,
+)
 from evalscope_evalflow.events.base import Event, parse
 
 # Classes that group others and are never emitted.
-GROUPS = {"WorkerEvent"}
+GROUPS = {"WorkerEvent", "ApiEvent"}
 CONCRETE = {name: kind for name, kind in Event.kinds.items() if kind.__module__.startswith("evalscope_evalflow.")}
 VALUES = {"str": "x", "int": 1, "float": 0.5, "bool": True, "Phase": run_events.Phase.LOAD, "Any": "hangs"}
 

@@ -476,7 +476,7 @@ def test_every_problem_is_told_once_and_at_once(task, tmp_path):
 
 
 def test_a_subset_without_a_file_is_told_with_what_there_is(task, tmp_path):
-    (tmp_path / "demo.jsonl").touch()
+    (tmp_path / "demo.jsonl").write_text('{"query": "q", "response": "r"}\n')
     settings = {"general_qa": {"local_path": str(tmp_path), "subset_list": ["demoo"]}}
     said = refused(task(dataset_args=settings))
     assert "dataset_args.general_qa.subset_list" in said

@@ -5,6 +5,9 @@ import os
 
 import pytest
 
+from evalscope_evalflow.backends import load_backend, local_content
+from evalscope_evalflow.backends.native.rows_files import SavedRows, add_verdicts, judge_id
+from evalscope_evalflow.backends.selection import Change, change
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.run import fingerprints
 from evalscope_evalflow.run.resume import check_saved, check_there_is_something_to_judge, remaining
@@ -52,7 +55,7 @@ def write(task, dataset, answers=4, requested=4, verdicts=True, report=True, jud
     (folder / "evalflow").mkdir(exist_ok=True)
     changes = {}
     if verdicts:
-        changes["verdicts"] = fingerprints.verdicts(task)
+        changes["verdicts"] = fingerprints.verdicts(task, dataset)
     if report:
         path = folder / "reports" / "m" / f"{dataset}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +167,7 @@ def test_the_same_task_may_go_on(make):
     both(make())
     same = {"flow": {"judge_max_num_seqs": 7}, "judge": JUDGE, "eval_batch_size": 3}
     generation = {"temperature": 0.0, "timeout": 60, "retries": 1}
-    assert changes(make(deploy={"port": 9000, "max_model_len": 99}, generation_config=generation, **same)) == []
+    assert changes(make(deploy={"port": 9000, "max_num_seqs": 9}, generation_config=generation, **same)) == []
 
 
 @pytest.mark.parametrize(
@@ -175,8 +178,8 @@ def test_the_same_task_may_go_on(make):
         ({"seed": 7}, "seed was not set and is 7"),
         ({"generation_config": {"temperature": 0.5}}, "generation_config.temperature was 0.0 and is 0.5"),
         ({"generation_config": {"temperature": 0.0, "top_p": 0.1}}, "generation_config.top_p was not set and is 0.1"),
-        ({"dataset_args": {"general_qa": {"few_shot_num": 1}}}, 'dataset_args was not set and is {"few_shot_num": 1}'),
-        ({"deploy": {"chat_template": "{{ messages }}"}}, 'deploy.chat_template was not set and is "{{ messages }}"'),
+        ({"dataset_args": {"general_qa": {"few_shot_num": 1}}}, "dataset_args.few_shot_num was not set and is 1"),
+        ({"deploy": {"chat_template": "{{ messages }}"}}, 'chat_template was not set and is "{{ messages }}"'),
     ],
 )
 def test_another_task_may_not_and_the_difference_is_named(make, change, says):
@@ -232,3 +235,101 @@ def test_a_broken_ledger_means_that_all_is_left(make, text):
     both(task)
     saved_cells.path_in(task.work_dir).write_text(text)
     assert left(task) == (task.datasets, task.datasets)
+
+
+def test_a_metric_that_could_not_be_computed_is_scored_again_when_asked_for(make):
+    task = make()
+    both(task)
+    saved_cells.update(task.folder(task.models[0]), "general_qa", metrics_failed={"BLEU": [4, "no data"]})
+    assert left(task) == ([], [])
+    again = make({"mode": "judge"})
+    assert left(again) == ([], ["general_qa"])
+    assert remaining(again, again.models[0]).verdicts == [], "it asks no judge"
+    result = next(item for item in task_results(task) if item.dataset == "general_qa")
+    assert result.complete
+    assert result.remarks == [
+        "BLEU could not be computed for 4 of 4 answers, and has no score for them: no data; when that is mended, score "
+        "them again with `mode: judge`"
+    ]
+
+
+def task_results(task):
+    saved = load_backend("Native").look(task, task.models[0])
+    return [saved.described(item) for item in saved.results({})]
+
+
+def known_rows(task, dataset, limit=4, content=None):
+    """What the worker writes down when it has brought the saved answers in line with the rows."""
+    data = {"seen": "s", "content": content} if content else None
+    header = {"chosen": {"limit": limit, "repeats": 1}, "requested": limit, "data": data}
+    SavedRows(task.folder(task.models[0]), dataset).write_header(**header)
+
+
+def test_where_rows_are_known_another_limit_goes_on(make):
+    both(make())
+    for dataset in make().datasets:
+        known_rows(make(), dataset)
+    assert left(make()) == ([], [])
+    assert changes(make(limit=8)) == changes(make(limit=None)) == changes(make(repeats=2)) == []
+    for more in (make(limit=8), make(limit=None), make(repeats=2)):
+        found = remaining(more, more.models[0])
+        assert (found.infer, found.judge, found.may_ask_nothing) == (more.datasets, more.datasets, False)
+    fewer = make(limit=2)
+    found = remaining(fewer, fewer.models[0])
+    assert (found.infer, found.judge) == (fewer.datasets, fewer.datasets)
+    assert found.may_ask_nothing
+    assert found.verdicts == []
+    judged = make({"mode": "judge"}, limit=2)
+    assert left(judged) == ([], judged.datasets)
+
+
+def test_changed_data_is_noticed_with_nothing_left_to_do(make, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "s.jsonl").write_text("1\n")
+    task = make(datasets=["general_qa"], dataset_args={"general_qa": {"local_path": str(data)}})
+    write(task, "general_qa")
+    known_rows(task, "general_qa", content=local_content.content(data)["content"])
+    assert left(task) == ([], [])
+    os.utime(data / "s.jsonl", ns=(0, 1))
+    assert left(task) == ([], []), "it is its content that counts"
+    (data / "s.jsonl").write_text("2\n")
+    found = remaining(task, task.models[0])
+    assert (found.infer, found.judge, found.may_ask_nothing) == (["general_qa"], ["general_qa"], True)
+    data.rename(tmp_path / "moved")
+    (tmp_path / "moved" / "s.jsonl").write_text("1\n")
+    moved = make(datasets=["general_qa"], dataset_args={"general_qa": {"local_path": str(tmp_path / "moved")}})
+    assert left(moved) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ((None, 1), (None, 1), None),
+        ((4, 1), (4, 1), None),
+        ((4, 1), (8, 1), Change.MORE),
+        ((4, 1), (None, 1), Change.MORE),
+        ((None, 1), (4, 1), Change.FEWER),
+        ((8, 2), (4, 2), Change.FEWER),
+        ((8, 2), (8, 1), Change.FEWER),
+        ((8, 1), (4, 2), Change.MORE),
+        ((0.5, 1), (0.25, 1), Change.FEWER),
+        ((1, 1), (1.0, 1), Change.MORE),  # a sample, and all of them
+        ((100, 1), (0.5, 1), Change.MORE),
+    ],
+)
+def test_a_choice_is_larger_or_smaller(before, now, expected):
+    old, new = ({"limit": limit, "repeats": repeats} for limit, repeats in (before, now))
+    assert change(old, new) is expected
+
+
+def test_back_to_an_earlier_judge_none_is_asked(make):
+    other = {"models": [{**JUDGE["models"][0], "model_id": "k"}]}
+    both(make(judge=other))
+    task = make(judge=JUDGE)
+    assert remaining(task, task.models[0]).verdicts == task.datasets
+    for dataset in task.datasets:
+        kept = SavedRows(task.work_dir, dataset).verdicts(judge_id(fingerprints.verdicts(task)), "s")
+        add_verdicts(kept, [{"evalflow": {"answer": str(number), "scored": "s"}} for number in range(4)])
+    found = remaining(task, task.models[0])
+    assert (found.rejudge, found.judge, found.verdicts) == (task.datasets, task.datasets, [])

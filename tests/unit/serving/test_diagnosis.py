@@ -481,5 +481,9 @@ def test_bytes_that_are_no_text_do_not_matter(tmp_path):
 
 
 def test_the_last_of_equal_lines_is_the_one_to_show(log):
-    text = "ValueError: Free memory on device cuda:0 (1/9)\nretrying\nValueError: Free memory on device cuda:1 (2/9)\n"
+    less = "is less than desired GPU memory utilization"
+    text = (
+        f"ValueError: Free memory on device cuda:0 (1/9) {less}\nretrying\n"
+        f"ValueError: Free memory on device cuda:1 (2/9) {less}\n"
+    )
     assert "cuda:1" in diagnose(log(text), Engine.log_patterns, prefix=Engine.log_prefix).cause

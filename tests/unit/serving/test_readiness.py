@@ -2,6 +2,7 @@
 
 import os
 import re
+import ssl
 import sys
 import threading
 import time
@@ -17,7 +18,8 @@ from serving_fixtures import SERVER, SLEEP, guarded, journal, python, read, retu
 from evalscope_evalflow.engines import Address
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.processes import ports
-from evalscope_evalflow.serving import readiness
+from evalscope_evalflow.serving import http, readiness
+from evalscope_evalflow.serving.http import Reply
 from evalscope_evalflow.serving.readiness import Progress, Readiness
 
 KEY = "sk-scripted"
@@ -129,6 +131,51 @@ def test_slow_replies_are_asked_for_less_often(beside, api):
     with beside() as (process, ready):
         assert wait(process, ready) is None
     assert min(later - earlier for earlier, later in pairwise(began)) > 0.55
+
+
+class Clock:
+    """A process that lives, and time that passes only where it is waited for: 75 s until the server is ready."""
+
+    log = Path("/dev/null")
+
+    def __init__(self):
+        self.now, self.polls, self.exited = 1000.0, 0, self
+
+    def is_set(self):
+        return False
+
+    def wait(self, seconds):
+        self.now += seconds
+
+    def cpu_seconds(self):
+        return self.now
+
+    def listens_at(self, port):
+        return True
+
+    def request(self, url, **options):
+        self.polls += 1
+        if url.endswith("/models"):
+            return Reply(200, '{"data": [{"id": "m"}]}')
+        return Reply(200 if self.now >= 1075.0 else 503, "")
+
+
+def test_pauses_grow_while_a_server_says_that_it_is_not_ready(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(readiness.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(readiness.http, "request", clock.request)
+    monkeypatch.setattr(Readiness, "_connects", lambda self: True)
+    Readiness(clock, Address("127.0.0.1", 1, KEY), "m", 300).wait()
+    assert clock.polls < 150, "565 lines of its log were ours"
+    assert clock.now < 1075 + readiness.LONGEST_PAUSE_S + 0.5
+
+
+def test_asking_an_engine_reads_no_certificates(api, monkeypatch):
+    """Which takes 20 ms of CPU time: most of a core, for nothing."""
+    api.replies["/health"] = (503, {})
+    monkeypatch.setattr(ssl, "SSLContext", None)
+    assert http.request(f"{api.root}/health", direct=True).status == 503
+    assert http.request(f"{api.root}/health").status == 503, "loopback takes no proxy"
 
 
 def test_not_before_it_can_list_its_models(beside, api):

@@ -62,6 +62,50 @@ def watch(driver, before, during, after, names=None, late_s=0):
     return driver.python(WATCH, json.dumps([names, before, during, after, late_s]), json.dumps(SLEEP))
 
 
+OTHERS = """
+import json, os, subprocess, sys
+from evalscope_evalflow.serving import release
+before, after, tree = json.loads(sys.argv[1])
+def write(lines):
+    with open(os.environ["NVML_STATE"], "w") as file:
+        file.writelines(line + chr(10) for line in lines)
+write(before)
+watch = release.DeviceWatch(None)
+write(after)
+watch.poll()
+print(json.dumps(watch.others({int(pid): 1 for pid in tree})))
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "tree", "says"),
+    [
+        pytest.param(FREE, [gpu("GPU-a", 40004), process("GPU-a", 7, 40000)], [7], "", id="ours alone"),
+        pytest.param(
+            FREE,
+            [gpu("GPU-a", 70004), process("GPU-a", 7, 40000), process("GPU-a", BY, 30000)],
+            [7],
+            f"device 0 is held by PID {BY} (",
+            id="somebody else came",
+        ),
+        pytest.param(BOBS, BOBS, [7], f"device 0 is held by PID {BY} (", id="somebody else was there before"),
+        pytest.param(FREE, HOSTS, [7], "", id="in a container: what came may be ours"),
+        pytest.param(
+            [gpu("GPU-a", 30004)],
+            [gpu("GPU-a", 30004)],
+            [7],
+            "device 0 is held: 29.3 GiB, by processes that cannot",
+            id="unseen",
+        ),
+    ],
+)
+def test_who_else_holds_a_device(driver, before, after, tree, says):
+    driver.write(*before)
+    found = driver.python(OTHERS, json.dumps([before, after, tree]))
+    assert len(found) == bool(says)
+    assert "".join(found).startswith(says)
+
+
 def test_no_driver():
     found = module.DeviceWatch(["0"])
     found.poll()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.console import Console
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.sweep.show_plan import Cell, cells, show_plan
+from evalscope_evalflow.sweep.show_plan import Cell, cells, show_plan, shown_path
 
 
 @pytest.fixture
@@ -113,6 +114,17 @@ def test_several_models_are_shown_with_their_turn_and_what_they_are_given(task, 
     assert "number 2 of 2 to begin, when it can have 1 of the devices 2, 3" in small
     assert "number 1 of 2 to begin" in large
     assert "llamacpp on devices 2: " in large
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("out/m", "out/m"), ("..out/m", "..out/m"), ("../out/m", "{above}/out/m"), ("/elsewhere/m", "/elsewhere/m")],
+)
+def test_a_path_that_would_climb_is_shown_as_an_absolute_one(tmp_path, monkeypatch, path, shown):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert shown_path(Path(path)) == shown.format(above=tmp_path)
 
 
 def test_saved_answers_that_were_cut_off_are_shown_with_what_to_do(task, folder):

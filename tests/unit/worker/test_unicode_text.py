@@ -37,5 +37,5 @@ def test_rows_of_verdicts_are_told_by_newlines_alone(tmp_path, text):
     rows = [json.dumps(row, ensure_ascii=False) for row in ({"text": text}, fallback, {"text": text})]
     path = tmp_path / "d_s.jsonl"
     path.write_bytes("\n".join([*rows, ""]).encode("utf-8", "backslashreplace"))
-    assert drop_fallbacks(tmp_path, "d") == 1
+    assert drop_fallbacks([path]) == 1
     assert [json.loads(line)["text"] for line in path.read_bytes().split(b"\n") if line] == [text, text]

@@ -1,0 +1,90 @@
+"""Whether the saved answers of a run folder belong to a task: what differs, and what of that is accepted or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from evalscope_evalflow.backends import Saved
+from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.run import fingerprints
+from evalscope_evalflow.run.fact_differences import Difference
+
+
+@dataclass(frozen=True)
+class SavedIdentity:
+    """The answers of one dataset against the task.
+
+    Attributes:
+        dataset: its name.
+        refused: differences that the user has not accepted.
+        accepted: those that the user has.
+        unknown: names of what cannot be told, and counts as the same.
+    """
+
+    dataset: str
+    refused: list[Difference] = field(default_factory=list)
+    accepted: list[Difference] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def identities(task: Task, model: ModelConfig, saved: Saved) -> list[SavedIdentity]:
+    """The datasets of a task that have saved answers, each against the task; none with `reuse: false`.
+
+    Args:
+        task: the whole task.
+        model: one of its models.
+        saved: what the model's run folder holds.
+    """
+    if not task.flow.reuse:
+        return []
+    known = {dataset: saved.cell(dataset).predictions for dataset in task.datasets}
+    known = {dataset: facts for dataset, facts in known.items() if facts is not None and saved.answers(dataset)}
+    now = fingerprints.predictions_on(task, model, known) if known else {}
+    found = []
+    for dataset, facts in known.items():
+        compared = fingerprints.compare_predictions(
+            facts or {}, now[dataset], fingerprints.dataset_defaults(task, dataset)
+        )
+        free = saved.may_differ(dataset)  # such as another limit, as rows are told apart
+        differences = [item for item in compared.differences if item.name not in free]
+        refused = [item for item in differences if not item.accepted_by(task.flow.accepted)]
+        accepted = [item for item in differences if item not in refused]
+        found.append(SavedIdentity(dataset, refused, accepted, compared.unknown))
+    return found
+
+
+def refusals(saved: Saved, found: Iterable[SavedIdentity]) -> Iterator[Problem]:
+    """A problem for each group of datasets whose answers were made by another task."""
+    changes: dict[str, list[str]] = {}  # mostly the same for all datasets
+    names: dict[str, list[str]] = {}
+    for item in found:
+        if item.refused:
+            change = "; ".join(difference.text for difference in item.refused)
+            changes.setdefault(change, []).append(item.dataset)
+            names[change] = list(dict.fromkeys(difference.to_accept for difference in item.refused))
+    for change, datasets in changes.items():
+        yield Problem(
+            "work_dir",
+            f"{saved.folder} holds {saved.model.name}'s answers on {', '.join(datasets)} to another task: {change}",
+            "Choose another work_dir, or set `reuse: false`: it archives them and starts again. To go on with them all "
+            f"the same, set `reuse: {{accept: [{', '.join(names[change])}]}}`: it is noted beside the scores.",
+        )
+
+
+def notes(saved: Saved, found: Iterable[SavedIdentity]) -> Iterator[str]:
+    """What is no obstacle, but should be known: accepted differences, and what nobody has written down."""
+    unknown: dict[tuple[str, ...], list[str]] = {}
+    for item in found:
+        if item.accepted:
+            text = "; ".join(difference.text for difference in item.accepted)
+            yield f"{saved.model.name} / {item.dataset}: saved answers are used, as accepted, although {text}"
+        if item.unknown:
+            unknown.setdefault(tuple(item.unknown), []).append(item.dataset)
+    for names, datasets in unknown.items():
+        yield (
+            f"{saved.folder}: with which {', '.join(names)} {saved.model.name}'s answers on {', '.join(datasets)} were "
+            "made was not written down, or cannot be compared here; they count as made with this task's"
+        )

@@ -1,0 +1,124 @@
+"""Errors that data causes in mid-run name the dataset, the file and the row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas
+import pytest
+from evalscope.api.dataset import loader
+from evalscope.api.messages import ChatMessageUser, ContentImage, ContentText
+
+from evalscope_evalflow.backends.native.native_data import (
+    DataError,
+    DataErrors,
+    is_half_a_character,
+    missing_files,
+)
+from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_data
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
+from evalscope_evalflow.worker.request_failures import Failures
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """EvalScope's own loader on a file, as the worker watches it; what it says."""
+    names = ("jsonl_to_list", "csv_to_list", "tsv_to_list", "parquet_to_list", "data_to_samples")
+    for name in names:
+        monkeypatch.setattr(loader, name, getattr(loader, name))
+    errors = DataErrors()
+    errors.watch()
+
+    def load(name: str, content: bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(content)
+
+        def to_sample(record: dict[str, Any]) -> Any:
+            from evalscope.api.dataset import Sample
+
+            return Sample(input=record["question"], target=record["answer"])
+
+        with pytest.raises(DataError) as caught:
+            loader.LocalDataLoader(str(path), split="test", sample_fields=to_sample).load()
+        return str(errors.named("mine", caught.value)).replace(f"{tmp_path}/", "")
+
+    return load
+
+
+def test_a_broken_line(load: Any) -> None:
+    content = b'{"question": "q", "answer": "a"}\n{"question": oops\n'
+    assert load("t.jsonl", content).startswith("mine, t.jsonl:2: JSONDecodeError: Expecting value")
+
+
+def test_a_line_in_another_encoding(load: Any) -> None:
+    content = "question,answer\nq,a\n\u9996\u90fd,a\n".encode("gbk")
+    assert load("t.csv", content).startswith("mine, t.csv:3: UnicodeDecodeError: 'utf-8' codec can't decode")
+
+
+def test_a_row_that_lacks_a_column(load: Any) -> None:
+    content = b'{"question": "q", "answer": "a"}\n{"question": "q"}\n'
+    assert load("t.jsonl", content) == "mine, t.jsonl, row 2: it has no 'answer'"
+
+
+def test_a_row_of_the_wrong_kind(load: Any) -> None:
+    assert load("t.jsonl", b'{"question": "q", "answer": 4}\n').startswith(
+        "mine, t.jsonl, row 1: ValidationError: 2 validation errors for Sample"
+    )
+
+
+def test_any_other_error_has_the_datasets_name() -> None:
+    assert str(DataErrors().named("gsm8k", KeyError("x"))) == "gsm8k: KeyError: 'x'"
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    there = tmp_path / "a.png"
+    there.touch()
+    images = [str(there), "https://example.org/a.png", "data:image/png;base64,AA==", str(tmp_path / "b.png")]
+    content = [ContentText(text="q"), *(ContentImage(image=image) for image in images)]
+    assert missing_files([ChatMessageUser(content="q"), ChatMessageUser(content=content)]) == [images[-1]]
+    assert missing_files("q") == []
+
+
+def test_half_a_character_is_found_behind_other_errors() -> None:
+    error = ConnectionError("Connection error.")
+    error.__cause__ = UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed")
+    assert is_half_a_character(error)
+    assert not is_half_a_character(ConnectionError())
+
+
+class TestVLMEvalKit:
+    def test_a_prompt_that_cannot_be_made(self) -> None:
+        def build(line: Any) -> Any:
+            if not line["image"]:
+                raise AssertionError
+
+        made = vlmevalkit_data.naming_rows(build, Path("/data/x.tsv"), {"a": 0, "b": 1})
+        made({"index": "a", "image": "…"})
+        with pytest.raises(
+            vlmevalkit_data.DataError, match=r"^/data/x\.tsv, row 2 \(index b\): it did not expect a row"
+        ):
+            made({"index": "b", "image": ""})
+        with pytest.raises(vlmevalkit_data.DataError, match=r"^/data/x\.tsv, row 4: TypeError"):
+            made(3)
+
+    def test_an_index_that_two_rows_have(self) -> None:
+        data = pandas.DataFrame({"index": [1, 2, 1]})
+        with pytest.raises(vlmevalkit_data.DataError, match=r"mine, /x\.tsv: several rows have the index 1"):
+            vlmevalkit_data._check_indexes("mine", Path("/x.tsv"), data)
+        vlmevalkit_data._check_indexes("mine", Path("/x.tsv"), data[:2])
+
+    def test_a_missing_picture_is_asked_for_again_when_it_is_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "0.png"
+        message = [{"type": "image", "value": str(path)}, {"type": "text", "value": "q"}]
+        assert vlmevalkit_data.missing_pictures(message) == [str(path)]
+        dataset = SimpleNamespace(data=pandas.DataFrame({"index": [1]}))
+        failures = Failures(str(tmp_path / "failures.jsonl"), "task")
+        answers = Answers(Files(tmp_path, "m", "d"), dataset, None, failures, json.loads, json.dumps)
+        before = answers.cause(message)
+        path.touch()
+        assert vlmevalkit_data.missing_pictures(message) == []
+        assert answers.cause(message) != before
