@@ -7,7 +7,7 @@ a test holds it against `cli.flags.FLAGS`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from evalscope_evalflow.errors import Problem
@@ -45,11 +45,6 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
 }
 # Flags of the command alone: they say nothing about the task.
 COMMAND_ONLY = ("verbose",)
-# Keys of the section that are no field of EvalScope's own; a test holds them against FlowConfig.
-SECTION_KEYS = (
-    "backend", "mode", "worker_env", "reuse", "models", "deploy", "judge_max_num_seqs", "executor", "exporters",
-    "verify_md5",
-)  # fmt: skip
 
 
 def flag_hint(name: str) -> tuple[str, str] | None:
@@ -71,18 +66,19 @@ def flag_hint(name: str) -> tuple[str, str] | None:
     return f"is a flag of the command (--{name}), not a key of the section", " ".join(forms)
 
 
-def misplaced(data: Mapping[Any, Any]) -> Iterator[Problem]:
+def misplaced(data: Mapping[Any, Any], section_keys: Collection[str]) -> Iterator[Problem]:
     """Keys of a task that belong elsewhere: flags of the command, and keys of the section beside it.
 
     Args:
         data: a task, as a file holds it.
+        section_keys: the keys of the section.
     """
     for key in data:
         name = str(key).replace("-", "_")
         places = FLAG_PLACES.get(name, ())
         if name in COMMAND_ONLY:
             yield Problem(str(key), f"is a flag of the command (--{name}), not a key of a task", "Remove it here.")
-        elif name in SECTION_KEYS and name not in ("eval_backend", "dry_run"):
+        elif name in section_keys and name != "dry_run":
             yield Problem(str(key), "is a key of the section", f"Write it in `{SECTION}`: {SECTION}: {{{name}: …}}.")
         elif places and places != (name,) and name != "eval_backend":
             forms = [f"`{_as_yaml(place)}`" for place in places]

@@ -137,7 +137,7 @@ class Task:
         section = data.get(SECTION, {}) if section is None else section
         if data.get(SECTION) is not None and data.get("eval_config"):
             problems.append(Problem(SECTION, "both `evalflow` and `eval_config` are given", "Keep one of them."))
-        problems += misplaced(data)
+        problems += misplaced(data, FlowConfig.model_fields)
         for name, hint in _REFUSED.items():
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))

@@ -92,8 +92,8 @@ def drop_fallbacks(files: Iterable[Path]) -> int:
     for path in filter(Path.exists, files):
         keep, lost, rows = [], 0, 0
         # No other sign than a newline ends a row: EvalScope writes U+2028 and its like as they are.
-        whole = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-        for line in (f"{row}\n" for row in whole if row):
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        for line in re.findall(r"[^\n]*\n|[^\n]+", text):
             fallback = incomplete = False
             with contextlib.suppress(ValueError):  # half a line, of a process that was killed
                 row = json.loads(line)
