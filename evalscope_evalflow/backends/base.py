@@ -333,6 +333,7 @@ class Backend(ABC):
             failure_cause=failures.cause(task, model),
             judge_batch_size=task.flow.judge_max_num_seqs if judged else None,
             settings=settings,
+            request_slots=task.request_slots,
             budget=task.flow.budget.model_dump(),
         )
 

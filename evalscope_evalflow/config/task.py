@@ -62,6 +62,8 @@ class Task:
         multi_model: whether results go to a folder for each model (`models`), or to work_dir itself (`model`).
         work_dir: where results go.
         notes: what of the task was understood in a way that the user should know of.
+        request_slots: folder and number of the slots that requests to the model's API share with those of other
+            models of a sweep (worker.request_slots); None: there are no others.
     """
 
     flow: FlowConfig
@@ -70,6 +72,7 @@ class Task:
     multi_model: bool
     work_dir: Path
     notes: tuple[str, ...] = ()
+    request_slots: tuple[str, int] | None = None
 
     @property
     def datasets(self) -> list[str]:

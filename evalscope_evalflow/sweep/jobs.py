@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim
+from evalscope_evalflow.engines import resolve_engine
+from evalscope_evalflow.processes import registry
 from evalscope_evalflow.run.preflight import judges
 from evalscope_evalflow.run.resume import Survey
+from evalscope_evalflow.serving.http import api_base
 from evalscope_evalflow.sweep.job import Job, single_model_task
 from evalscope_evalflow.sweep.order import Order, Part, best_order
 from evalscope_evalflow.sweep.size import samples, size
@@ -23,12 +28,36 @@ def jobs_of(task: Task, survey: Survey | None = None) -> list[Job]:
     survey = survey or Survey(task)
     counted = samples(task)
     judged = bool(judges(task))
+    slots = request_slots(task)
     found = []
     for model in task.models:
         left = survey.remaining(model)
         todo = size(task, model, left, counted, judged)
-        found.append(Job(single_model_task(task, model), todo, tuple(left.phases)))
+        alone = replace(single_model_task(task, model), request_slots=slots.get(model.name))
+        found.append(Job(alone, todo, tuple(left.phases)))
     return found
+
+
+def request_slots(task: Task) -> dict[str, tuple[str, int]]:
+    """For each model that shares its API with others: folder and number of the slots for requests at once.
+
+    The limit is the largest `max_num_seqs` among the models of an API.
+    """
+    limits: dict[str, dict[str, int]] = {}
+    for model in task.models:
+        deploy = task.flow.deploy_for(model)
+        engine = resolve_engine(model, deploy)
+        if model.api_url and not engine.local:
+            limits.setdefault(api_base(model.api_url), {})[model.name] = engine.max_num_seqs(deploy)
+    return {
+        name: (
+            str(registry.folder() / f"requests-{hashlib.sha256(url.encode()).hexdigest()[:12]}"),
+            max(at_once.values()),
+        )
+        for url, at_once in limits.items()
+        if len(at_once) > 1
+        for name in at_once
+    }
 
 
 def order_of(jobs: Sequence[Job], claims: Sequence[Claim]) -> Order:

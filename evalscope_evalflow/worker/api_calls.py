@@ -11,9 +11,9 @@ import asyncio
 import contextvars
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.worker.api_probe import Api, Fault, GivenUp, ask_for_one_token, fault_of
 from evalscope_evalflow.worker.circuit import LONGEST_WAIT_S, Circuit, Pace, Turn
 from evalscope_evalflow.worker.request_failures import classify, error_reason, retry_after, run_error
+from evalscope_evalflow.worker.request_slots import RequestSlots
 
 DEFAULT_TRIES = 3  # EvalScope's own, where a task says None
 FREE_OUTAGES = 3  # times that a request may meet an outage at no cost: more, and it may be what brings the API down
@@ -32,14 +33,16 @@ _circuit: contextvars.ContextVar[Circuit | None] = contextvars.ContextVar("evalf
 
 
 class ApiCalls:
-    """The circuits of a worker, one for each API and model.
-
-    Attributes:
-        judging: whether only judges are asked any more.
-    """
+    """The circuits of a worker, one for each API and model."""
 
     def __init__(
-        self, pace: Pace, emit: Callable[[Event], None], model_url: Callable[[], str | None], *, own_engine: bool
+        self,
+        pace: Pace,
+        emit: Callable[[Event], None],
+        model_url: Callable[[], str | None],
+        *,
+        own_engine: bool,
+        slots: RequestSlots | None = None,
     ) -> None:
         """
         Args:
@@ -47,8 +50,10 @@ class ApiCalls:
             emit: reports an event.
             model_url: gives the base URL of the model under evaluation; None until it is known.
             own_engine: whether that is an engine of this run's.
+            slots: limit the requests at once to the model under evaluation; None: nothing but its concurrency does.
         """
-        self.judging = False
+        self._judging = False
+        self._slots = slots
         self._pace, self._emit, self._model_url, self._own_engine = pace, emit, model_url, own_engine
         self._circuits: dict[tuple[str, str, str], Circuit] = {}
         self._making = threading.Lock()
@@ -75,12 +80,18 @@ class ApiCalls:
 
         Model.generate, Model.generate_async = through, through_async
 
+    def begin_judging(self) -> None:
+        """Only judges are asked from now on; one that was given up before is tried again."""
+        with self._making:
+            self._judging = True
+            self._circuits.clear()
+
     def of(self, api: Any) -> Circuit | None:
         """The circuit of one of EvalScope's API objects; None where it needs none."""
         url, client = getattr(api, "base_url", None), getattr(api, "client", None)
         if not url or client is None:
             return None
-        is_model = not self.judging and _same(url, self._model_url())
+        is_model = not self._judging and _same(url, self._model_url())
         if is_model and self._own_engine:
             return None
         key = role, _, name = MODEL if is_model else JUDGE, url, str(getattr(api, "model_name", ""))
@@ -91,6 +102,7 @@ class ApiCalls:
                     lambda patience_s: ask_for_one_token(api, patience_s),
                     self._emit,
                     self._pace,
+                    self._slots if is_model else None,
                 )
                 for kind in type(api).__mro__:
                     _route(sys.modules[kind.__module__])
@@ -163,44 +175,68 @@ def call(circuit: Circuit, function: Callable[..., Any], *args: Any, **options: 
     """EvalScope's `retry_call`, with a circuit."""
     tries, call_options = _tries(circuit, options)
     while True:
-        turn = circuit.enter(tries)
-        try:
-            result = _unless_given_up(circuit, turn, lambda: function(*args, **call_options))
-        except GivenUp:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
-            pause_s = tries.after(turn, error)
-        else:
-            circuit.succeeded(turn)
-            return result
-        threading.Event().wait(pause_s)
+        circuit.wait()
+        with circuit.slots.one() if circuit.slots else nullcontext():
+            turn = circuit.try_enter(tries)
+            if turn is None:  # it went down while a slot was waited for, which another model may use
+                continue
+            try:
+                result = _unless_given_up(circuit, turn, lambda: function(*args, **call_options))
+            except GivenUp:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+                failure = error
+            else:
+                circuit.succeeded(turn)
+                return result
+        threading.Event().wait(tries.after(turn, failure))
 
 
 async def call_async(circuit: Circuit, function: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
     """EvalScope's `async_retry_call`, with a circuit; its loop is never blocked."""
     tries, call_options = _tries(circuit, options)
     while True:
-        turn = circuit.try_enter(tries)
-        while turn is None:
+        while not circuit.is_open():
             await asyncio.sleep(LOOK_EVERY_S)
+        async with _slot(circuit):
             turn = circuit.try_enter(tries)
-        task = asyncio.ensure_future(function(*args, **call_options))
-        try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=LOOK_EVERY_S)
-                end = circuit.end()
-                if end is not None and not task.done():
-                    task.cancel()
-                    raise end
-            result = task.result()
-        except GivenUp:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
-            pause_s = await asyncio.to_thread(tries.after, turn, error)
-        else:
-            circuit.succeeded(turn)
-            return result
-        await asyncio.sleep(pause_s)
+            if turn is None:
+                continue
+            task = asyncio.ensure_future(function(*args, **call_options))
+            try:
+                while not task.done():
+                    await asyncio.wait({task}, timeout=LOOK_EVERY_S)
+                    end = circuit.end()
+                    if end is not None and not task.done():
+                        task.cancel()
+                        raise end
+                result = task.result()
+            except GivenUp:
+                raise
+            except asyncio.CancelledError:  # by an agent that has waited for long enough
+                task.cancel()
+                circuit.abandon(turn)
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+                failure = error
+            else:
+                circuit.succeeded(turn)
+                return result
+        await asyncio.sleep(await asyncio.to_thread(tries.after, turn, failure))
+
+
+@asynccontextmanager
+async def _slot(circuit: Circuit) -> AsyncIterator[None]:
+    """A block with one of the circuit's slots, where it has any; the loop goes on while it waits."""
+    if circuit.slots is None:
+        yield
+        return
+    slot = circuit.slots.one()
+    await asyncio.to_thread(slot.__enter__)
+    try:
+        yield
+    finally:
+        slot.__exit__(None, None, None)
 
 
 def _tries(circuit: Circuit, options: dict[str, Any]) -> tuple[_Tries, dict[str, Any]]:

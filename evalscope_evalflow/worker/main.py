@@ -23,6 +23,7 @@ from evalscope_evalflow.worker.channel import Channel, open_channel
 from evalscope_evalflow.worker.circuit import Pace
 from evalscope_evalflow.worker.credentials import mask_keys
 from evalscope_evalflow.worker.priority import give_way
+from evalscope_evalflow.worker.request_slots import RequestSlots
 
 BACKENDS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "backends")
 OURS = "evalscope_evalflow.backends"
@@ -69,7 +70,11 @@ def run(request: StartTask, channel: Channel) -> None:
     half = load_half(request, channel)
     half.prepare()
     calls = ApiCalls(
-        Pace(request.stall_timeout_s), channel.emit, lambda: channel.api_url, own_engine=request.own_engine
+        Pace(request.stall_timeout_s),
+        channel.emit,
+        lambda: channel.api_url,
+        own_engine=request.own_engine,
+        slots=RequestSlots(*request.request_slots) if request.request_slots else None,
     )
     with contextlib.suppress(ImportError):  # a backend of somebody's own may ask models by other means
         calls.install()
@@ -80,7 +85,7 @@ def run(request: StartTask, channel: Channel) -> None:
         channel.emit(AnswersSaved())
     if "judge" in request.phases:
         at_once = channel.wait_to_judge()
-        calls.judging = True
+        calls.begin_judging()
         channel.emit(WorkerJudging())
         half.judge(at_once if at_once and request.judge_batch_size else request.judge_batch_size)
 

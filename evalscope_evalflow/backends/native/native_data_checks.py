@@ -65,7 +65,7 @@ def data_problems(task: Task, notify: Callable[[str], None]) -> Iterator[Problem
         )
         if by_name:
             yield from _check_by_name(look, settings, home)
-        elif home.is_dir():
+        else:
             _look_around(look, home)
 
 
@@ -223,8 +223,9 @@ def _parquet_problems(dataset: str, path: Path) -> Iterator[Problem]:
 
 
 def _look_around(look: _Look, home: Path) -> None:
-    """A folder in which EvalScope finds a benchmark's files by rules of their own: what is broken is only said."""
-    files = (path for path in sorted(home.rglob("*")) if path.suffix in ENDINGS[:3] and path.is_file())
+    """A folder in which a benchmark finds its files by rules of its own, or one: what is broken is only said."""
+    inside = sorted(home.rglob("*")) if home.is_dir() else [home]
+    files = (path for path in inside if path.suffix in ENDINGS[:3] and path.is_file())
     for path, _ in zip(files, range(_MOST_FILES), strict=False):
         file = DataFile(path, look.patience)
         try:

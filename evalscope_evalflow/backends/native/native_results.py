@@ -150,8 +150,12 @@ class NativeSaved(Saved):
         return failures.noted(self.folder)
 
     def _result(self, dataset: str, found: tuple[Path, dict[str, Any]] | None) -> DatasetResult:
-        result = _result(dataset, *found, self.files("reviews", dataset)) if found else DatasetResult(dataset)
-        result = replace(result, answered=min(result.requested, self.answers(dataset)))
+        answers = self.answers(dataset)
+        if found:
+            result = _result(dataset, *found, self.files("reviews", dataset))
+        else:
+            result = DatasetResult(dataset, requested=self.cell(dataset).requested or answers)
+        result = replace(result, answered=min(result.requested, answers))
         if result.report is not None and not result.failed and result.succeeded >= result.requested:
             return result  # all is there; what the file has is of another time
         why = self.failures(dataset)

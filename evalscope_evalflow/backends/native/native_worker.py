@@ -229,10 +229,10 @@ class NativeWorker:
         self.failures.expect(dataset, subset, sample, cause)
         try:
             if missing:
-                raise Unanswered("data", False, f"{missing[0]} does not exist")
+                raise Unanswered("bad_data", False, f"{missing[0]} does not exist")
             state = evaluator._predict_sample(item.sample, folder)
         except Exception as error:
-            kind, transient = ("data", False) if is_half_a_character(error) else classify(error)
+            kind, transient = ("bad_data", False) if is_half_a_character(error) else classify(error)
             if kind == "run":
                 self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))

@@ -63,7 +63,9 @@ def test_nothing_more_is_asked_when_it_is_reached_in_this_run_or_the_next(tmp_pa
         if again is not model:
             watched(tmp_path, again, tokens=100)
         before = again.asked
-        with pytest.raises(Unanswered, match=r"budget of 100 tokens is used up: 90 are used.*raise budget\.tokens") as e:
+        with pytest.raises(
+            Unanswered, match=r"budget of 100 tokens is used up: 90 are used.*raise budget\.tokens"
+        ) as e:
             again.generate(PROMPT)
         assert classify(e.value) == ("over_budget", True)
         assert again.asked == before
