@@ -103,7 +103,7 @@ def tokens_per_answer(task: Task, model: ModelConfig) -> dict[str, float]:
 def budget_lines(task: Task, model: ModelConfig) -> list[str]:
     """How much of each budget is used, such as "budget: 985 of 1,000 tokens are used"."""
     spent = spending.read(task.folder(model) / "evalflow" / spending.FILE)
-    budget = task.flow.budget
+    budget = task.flow.caps
     used = ((budget.tokens, spent.tokens, "tokens"), (budget.judge_requests, spent.judge_requests, "judge requests"))
     return [f"budget: {number:,} of {most:,} {what} are used" for most, number, what in used if most is not None]
 

@@ -102,7 +102,7 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
 
 def has_room(task: Task, model: ModelConfig) -> bool:
     """Whether the budget of tokens, if there is one, may hold another answer of a model."""
-    tokens = task.flow.budget.tokens
+    tokens = task.flow.caps.tokens
     if tokens is None:
         return True
     generation = task.generation_config(model)
