@@ -196,6 +196,8 @@ DEPLOY: Mapping[str, Setting] = {
     **_all(_N, "host port api_key max_restarts stall_timeout_s keep_alive_s"),
 }
 
+REUSE: Mapping[str, Setting] = {"accept": Setting(_N, note="what it names is noted beside the scores")}
+
 # By the place where they are written.
 TABLE: Mapping[str, Mapping[str, Setting]] = {
     "": STOCK,
@@ -206,6 +208,7 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
     "judge.contract": JUDGE_CONTRACT,
     "sandbox": SANDBOX,
     "evalflow": SECTION,
+    "evalflow.reuse": REUSE,
     "evalflow.models[]": MODEL,
     "evalflow.deploy": DEPLOY,
 }

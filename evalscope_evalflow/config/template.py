@@ -13,9 +13,12 @@ _HEAD = """\
 # A task for EvalFlow. Check it: evalflow check FILE. Run it: evalflow run FILE,
 # or evalscope eval --eval-backend evalflow --eval-config FILE, or run_task("FILE") in Python.
 eval_backend: evalflow
-datasets: [general_qa]              # EvalScope's benchmarks
+datasets: [general_mcq]             # EvalScope's benchmarks
 dataset_args:
-  general_qa: {local_path: data, subset_list: [qa], metric_list: [Rouge]}   # reads data/qa.jsonl
+  # Reads data/mine_val.jsonl, a question a line: {"question": "…", "A": "Paris", "B": "Rome", "answer": "A"}
+  general_mcq: {local_path: data, subset_list: [mine]}
+  # Open questions are general_qa's. Give it a judge: Rouge compares words, and a right sentence is 0.0 to it where
+  # the answer that it is compared with is one word.
 work_dir: outputs/first             # results go here; no timestamp is added, so that a rerun goes on
 generation_config: {max_tokens: 512, temperature: 0.0}
 # limit: 10                         # samples of each subset

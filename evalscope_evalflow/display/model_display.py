@@ -32,6 +32,7 @@ class ModelDisplay:
         """
         self._reporter, self._model = reporter, model
         self._api = ApiLines()
+        self._failed: set[str] = set()  # datasets, whose reason is on the screen already
 
     def on_event(self, event: Event) -> None:
         """Show it, if a person should know."""
@@ -50,7 +51,11 @@ class ModelDisplay:
                 say(f"{self._model}: {text}")
             case run.RunStarted() | run.WorkPlanned() | run.PhaseBegan() | run.PhaseEnded():
                 pass
+            case run.DatasetIncomplete(dataset, reported=False) if dataset in self._failed:
+                pass
             case _:
+                if isinstance(event, worker.DatasetFailed):
+                    self._failed.add(event.dataset)
                 self._say(event)
 
     def _say(self, event: Event) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, Saved, load_backend
 from evalscope_evalflow.backends.selection import Change
@@ -13,6 +14,7 @@ from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import fingerprints
 from evalscope_evalflow.run.saved_identity import identities, refusals
 from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,13 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
             continue
         earlier = 0
         judge = fingerprints.verdicts(task, dataset)
-        if cell.verdicts is not None and not fingerprints.same_verdicts(cell.verdicts, judge):
+        if cell.verdicts is not None and not _same_judge(task, dataset, cell, judge):
             found.rejudge.append(dataset)
             earlier = saved.earlier_verdicts(dataset, judge)
         asks = missing and mode != "judge"
-        if asks or change is not None or dataset in found.rejudge or not _judged(saved, results[dataset]):
+        anew = asks or change is not None or dataset in found.rejudge
+        rescore = mode == "judge" and bool(cell.metrics_failed)
+        if anew or rescore or not _judged(saved, results[dataset]):
             found.judge.append(dataset)
             there = earlier if dataset in found.rejudge else saved.verdicts(dataset)
             asks |= change in (Change.DATA, Change.MORE) or there < found.answers[dataset]
@@ -124,6 +128,12 @@ def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> 
         return True
     permanent = [item for item in saved.failures(dataset) if not item.transient]
     return missing <= len(permanent) and cell.cause == failures.cause(task, model)
+
+
+def _same_judge(task: Task, dataset: str, cell: Cell, judge: Mapping[str, Any]) -> bool:
+    """Whether a cell's verdicts are those of the judge, and of the way to score, that the task has now."""
+    defaults = fingerprints.dataset_defaults(task, dataset)
+    return fingerprints.same_verdicts(cell.verdicts or {}, judge, cell.predictions, defaults)
 
 
 def _judged(saved: Saved, result: DatasetResult) -> bool:

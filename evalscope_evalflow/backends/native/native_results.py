@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -150,8 +151,12 @@ class NativeSaved(Saved):
         return failures.noted(self.folder)
 
     def _result(self, dataset: str, found: tuple[Path, dict[str, Any]] | None) -> DatasetResult:
-        result = _result(dataset, *found, self.files("reviews", dataset)) if found else DatasetResult(dataset)
-        result = replace(result, answered=min(result.requested, self.answers(dataset)))
+        answers = self.answers(dataset)
+        if found:
+            result = _result(dataset, *found, self.files("reviews", dataset))
+        else:
+            result = DatasetResult(dataset, requested=self.cell(dataset).requested or answers)
+        result = replace(result, answered=min(result.requested, answers))
         if result.report is not None and not result.failed and result.succeeded >= result.requested:
             return result  # all is there; what the file has is of another time
         why = self.failures(dataset)
@@ -235,9 +240,10 @@ def metric(item: dict[str, Any], primary: Any) -> Metric:
     name = str(item.get("legacy_name") or identity.get("name") or item.get("name"))
     if identity.get("aggregation") not in (None, "mean"):
         dimensions.insert(0, str(identity["aggregation"]))
+    score = item.get("score")
     return Metric(
         f"{name} ({', '.join(dimensions)})" if dimensions else name,
-        item.get("score"),
+        score if score is None or math.isfinite(score) else None,  # the mean of nothing is NaN
         int(item.get("num") or 0),
         primary=primary is not None and identity == primary,
     )

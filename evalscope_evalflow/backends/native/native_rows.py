@@ -24,7 +24,7 @@ _ANSWERS = ("answer", "answers", "label", "labels", "target", "gold", "response"
 _QUESTIONS = ("question", "query", "prompt", "problem", "instruction", "input", "text", "content")
 _OPTIONS = ("options", "choices", "option", "choice", "candidates", "answers")
 _LETTERS = "ABCDEFGHIJ"  # EvalScope's general_mcq reads ten
-_PLACEHOLDER = re.compile(r"<(image|video|audio)[_ ](\d+)>")
+_PLACEHOLDER = re.compile(r"<(image|video|audio)[_ ](\d{1,9})>")
 _MEDIA = ("image", "video", "audio")
 
 
@@ -88,18 +88,25 @@ def check_choice(values: Mapping[str, Any], use: Use, add: Add) -> None:
 
 def check_question(values: Mapping[str, Any], use: Use, add: Add) -> None:
     """A row of general_qa."""
-    if not values.get("messages"):
+    messages = values.get("messages")
+    if messages:
+        if not _are_messages(messages):
+            add("messages", f"its `messages` are {_said(messages)}, and no list of messages", _AS_MESSAGES)
+    else:
         question = values.get("question") or values.get("query")
         if question is None or question == "":
             _missing(values, ("question", "query", "messages"), _QUESTIONS, use, add)
-        elif not isinstance(question, (str, list)):
-            add("question", f"its question is {_said(question)}, not text", "Put it in quotation marks.")
+        else:
+            _require_content(question, "question", add)
+        if values.get("system"):
+            _require_content(values["system"], "system", add)
     _require_reference(values, ("answer", "response"), use, add)
 
 
 def check_picture_choice(values: Mapping[str, Any], use: Use, add: Add) -> None:
     """A row of general_vmcq."""
-    _require_text(values, "question", _QUESTIONS, use, add)
+    if values.get("question") is None:
+        _missing(values, ("question",), _QUESTIONS, use, add)
     options = _listed(values.get("options"))
     if options is None:
         letters = " (A, B, … are none)" if "A" in values and "B" in values else ""
@@ -109,7 +116,7 @@ def check_picture_choice(values: Mapping[str, Any], use: Use, add: Add) -> None:
     names = [chr(ord("A") + n) if n < 26 else str(n - 25) for n in range(len(options))]
     _require_option(values, names, options, use, add)
     texts = [str(values.get("question") or ""), *options]
-    _check_media(values, "\n".join(texts), use, add)
+    _check_media(values, "\n".join(texts), use, add, all_kinds=True)
 
 
 def check_picture_question(values: Mapping[str, Any], use: Use, add: Add) -> None:
@@ -127,9 +134,12 @@ def check_picture_question(values: Mapping[str, Any], use: Use, add: Add) -> Non
         else:
             _missing(values, ("messages",), _QUESTIONS, use, add, todo=_AS_MESSAGES)
         return
+    if not _are_messages(messages):
+        add("messages", "its `messages` are no list of messages", _AS_MESSAGES)
+        return
     texts, pictures = [], False
     for message in messages:
-        content = message.get("content") if isinstance(message, dict) else None
+        content = message.get("content")
         if isinstance(content, str) and message.get("role") == "user":
             texts.append(content)
         for part in content if isinstance(content, list) else ():
@@ -164,10 +174,21 @@ def check_sendable(values: Any, add: Add) -> None:
 
 def _require_text(values: Mapping[str, Any], column: str, alike: tuple[str, ...], use: Use, add: Add) -> None:
     value = values.get(column)
-    if column not in values or value is None or value == "":
+    if value is None:
         _missing(values, (column,), alike, use, add)
-    elif not isinstance(value, (str, list)):
+    else:
+        _require_content(value, column, add)
+
+
+def _require_content(value: Any, column: str, add: Add) -> None:
+    """Text, or a list of parts or messages."""
+    parts = isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+    if not isinstance(value, str) and not parts:
         add(column, f"its {column} is {_said(value)}, not text", "Put it in quotation marks.")
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) and "role" in item for item in value)
 
 
 def _require_reference(values: Mapping[str, Any], columns: tuple[str, ...], use: Use, add: Add) -> None:
@@ -212,13 +233,24 @@ def _require_option(values: Mapping[str, Any], letters: list[str], options: list
             return
 
 
-def _check_media(values: Mapping[str, Any], text: str, use: Use, add: Add) -> None:
-    """Pictures, videos and sounds that a text names by placeholders."""
+def _check_media(
+    values: Mapping[str, Any], text: str, use: Use, add: Add, *, all_kinds: bool = False
+) -> None:  # fmt: skip
+    """Pictures, videos and sounds that a text names by placeholders.
+
+    Args:
+        values: the row.
+        text: what is asked.
+        use: what is done with it.
+        add: takes note of what is wrong.
+        all_kinds: whether EvalScope looks at those that the text does not name as well.
+    """
     named = {(kind, int(number)) for kind, number in _PLACEHOLDER.findall(text)}
     there = dict(_media(values))
     for kind in _MEDIA:
         several = values.get(f"{kind}s")
-        if several and not isinstance(several, list) and not any(found == kind for found, _ in there):
+        read = (all_kinds or any(found == kind for found, _ in named)) and not any(found == kind for found, _ in there)
+        if several and read and not isinstance(several, list):
             add(f"{kind}s", f"its `{kind}s` is {_said(several)}, not a list", f"Write it as a list, or as `{kind}_1`.")
     for kind, number in sorted(named - there.keys()):
         what = f"its text names <{kind} {number}>, and there is no {kind}_{number}: it would be asked without"
@@ -229,6 +261,11 @@ def _check_media(values: Mapping[str, Any], text: str, use: Use, add: Add) -> No
         what = f"it has {kind}_{number}, but its text has no <{kind} {number}>, so it would be asked without"
         add("placeholder", what, f"Write <{kind} {number}> where it belongs.")
     for (kind, number), value in there.items():
+        if not isinstance(value, (str, dict)) and (all_kinds or (kind, number) in named):
+            what = f"its {kind}_{number} is {_said(value)}"
+            add(f"{kind} value", what, "Give a path, an address, or base64 that begins with data:.")
+        if (kind, number) not in named:
+            continue  # it is not sent
         path = value.get("path") or value.get("url") if isinstance(value, dict) else value
         if isinstance(path, str):
             _check_file(path, f"{kind}_{number}", use, add)

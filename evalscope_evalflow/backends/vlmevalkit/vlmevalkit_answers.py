@@ -169,7 +169,7 @@ class Answers:
         """
         for path in missing_pictures(message):
             where = f"{data_file(self.files.dataset)}, row {self.place.get(row, 0) + 1}"
-            raise Unanswered("data", False, f"{where}: {path} does not exist")
+            raise Unanswered("bad_data", False, f"{where}: {path} does not exist")
 
     def _fails_permanently(self, row: str) -> bool:
         known = self.files.read().get("failed", {}).get(row)

@@ -305,3 +305,13 @@ def test_answers_and_verdicts_may_have_a_torn_row(task, folder):
         path.parent.mkdir(parents=True)
         path.write_text("{")
     assert sorted(load_backend("Native").row_files(folder)) == rows
+
+
+def test_a_dataset_that_could_not_be_scored_shows_its_answers(task, folder):
+    path = folder / "predictions" / "m" / "general_qa_default.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}\n{}\n")
+    (folder / "evalflow").mkdir(exist_ok=True)
+    ledger.update(folder, "general_qa", requested=3)
+    result = results(task)["general_qa"]
+    assert (result.answered, result.requested, result.complete) == (2, 3, False)

@@ -13,7 +13,7 @@ OPTION = re.compile(r"^(\s+)# (\w+): (.+)$", re.MULTILINE)
 
 def test_the_template_is_a_task_that_parses():
     task = Task.parse(yaml.safe_load(template()))
-    assert task.datasets == ["general_qa"]
+    assert task.datasets == ["general_mcq"]  # scored by letters: a right answer is right
     assert task.flow.backend == "Native"
 
 

@@ -77,6 +77,15 @@ def test_what_nobody_needs_to_know_is_not_said(event, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_why_a_dataset_failed_is_said_once(capsys):
+    display = ModelDisplay(Reporter(), "base")
+    display.on_event(worker_events.DatasetFailed("a", "no data"))
+    display.on_event(run_events.DatasetIncomplete("a", 4, 4, False, ["it was ended by no data"]))
+    assert capsys.readouterr().err.count("no data") == 1
+    display.on_event(run_events.DatasetIncomplete("b", 4, 0, False, ["it was ended by no data"]))
+    assert "no report for b; it was ended by no data" in capsys.readouterr().err
+
+
 class Terminal(Reporter):
     """Notes what the status line shows."""
 
