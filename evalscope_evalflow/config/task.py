@@ -15,6 +15,7 @@ from typing import Any
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
 from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
+from evalscope_evalflow.config.eval_types import eval_type_problem
 from evalscope_evalflow.config.flag_hints import misplaced
 from evalscope_evalflow.config.legacy_judge import translate_judge
 from evalscope_evalflow.config.model_name import name_of
@@ -41,6 +42,7 @@ _OURS = (
 )
 _REFUSED = {
     "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
+    "chat_template": "EvalScope uses it for models that it loads itself. Set `deploy.chat_template` in the section.",
     "rerun_review": "Missing reviews are made; to make all of them again, remove `reviews` from work_dir.",
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
@@ -141,6 +143,7 @@ class Task:
         for name, hint in _REFUSED.items():
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
+        problems += filter(None, [eval_type_problem(data.get("eval_type"))])
         try:
             section = expand_models(read_section(section))
             section = with_backend(section, data.get("eval_backend"))
