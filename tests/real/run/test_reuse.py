@@ -52,7 +52,7 @@ class Task:
         self.api.asked.clear()
         done = subprocess.run(
             [BIN / "evalflow", command, "task.yaml"],
-            cwd=self.folder, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ),
+            cwd=self.folder, capture_output=True, text=True, timeout=200, check=False, env=dict(os.environ),
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
