@@ -138,6 +138,13 @@ FLAGS: tuple[Flag, ...] = (
         target="evalflow.judge_max_num_seqs",
     ),
     Flag(
+        "budget",
+        'hard caps for each model, kept across reruns, as JSON: \'{"tokens": 2000000, "judge_requests": 5000}\'',
+        "none",
+        kind=json_object,
+        target="evalflow.budget",
+    ),
+    Flag(
         "eval_max_model_length",
         "context length, in tokens",
         "32768, or the model's own if that is less",

@@ -15,6 +15,7 @@ from typing import Any
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import digest
 from evalscope_evalflow.events.answers import AnswerKind
 from evalscope_evalflow.worker.answer_kinds import kinds_of_output
+from evalscope_evalflow.worker.budget import NOWHERE
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
@@ -62,6 +63,7 @@ class Api:
         refuse_error_texts(self.model)
         self.settings = settings
         self.answered = threading.local()
+        self.before_request: Callable[[], None] = lambda: None
         self._refusal: Exception | None = None  # of every request
 
     def ask(self, messages: list[dict[str, Any]], **more: Any) -> str:
@@ -246,13 +248,16 @@ def _one(api: Api, request: Any, settings: dict[str, Any]) -> tuple[str, Callabl
     return digest(json.dumps([request, settings], sort_keys=True, default=str)), ask
 
 
-def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe) -> None:
+def install_judge(
+    judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, before_request: Callable[[], None]
+) -> None:
     """Have every dataset ask the task's judge, whatever it makes its judge of.
 
     Args:
         judge: EvalScope's settings of the judge; None where there is none.
         heard: see `make_judge_class`.
         probe: this worker's.
+        before_request: is called before each request to the judge.
     """
     import vlmeval.api
 
@@ -261,11 +266,12 @@ def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: J
         settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
         key = plain(judge.get("api_key")) or "EMPTY"
         api = Api(judge["model_id"], judge["api_url"], key, settings, client_args(judge.get("model_args")))
+        api.before_request = before_request
         # For datasets that make a client of their own; nothing else in this process reads them.
         os.environ["OPENAI_API_BASE"] = f"{base_url(judge['api_url'])}/chat/completions"
         os.environ["LOCAL_LLM"], os.environ["OPENAI_API_KEY"] = judge["model_id"], key
     else:  # with neither, VLMEvalKit asks a public host
-        os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = "http://127.0.0.1:9/v1/chat/completions", "EMPTY"
+        os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = f"{NOWHERE}/chat/completions", "EMPTY"
         os.environ.pop("LOCAL_LLM", None)
     judge_class = make_judge_class(api, heard, probe)
     for name in ("OpenAIWrapper", "SiliconFlowAPI", "HFChatModel"):  # all that VLMEvalKit makes judges of

@@ -39,7 +39,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     load_dataset,
     naming_rows,
 )
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, datasets_in, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import (
     call,
@@ -52,6 +52,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, wr
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile
+from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
@@ -76,8 +77,7 @@ class VLMEvalKitWorker:
                 `generation_config`, `model_args`, `judge` (None where there is none) and `verify_md5`.
             channel: to the parent.
         """
-        self.settings, self.channel = request.settings, channel
-        self.stock_task = request.stock_task
+        self.settings, self.stock_task, self.channel = request.settings, request.stock_task, channel
         self.work_dir = Path(self.stock_task["work_dir"])
         self.failures = Failures(request.failures_file, request.failure_cause)
         limits = {**MODEL_DEFAULTS, **(self.settings.get("generation_config") or {})}
@@ -89,6 +89,7 @@ class VLMEvalKitWorker:
         self.errors: dict[str, str] = {}
         self.reached: set[str] = set()  # datasets that VLMEvalKit has come to in this pass
         self.api: Api | None = None
+        self.budget = Budget(os.path.dirname(request.failures_file), request.budget, limits["max_tokens"])
         self.answered = threading.local()  # of this thread: what is unusual about the model's last answer
         self.probe = JudgeProbe(channel, every_thread=True)
         self.answers: dict[str, Answers] = {}
@@ -116,10 +117,9 @@ class VLMEvalKitWorker:
         ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
         retry_only_what_is_transient()
         self._patch()
+        known = {*SUPPORTED_DATASETS, *self.settings["datasets"], *datasets_in(self.work_dir)}
         for dataset in self.settings["datasets"]:
-            ours = (path.stem for path in (self.work_dir / "evalflow" / "vlmevalkit").glob("*.json"))
-            others = {*SUPPORTED_DATASETS, *self.settings["datasets"], *ours}
-            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, others)
+            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, known)
         problems = []
         for dataset in self.settings["datasets"]:
             try:
@@ -146,7 +146,7 @@ class VLMEvalKitWorker:
                 self._note_answers(dataset)
         if left:
             if self.judge_config is not None:  # one answer of each dataset is judged ahead
-                install_judge(self.judge_config, self.judging.heard, self.probe)
+                self._install_judge()
             self._run("infer", left, self.stock_task["eval_config"]["nproc"])
         self._raise_if_nothing_worked(left, "answered")
 
@@ -154,7 +154,7 @@ class VLMEvalKitWorker:
         """Score what is saved; the model is gone."""
         self.errors.clear()
         self.probe.wait()
-        install_judge(self.judge_config, self.judging.heard, self.probe)
+        self._install_judge()
         left = []
         for dataset in self.settings["datasets"]:
             self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
@@ -168,6 +168,9 @@ class VLMEvalKitWorker:
         if left:
             self._run("eval", left, at_once or self.stock_task["eval_config"]["nproc"])
         self._raise_if_nothing_worked(left, "judged")
+
+    def _install_judge(self) -> None:
+        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget.judge_request)
 
     def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
         """A stock task."""
@@ -225,12 +228,14 @@ class VLMEvalKitWorker:
 
     def _model_api(self) -> Api:
         if self.api is None:
-            url = self.channel.wait_for_model(self._import_ahead)
+            ready = self.budget.has_room  # else no request is sent, and the model not waited for
+            url = self.channel.wait_for_model(self._import_ahead) if ready else NOWHERE
             settings = {**MODEL_PATIENCE, **(self.settings.get("generation_config") or {})}
             settings.pop("batch_size", None)
             model_args = client_args(resolve(self.settings.get("model_args")))
             self.api = Api(self.settings["served_name"], url, os.environ[MODEL_KEY], settings, model_args)
             self.api.answered = self.answered
+            self.budget.watch(self.api.model)
         return self.api
 
     # data
@@ -252,6 +257,7 @@ class VLMEvalKitWorker:
             self.now = self.answers[options["dataset"].dataset_name]
             dataset = self.now.files.dataset
             self.reached.add(dataset)
+            self.budget.dataset = dataset
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
@@ -345,6 +351,7 @@ class VLMEvalKitWorker:
     def _evaluate(self, dataset: str, stock: Callable[..., Any], **options: Any) -> Any:
         """VLMEvalKit's evaluation of one dataset, and the report on it."""
         self.reached.add(dataset)
+        self.budget.dataset = dataset
         files = self.files[dataset]
         data = self.data[dataset].data
         rows = self.answers[dataset].rows

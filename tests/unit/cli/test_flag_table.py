@@ -72,6 +72,7 @@ ROWS = [
     (JUDGE, "settings.judge.api_url", "https://judge.example/v1/chat/completions"),
     (JUDGE, "settings.judge.api_key", KEY),
     (f"{JUDGE} --judge_max_num_seqs 7", "judge_batch_size", 7),
+    ('--budget {"tokens":5}', "flow.budget.tokens", 5),
     ("--reuse False", "flow.reuse", False),
     ("--reuse_accept extra_args max_model_len", "flow.reuse.accept", ["extra_args", "max_model_len"]),
     ("--verify_md5 False", "flow.verify_md5", False),
