@@ -118,6 +118,16 @@ class TestDisturbed:
         assert rest == [MIXED[-1]]
         assert ("AnswersSaved", None) in events[at[0] :]
 
+    def test_one_answer_of_each_dataset_is_judged_while_others_are_answered(
+        self, disturbed: tuple[Path, Outcome]
+    ) -> None:
+        lines = (disturbed[0] / "evalflow" / "events.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        ahead = [number for number, event in enumerate(events) if event["event"] == "JudgeProbed"]
+        assert {events[number]["dataset"] for number in ahead} <= set(MIXED)
+        assert len(ahead) >= 2
+        assert ahead[0] < [event["event"] for event in events].index("AllAnswered")
+
     def test_a_group_without_all_its_variants_leaves_the_score(self, disturbed: tuple[Path, Outcome]) -> None:
         dyna = disturbed[1].cells["DynaMath"]
         assert dyna.metrics[0].samples == 4
@@ -195,7 +205,7 @@ def test_judge_down_then_back(
     assert sum(cell.fallbacks for cell in down.cells.values()) > 0
     assert all(cell.answered == cell.requested for cell in down.cells.values())
     (work / "m_o-1" / "m_o-1_shapes_PREV.pkl").write_bytes(pickle.dumps({0: FAILED, 1: FAILED}))
-    back = run(task(work, vlmeval_env, DEAD, good[1], names, mode="judge"))
+    back = run(task(work, vlmeval_env, DEAD, good[1], names, mode="judge", reuse={"accept": ["api_url"]}))
     assert back.code == ExitCode.COMPLETE
     assert back.scores == {name: undisturbed.scores[name] for name in names}
 
