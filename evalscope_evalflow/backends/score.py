@@ -61,6 +61,8 @@ class Score:
             "value": self.value,
             "metric": self.metric,
             "n": self.n,
+            "requested": self.requested,
+            "answered": self.answered,
             "judged": self.judged,
             "failed": self.failed,
             "unjudged": self.unjudged,
