@@ -160,8 +160,8 @@ class DataFile:
             except json.JSONDecodeError as error:
                 what = f"it is no JSON: {error.msg} (column {error.colno})"
                 raise BrokenFile(line, what, "Mend the line: each is one JSON object.") from error
-            except RecursionError as error:
-                raise BrokenFile(line, "its JSON is nested too deep", "Mend the line.") from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
+                raise BrokenFile(line, f"its JSON cannot be read: {error}", "Mend the line.") from error
             if not isinstance(values, dict):
                 what = f"it is {_kind(values)}, not a JSON object"
                 raise BrokenFile(line, what, 'Each line is one object: {"question": …, "answer": …}.')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def data_problems(task: Task, notify: Callable[[str], None]) -> Iterator[Problem
             continue
         named = settings.get("local_path") or settings.get("dataset_id") or (dataset if dataset in CHECKS else "")
         home = Path(str(named))
-        if not named or not home.exists():
+        if not named or not os.path.exists(home):  # unlike Path's, it raises nothing
             continue
         source = catalog.benchmark_source(folder, dataset)
         by_name = dataset in CHECKS or "use_local_loader=True" in source
@@ -144,13 +145,16 @@ def _candidates(home: Path, subset: str, split: str) -> list[Path]:
     found = []
     for ending in ENDINGS:
         named = (home / f"{subset}_{split}{ending}", home / f"{subset}{ending}")
-        found += [path for path in named if path.exists()][:1]
+        found += [path for path in named if os.path.exists(path)][:1]
     return found
 
 
 def _there_is(folder: Path) -> str:
     """What there is in a folder in place of what is missing."""
-    inside = sorted(folder.iterdir())
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        return f"It cannot be read: {error.strerror}."
     files = [path.name for path in inside if path.is_file()]
     folders = [f"{path.name}/" for path in inside if path.is_dir()]
     if not inside:

@@ -72,6 +72,10 @@ def test_a_line_that_is_a_list_is_no_row(look):
     assert "t_val.jsonl:1: it is a list, not a JSON object" in one(look(b'["q", "a"]\n'))
 
 
+def test_json_that_python_refuses(look):
+    assert "t_val.jsonl:1: its JSON cannot be read: Exceeds the limit" in one(look(b'{"a": ' + b"9" * 5000 + b"}\n"))
+
+
 HANZI = "1,\u9996\u90fd\u662f\u54ea\u91cc\uff1f,\u5317\u4eac,\u4e0a\u6d77,A\n"
 KANA = "1,\u9996\u90fd\u306f\u3069\u3053\u3067\u3059\u304b,\u6771\u4eac,\u5927\u962a,A\n"
 LATIN = "1,Quelle est la capitale fran\u00e7aise r\u00e9elle,Orl\u00e9ans,N\u00eemes,A\n"
