@@ -81,7 +81,8 @@ def score_of(result: DatasetResult) -> Score:
     """
     headline = result.metrics[0] if result.metrics else None
     missing = result.report is None or result.predicted_only or _no_verdict(result)
-    value = None if headline is None or missing else headline.score
+    # Some benchmarks have a figure of nothing: they count what is missing as wrong.
+    value = None if headline is None or missing or not result.succeeded else headline.score
     complete = _complete(result, value)
     return Score(
         value=value,

@@ -35,6 +35,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "judge_model_name": ("judge.models[].model_id",),
     "limit": ("limit",),
     "remote_api_url": ("evalflow.models[].api_url",),
+    "reuse_accept": ("evalflow.reuse.accept",),
     "vlmevalkit_mode": ("evalflow.mode",),
     "work_dir": ("work_dir",),
 }

@@ -228,6 +228,15 @@ class PluginChoice(Section):
         return dict(self.model_extra or {})
 
 
+class BudgetConfig(Section):
+    """The most that may be bought for each model, all runs of its folder together."""
+
+    tokens: int | None = Field(
+        None, gt=0, description="tokens of the model's answers, prompts included, as its API counts them"
+    )
+    judge_requests: int | None = Field(None, ge=0, description="requests to the judge")
+
+
 class FlowConfig(Section):
     """The `evalflow` section of a task."""
 
@@ -255,6 +264,11 @@ class FlowConfig(Section):
     )
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
+    budget: BudgetConfig | None = Field(
+        None,
+        description="hard caps for each model, kept across reruns: {tokens: 2000000, judge_requests: 5000}; when one "
+        "is reached nothing more is asked, what there is is kept, and the exit code is 3",
+    )
     executor: PluginChoice = Field(
         "local",
         validate_default=True,
@@ -310,6 +324,11 @@ class FlowConfig(Section):
     def accepted(self) -> tuple[str, ...]:
         """Settings that may be others than those of the saved answers."""
         return () if isinstance(self.reuse, bool) else tuple(self.reuse.accept)
+
+    @property
+    def caps(self) -> BudgetConfig:
+        """The budget; without limits where none is set."""
+        return self.budget or BudgetConfig()
 
     def deploy_for(self, model: ModelConfig) -> DeployConfig:
         """The common `deploy`, with what this model sets for itself on top."""

@@ -168,7 +168,7 @@ SECTION: Mapping[str, Setting] = {
     "models": Setting(_P),
     "deploy": Setting(_P),
     "verify_md5": Setting(_A, note="by the data's content"),
-    **_all(_N, "judge_max_num_seqs executor exporters dry_run on_incomplete"),
+    **_all(_N, "judge_max_num_seqs budget executor exporters dry_run on_incomplete"),
 }
 MODEL: Mapping[str, Setting] = {
     "name": Setting(_A, note="of a model that is deployed; an API's, where there is no `model_id`"),
@@ -196,6 +196,8 @@ DEPLOY: Mapping[str, Setting] = {
     **_all(_N, "host port api_key max_restarts stall_timeout_s keep_alive_s"),
 }
 
+REUSE: Mapping[str, Setting] = {"accept": Setting(_N, note="what it names is noted beside the scores")}
+
 # By the place where they are written.
 TABLE: Mapping[str, Mapping[str, Setting]] = {
     "": STOCK,
@@ -206,6 +208,7 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
     "judge.contract": JUDGE_CONTRACT,
     "sandbox": SANDBOX,
     "evalflow": SECTION,
+    "evalflow.reuse": REUSE,
     "evalflow.models[]": MODEL,
     "evalflow.deploy": DEPLOY,
 }

@@ -14,6 +14,7 @@ from typing import Any
 
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
+from evalscope_evalflow.config.eval_types import eval_type_problem
 from evalscope_evalflow.config.legacy_judge import translate_judge
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
@@ -36,6 +37,7 @@ _OURS = (
 )
 _REFUSED = {
     "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
+    "chat_template": "EvalScope uses it for models that it loads itself. Set `deploy.chat_template` in the section.",
     "rerun_review": "Missing reviews are made; to make all of them again, remove `reviews` from work_dir.",
 }
 # Stock fields that are mappings, and how they are written.
@@ -140,6 +142,7 @@ class Task:
         for name, hint in _REFUSED.items():
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
+        problems += filter(None, [eval_type_problem(data.get("eval_type"))])
         try:
             section = expand_models(read_section(section))
             section = with_backend(section, data.get("eval_backend"))

@@ -20,6 +20,7 @@ from evalscope_evalflow.engines.base import (
     absolute_path,
     key_launcher,
 )
+from evalscope_evalflow.engines.known_versions import version_note
 from evalscope_evalflow.engines.llamacpp import LlamaCpp
 from evalscope_evalflow.engines.options.extra_args import check_extra_args, check_variables
 from evalscope_evalflow.engines.remote import Remote
@@ -45,6 +46,7 @@ __all__ = [
     "known_engines",
     "load_engine",
     "resolve_engine",
+    "version_note",
 ]
 
 GROUP = "evalflow.engines"

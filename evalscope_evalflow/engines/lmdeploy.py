@@ -37,6 +37,7 @@ class LMDeploy(Engine):
     name = "lmdeploy"
     modules = ("lmdeploy",)
     distribution = "lmdeploy"
+    checked_versions = ("0.18", "0.18")  # served on an H100
     extra = "lmdeploy"
     # No data_parallel: it would serve replicas at ports and at an address of its own choosing.
     honours = frozenset({"devices", "tensor_parallel", "max_model_len", "chat_template"})

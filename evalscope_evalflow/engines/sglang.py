@@ -1,5 +1,5 @@
-"""SGLang's OpenAI-compatible server, from any environment that has it. By its source and its parser (0.5.23): it has
-not run on a GPU here."""
+"""SGLang's OpenAI-compatible server, from any environment that has it. By its source and its parser (0.5.23); it
+has served on an H100 (0.5.17)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class SGLang(Engine):
     name = "sglang"
     modules = ("sglang",)
     distribution = "sglang"
+    checked_versions = ("0.5", "0.5")  # served: 0.5.17 on an H100; 0.5.23 by its source and its parser
     install = "pip install sglang, in an environment of its own"
     honours = frozenset(HONOURABLE)
     needs_gpu = True

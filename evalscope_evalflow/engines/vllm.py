@@ -32,11 +32,12 @@ RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 
 
 class VLLM(Engine):
-    """`vllm serve`, measured with 0.32."""
+    """`vllm serve`, measured with 0.26 (H100) and 0.32 (CPU)."""
 
     name = "vllm"
     modules = ("vllm",)
     distribution = "vllm"
+    checked_versions = ("0.26", "0.33")  # served: 0.26 on an H100, 0.32 on a CPU; 0.33 by its source and its parser
     extra = "vllm"
     honours = frozenset(HONOURABLE)
     needs_gpu = True

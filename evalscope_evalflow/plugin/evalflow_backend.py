@@ -98,6 +98,7 @@ def prepare(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
     from evalscope_evalflow.config import FlowConfig
+    from evalscope_evalflow.config.eval_types import eval_type_problem
     from evalscope_evalflow.config.task import expand_models, read_section
     from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -117,6 +118,9 @@ def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
     elif config:
         section = dict(read_section(config))
         given = section.pop(GIVEN, given)  # a TaskConfig that is validated once more
+    problem = eval_type_problem(values.get("eval_type")) if "eval_type" in given else None
+    if problem:
+        raise ConfigError(problem)
     flow = FlowConfig.parse(expand_models(read_section(section)), NAME)
     folded = flow.to_section()
     if values.pop("dry_run", None):  # stock `run_task` would return before we are asked

@@ -70,6 +70,7 @@ def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
     generation = dict(plain["generation_config"] or {})
     generation.pop("batch_size", None)  # a copy of eval_batch_size
     values["generation_config"] = generation
+    values.pop("eval_type", None)  # looked at when the task was made; EvalScope sets mock_llm where `model` is not set
     for name in ("timeout", "stream", "sandbox", "use_sandbox", "sandbox_type", "sandbox_manager_config"):
         if name not in given:
             values.pop(name, None)

@@ -108,17 +108,29 @@ def verdicts(task: Task, dataset: str | None = None) -> dict[str, Any]:
     if dataset is not None:
         args = _settings(task, dataset)
         found["dataset_args"] = _dataset_args(args, dataset_defaults(task, dataset), (Effect.SCORING,))
-    return fact_values.plain(found)
+    return fact_values.plain({SCHEMA: VERSION, **found})
 
 
-def same_verdicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def same_verdicts(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    answers: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> bool:
     """Whether verdicts that depend on `before` are those that a task would get now.
 
     Args:
-        before: as `verdicts` has made it, perhaps an earlier version of it, which wrote defaults out.
+        before: as `verdicts` has made it, or EvalFlow 0.1, which wrote defaults out.
         now: as it makes it now.
+        answers: what the answers depend on, as the cell has it: 0.1 had all of the benchmark's settings there.
+        defaults: of the benchmark's settings.
     """
+    if SCHEMA in before:
+        return dict(before) == dict(now)
     older = {**before, "models": [_judge_model(item, "") for item in before.get("models") or ()]}
+    older[SCHEMA] = VERSION
+    settings = (answers or {}).get("dataset_args")
+    older["dataset_args"] = _dataset_args(settings, defaults or {}, (Effect.SCORING,))
     older["contract"] = without_defaults(before.get("contract") or {}, JUDGE_CONTRACT)
     return fact_values.plain(without_defaults(older, JUDGE)) == dict(now)
 
@@ -137,6 +149,32 @@ def compare_predictions(
     if SCHEMA in before:
         return compare({name: value for name, value in before.items() if name != SCHEMA}, facts)
     return compare(_as_of_today(before, defaults or {}), facts, NOT_IN_0_1)
+
+
+def completed(
+    before: Mapping[str, Any], now: Mapping[str, Any], unknown: Iterable[str], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts of saved answers, with today's in place of those that are unknown.
+
+    Args:
+        before: what the cell has.
+        now: what `predictions` makes now.
+        unknown: their names, as `Compared.unknown` has them.
+        defaults: of the benchmark's settings.
+    """
+    found = dict(before) if SCHEMA in before else {**_as_of_today(before, defaults), SCHEMA: VERSION}
+    for name in unknown:
+        whole, _, part = name.partition(".")
+        whole = f"deploy.{whole}" if f"deploy.{whole}" in now or f"deploy.{whole}" in found else whole
+        value = now.get(whole)
+        if not part:
+            if value not in (None, UNKNOWN):
+                found[whole] = value
+        elif isinstance(value, Mapping) and value.get(part) not in (None, UNKNOWN):
+            found[whole] = {**(found.get(whole) or {}), part: value[part]}
+    if "checkpoint" in unknown and fact_values.HUB in (now.get("checkpoint") or {}):
+        found["checkpoint"] = before.get("checkpoint")  # it is not here to be looked at
+    return dict(sorted(found.items()))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ name, and print the key. These raise what went wrong, and mean by `generation_co
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from evalscope_evalflow.events.answers import AnswerKind
@@ -55,6 +56,7 @@ class Api:
         refuse_error_texts(self.model)
         self.settings = settings
         self.answered = threading.local()
+        self.before_request: Callable[[], None] = lambda: None
         self._refusal: Exception | None = None  # of every request
 
     def ask(self, messages: list[dict[str, Any]], **more: Any) -> str:

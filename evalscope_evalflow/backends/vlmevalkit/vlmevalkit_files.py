@@ -33,6 +33,11 @@ def model_type(name: str) -> str:
     return os.path.basename(name).replace(":", "-").replace(".", "_")
 
 
+def datasets_in(work_dir: Path) -> set[str]:
+    """Datasets that a run folder has files of, and some names that are none."""
+    return {path.stem for path in (work_dir / "evalflow" / "vlmevalkit").glob("*.json")}
+
+
 class Files:
     """The files of one dataset."""
 

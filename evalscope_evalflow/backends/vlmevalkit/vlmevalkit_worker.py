@@ -38,7 +38,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     load_dataset,
     naming_rows,
 )
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, whole_writes
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, datasets_in, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import Judging, Outcome, drop_stale, group_of
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import (
     call,
@@ -51,6 +51,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, wr
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile
+from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
@@ -75,8 +76,7 @@ class VLMEvalKitWorker:
                 `generation_config`, `model_args`, `judge` (None where there is none) and `verify_md5`.
             channel: to the parent.
         """
-        self.settings, self.channel = request.settings, channel
-        self.stock_task = request.stock_task
+        self.settings, self.stock_task, self.channel = request.settings, request.stock_task, channel
         self.work_dir = Path(self.stock_task["work_dir"])
         self.failures = Failures(request.failures_file, request.failure_cause)
         limits = {**MODEL_DEFAULTS, **(self.settings.get("generation_config") or {})}
@@ -87,6 +87,7 @@ class VLMEvalKitWorker:
         self.errors: dict[str, str] = {}
         self.reached: set[str] = set()  # datasets that VLMEvalKit has come to in this pass
         self.api: Api | None = None
+        self.budget = Budget(os.path.dirname(request.failures_file), request.budget, limits["max_tokens"])
         self.answered = threading.local()  # of this thread: what is unusual about the model's last answer
         self.answers: dict[str, Answers] = {}
         self.now: Answers | None = None  # on the dataset that is asked
@@ -113,10 +114,9 @@ class VLMEvalKitWorker:
         ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
         retry_only_what_is_transient()
         self._patch()
+        known = {*SUPPORTED_DATASETS, *self.settings["datasets"], *datasets_in(self.work_dir)}
         for dataset in self.settings["datasets"]:
-            ours = (path.stem for path in (self.work_dir / "evalflow" / "vlmevalkit").glob("*.json"))
-            others = {*SUPPORTED_DATASETS, *self.settings["datasets"], *ours}
-            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, others)
+            self.files[dataset] = Files(self.work_dir, self.settings["model"], dataset, known)
         problems = []
         for dataset in self.settings["datasets"]:
             try:
@@ -154,15 +154,13 @@ class VLMEvalKitWorker:
             settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
             key = _plain(judge.get("api_key")) or "EMPTY"
             api = Api(judge["model_id"], judge["api_url"], key, settings, _client(judge.get("model_args")))
+            api.before_request = self.budget.judge_request
             # For datasets that make a client of their own; this process does nothing else from here on.
             os.environ["OPENAI_API_BASE"] = f"{base_url(judge['api_url'])}/chat/completions"
             os.environ["LOCAL_LLM"], os.environ["OPENAI_API_KEY"] = judge["model_id"], key
         else:
             # With neither, VLMEvalKit asks a public host.
-            os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = (
-                "http://127.0.0.1:9/v1/chat/completions",
-                "EMPTY",
-            )
+            os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = f"{NOWHERE}/chat/completions", "EMPTY"
             os.environ.pop("LOCAL_LLM", None)
         import vlmeval.api
 
@@ -238,12 +236,14 @@ class VLMEvalKitWorker:
 
     def _model_api(self) -> Api:
         if self.api is None:
-            url = self.channel.wait_for_model(self._import_ahead)
+            ready = self.budget.has_room  # else no request is sent, and the model not waited for
+            url = self.channel.wait_for_model(self._import_ahead) if ready else NOWHERE
             settings = {**MODEL_PATIENCE, **(self.settings.get("generation_config") or {})}
             settings.pop("batch_size", None)
             model_args = _client(resolve(self.settings.get("model_args")))
             self.api = Api(self.settings["served_name"], url, os.environ[MODEL_KEY], settings, model_args)
             self.api.answered = self.answered
+            self.budget.watch(self.api.model)
         return self.api
 
     # data
@@ -265,6 +265,7 @@ class VLMEvalKitWorker:
             self.now = self.answers[options["dataset"].dataset_name]
             dataset = self.now.files.dataset
             self.reached.add(dataset)
+            self.budget.dataset = dataset
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
@@ -355,6 +356,7 @@ class VLMEvalKitWorker:
     def _evaluate(self, dataset: str, stock: Callable[..., Any], **options: Any) -> Any:
         """VLMEvalKit's evaluation of one dataset, and the report on it."""
         self.reached.add(dataset)
+        self.budget.dataset = dataset
         files = self.files[dataset]
         data = self.data[dataset].data
         rows = self.answers[dataset].rows

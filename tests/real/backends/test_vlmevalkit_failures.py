@@ -195,7 +195,7 @@ def test_judge_down_then_back(
     assert sum(cell.fallbacks for cell in down.cells.values()) > 0
     assert all(cell.answered == cell.requested for cell in down.cells.values())
     (work / "m_o-1" / "m_o-1_shapes_PREV.pkl").write_bytes(pickle.dumps({0: FAILED, 1: FAILED}))
-    back = run(task(work, vlmeval_env, DEAD, good[1], names, mode="judge"))
+    back = run(task(work, vlmeval_env, DEAD, good[1], names, mode="judge", reuse={"accept": ["api_url"]}))
     assert back.code == ExitCode.COMPLETE
     assert back.scores == {name: undisturbed.scores[name] for name in names}
 

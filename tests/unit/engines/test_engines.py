@@ -4,7 +4,15 @@ import pytest
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines import Address, check_engine, command_of, known_engines, load_engine, resolve_engine
+from evalscope_evalflow.engines import (
+    KEY_VARIABLE,
+    Address,
+    check_engine,
+    command_of,
+    known_engines,
+    load_engine,
+    resolve_engine,
+)
 from evalscope_evalflow.errors import ConfigError
 
 ADDRESS = Address("127.0.0.1", 8000, "sk-secret")
@@ -124,6 +132,28 @@ def test_vllm_is_run_by_the_environments_own_interpreter(make_env, checkpoint_fo
     assert Path(argv[1]).name == "key_launcher.py"
     assert argv[2:5] == ["api-key+", "vllm.entrypoints.cli.main:main", "serve"]
     assert argv[5] == str(checkpoint_folder)
+
+
+def test_no_variable_of_vllms_own_differs_from_start_to_start(checkpoint_folder):
+    """Up to 0.27 it counts all that it knows among what compiled code depends on, but for a list of its own.
+
+    By `compile_factors` of 0.22.1, 0.26.0 and 0.27.1: VLLM_API_KEY is not in that list, VLLM_RPC_BASE_PATH is. 0.29 and
+    later have both in it. tests/real/engines/test_engine_options.py asks the vLLM that is installed.
+    """
+    model, env = ModelConfig(name="served", path=str(checkpoint_folder)), Environment.find(None)
+    one, other = (
+        command_of(load_engine("vllm"), model, DeployConfig(), Address("127.0.0.1", port, f"sk-{port}"), env).env
+        for port in (8001, 8002)
+    )
+    assert {name for name in {*one, *other} if one.get(name) != other.get(name)} == {KEY_VARIABLE}
+    assert not KEY_VARIABLE.startswith("VLLM")
+
+
+@pytest.mark.parametrize(("value", "refused"), [("1", True), ("0", False)])
+def test_vllms_front_end_in_rust_is_refused(checkpoint_folder, value, refused):
+    """It answers some paths without the key, and our launcher has no hold on it."""
+    found = check("vllm", checkpoint_folder, env_vars={"VLLM_USE_RUST_FRONTEND": value})
+    assert bool(found) == refused
 
 
 def test_vllm_takes_no_sampling_defaults_from_the_checkpoint(checkpoint_folder):

@@ -111,6 +111,10 @@ NATIVE_CASES = {
     ),
     "failed samples": ({"metrics": [metric("accuracy", 1.0, 3)], "answers": 3}, 1.0, False),
     "nothing answered": ({"answers": 0}, None, False),
+    "nothing answered, and a benchmark that counts that as wrong": (
+        {"metrics": [metric("accuracy", 0.0, 4)], "answers": 0}, None, False
+    ),
+    "no number": ({"metrics": [metric("accuracy", float("nan"), 4)]}, None, False),
     "no report": ({"reported": False}, None, False),
     "pass@k": (
         {"metrics": [*GOOD, metric("accuracy", 1.0, 2, k=2)], "answers": 4}, 0.75, True

@@ -12,7 +12,7 @@ from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run import fingerprints, preflight
 from evalscope_evalflow.run.fact_values import endpoint
 from evalscope_evalflow.run.resume import remaining
-from evalscope_evalflow.run.saved_identity import identities, notes, refusals
+from evalscope_evalflow.run.saved_identity import identities, notes, refusals, settle
 from evalscope_evalflow.state import cells, failures, keyed_hashes
 
 JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "api_key": "sk-1"}]}
@@ -353,6 +353,22 @@ def test_reuse_is_a_switch_as_before(make):
                        "evalflow": accepting.flow.to_section()}).flow.accepted == ("deploy.extra_args",)  # fmt: skip
 
 
+def settled(task):
+    """The cell after a run has begun."""
+    saved, _ = look(task)
+    return cells.update_all(task.work_dir, settle(task, task.models[0], saved))["general_qa"]
+
+
+def test_what_is_accepted_stands_beside_the_score_until_the_task_is_as_it_was(make):
+    answered(make())
+    accepting = make({"reuse": {"accept": ["max_model_len"]}}, {"max_model_len": 9})
+    assert settled(accepting).accepted == ["max_model_len was 4096 and is 9"]
+    assert settled(make()).accepted is None
+    settled(accepting)
+    cells.update(accepting.work_dir, "general_qa", mixed=True)
+    assert settled(make()).accepted == ["max_model_len was 4096 and is 9"]
+
+
 # Folders of 0.1.
 
 
@@ -371,6 +387,9 @@ def test_what_0_1_did_not_record_is_unknown_and_does_not_block(make, monkeypatch
     saved, found = look(make(**now))
     assert list(refusals(saved, found)) == []
     assert found[0].unknown == ["env_vars", "extra_args", "max_model_len"]
+    assert settled(make(**now)).assumed == ["env_vars", "extra_args", "max_model_len"]
+    assert [item.unknown for item in look(make(**now))[1]] == [[]], "it is told once"
+    assert refused(make(deploy={**now["deploy"], "extra_args": []}, dataset_args=now["dataset_args"]))
     assert refused(make(**now, seed=7)) == ["seed was not set and is 7"]
 
 
