@@ -6,11 +6,10 @@ EvalScope lacks: which models to deploy, how, and what to do with results that a
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Self
@@ -18,8 +17,14 @@ from typing_extensions import Self
 from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
+from evalscope_evalflow.config.model_name import is_name, name_of
 from evalscope_evalflow.config.setting_effects import ACCEPTABLE
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 AUTO: Literal["auto"] = "auto"
 REMOTE = "remote"  # the engine that starts nothing: the model is an API that runs elsewhere
@@ -28,7 +33,17 @@ _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 Count = Annotated[int, Field(gt=0)]
 
 
-class Section(BaseModel):
+class _Refusing(ModelMetaclass):
+    """Has a section that is made in Python fail as one that is parsed: with ConfigError, and no value shown."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise ConfigError(*_problems(error, cls, cls.__name__)) from None  # type: ignore[arg-type]
+
+
+class Section(BaseModel, metaclass=_Refusing):
     """A part of the section. Unknown keys are refused; dashes are understood as underscores."""
 
     model_config = ConfigDict(
@@ -171,8 +186,15 @@ class ModelConfig(Section):
     def _named_by_its_path(cls, data: Any) -> Any:
         data = {"path": str(data)} if isinstance(data, (str, Path)) else data
         if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
-            return {**data, "name": os.path.basename(str(data["path"]).rstrip(os.sep)).removesuffix(".gguf")}
+            return {**data, "name": name_of(str(data["path"]))}
         return data
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not is_name(value):
+            raise ValueError(f"{value!r} is no name for a model: results are filed under it")
+        return value
 
     @property
     def served_name(self) -> str:

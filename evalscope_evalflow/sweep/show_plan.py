@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim, settle
@@ -181,7 +182,7 @@ def _serving(job: Job, turn: _Turn, waiting: int) -> list[str]:
     model, deploy, claim = job.model, job.deploy, turn.claim
     engine = resolve_engine(model, deploy)
     if not engine.local:
-        return [f"{engine.name}: {model.api_url}, which answers"]
+        return [f"{engine.name}: {public_url(model.api_url or '')}, which answers"]
     if waiting and not claim.measured:
         settings = settle(engine, model, deploy, claim, claim.devices, waiting)
         deploy = deploy.model_copy(update=settings or {})

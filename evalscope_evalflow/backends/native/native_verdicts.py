@@ -91,7 +91,9 @@ def drop_fallbacks(files: Iterable[Path]) -> int:
     dropped = 0
     for path in filter(Path.exists, files):
         keep, lost, rows = [], 0, 0
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        # No other sign than a newline ends a row: EvalScope writes U+2028 and its like as they are.
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        for line in re.findall(r"[^\n]*\n|[^\n]+", text):
             fallback = incomplete = False
             with contextlib.suppress(ValueError):  # half a line, of a process that was killed
                 row = json.loads(line)
@@ -101,7 +103,7 @@ def drop_fallbacks(files: Iterable[Path]) -> int:
                 keep.append(line)
         if len(keep) < rows:
             new = path.with_suffix(".new")
-            new.write_text("".join(keep), encoding="utf-8")
+            new.write_text("".join(keep), encoding="utf-8", errors="surrogateescape")
             os.replace(new, path)
         dropped += lost
     return dropped

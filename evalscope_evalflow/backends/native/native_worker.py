@@ -239,8 +239,12 @@ class NativeWorker:
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
             raise
         self.kinds.add(dataset, subset, sample, kinds_of_output(state.output, tools=bool(item.sample.tools)))
-        with evaluator._prediction_cache_lock:
-            evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        try:
+            with evaluator._prediction_cache_lock:
+                evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        except Exception as error:
+            self.failures.add(dataset, subset, sample, cause, "saving", True, error_text(error))
+            raise
         item.prediction_persisted = True
         if dataset in self.channel.judge_ahead and getattr(evaluator.benchmark, "use_llm_judge", False):
             self.probe.offer(dataset, partial(_judge_ahead, evaluator, state))

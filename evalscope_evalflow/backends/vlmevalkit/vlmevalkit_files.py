@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
 
 FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
 
@@ -99,7 +99,7 @@ class Files:
         data = {"schema": SCHEMA, **self.read(), **changes}
         self.state.parent.mkdir(parents=True, exist_ok=True)
         new = self.state.with_suffix(".new")
-        new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8")
+        new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8", errors=ESCAPED)
         os.replace(new, self.state)
 
     def rows(self) -> dict[str, list[str]]:
@@ -154,7 +154,7 @@ class Files:
         if long:
             self.long.parent.mkdir(parents=True, exist_ok=True)
             new = self.long.with_suffix(".new")
-            new.write_text(json.dumps({**self._long(), **long}, ensure_ascii=False), encoding="utf-8")
+            new.write_text(json.dumps({**self._long(), **long}, ensure_ascii=False), encoding="utf-8", errors=ESCAPED)
             os.replace(new, self.long)
 
     def with_texts(self, data: Any) -> Any:
@@ -214,7 +214,7 @@ class Journal:
     def add(self, index: Any, prediction: str) -> None:
         """Save one."""
         line = json.dumps({"index": str(index), "prediction": prediction}, ensure_ascii=False) + "\n"
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
+        with self._lock, self._path.open("a", encoding="utf-8", errors=ESCAPED) as file:
             file.write(line)
 
 

@@ -37,7 +37,7 @@ class CsvExporter(Exporter):
     interface_version = 1
 
     def export(self, result: FlowResult, folder: Path) -> None:
-        with (folder / FILE).open("w", encoding="utf-8", newline="") as file:
+        with (folder / FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(map(_fields, score_rows(result)))

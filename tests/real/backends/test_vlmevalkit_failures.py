@@ -118,6 +118,16 @@ class TestDisturbed:
         assert rest == [MIXED[-1]]
         assert ("AnswersSaved", None) in events[at[0] :]
 
+    def test_one_answer_of_each_dataset_is_judged_while_others_are_answered(
+        self, disturbed: tuple[Path, Outcome]
+    ) -> None:
+        lines = (disturbed[0] / "evalflow" / "events.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        ahead = [number for number, event in enumerate(events) if event["event"] == "JudgeProbed"]
+        assert {events[number]["dataset"] for number in ahead} <= set(MIXED)
+        assert len(ahead) >= 2
+        assert ahead[0] < [event["event"] for event in events].index("AllAnswered")
+
     def test_a_group_without_all_its_variants_leaves_the_score(self, disturbed: tuple[Path, Outcome]) -> None:
         dyna = disturbed[1].cells["DynaMath"]
         assert dyna.metrics[0].samples == 4

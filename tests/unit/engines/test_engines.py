@@ -268,7 +268,8 @@ def test_concurrency_has_a_default_for_each_engine(engine, count):
 
 def test_llama_cpp_refuses_what_it_cannot_serve(tmp_path, gguf_file, make_gguf):
     assert "none.gguf does not exist" in check("llamacpp", tmp_path / "none.gguf")[0]
-    assert "is a folder; llamacpp serves a .gguf file" in check("llamacpp", tmp_path)[0]
+    (tmp_path / "empty").mkdir()
+    assert "is a folder; llamacpp serves a .gguf file" in check("llamacpp", tmp_path / "empty")[0]
     other = tmp_path / "other.gguf"
     other.write_bytes(b"PK\x03\x04 and more of a zip file")
     assert "is no GGUF file: it does not start with GGUF's magic bytes" in check("llamacpp", other)[0]
