@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config import ModelConfig, keys
 from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
 
 FILE = "failures.jsonl"
@@ -78,6 +78,7 @@ def cause(task: Task, model: ModelConfig) -> str:
         "generation": {name: value for name, value in generation.items() if name not in PATIENCE_KEYS},
         "dataset_args": task.stock.get("dataset_args"),
     }
+    facts = keys.redact(facts)  # a secret could be found by trying
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
