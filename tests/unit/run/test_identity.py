@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker import MODEL_DEFAULTS
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run import fingerprints, preflight
@@ -157,7 +158,10 @@ def test_an_adapter_and_a_file_in_extra_args_count_by_their_content(make, tmp_pa
             {"url": "https://user:pass@A.example:443/v1/?tenant=1"},
             {"url": "https://a.example/v1/chat/completions", "api_key": "sk-2"},
         ),
-        ({"url": "http://a.example/v1"}, {"url": "http://a.example/v1", **engine(max_model_len=9, engine="remote")}),
+        (
+            {"url": "http://a.example/v1"},
+            {"url": "http://a.example/v1", **engine(max_model_len=9, engine="remote", chat_template="{{ x }}")},
+        ),
         ({}, {"debug": True, "analysis_report": True, "collect_perf": False, "timeout": 3, "eval_batch_size": 9}),
     ],
 )
@@ -232,6 +236,22 @@ def test_a_judges_defaults_and_address_are_no_other_judge(make, monkeypatch):
     monkeypatch.setenv("JUDGE_SYSTEM_PROMPT", "Be strict.")
     by_variable = fingerprints.verdicts(make(judge=JUDGE))
     assert by_variable == fingerprints.verdicts(make(judge={**JUDGE, "contract": {"system_prompt": "Be strict."}}))
+
+
+def test_what_vlmevalkit_takes_by_itself_may_be_written_out(make):
+    assert fingerprints._VLMEVALKIT_DEFAULTS == MODEL_DEFAULTS
+    section, judge = (
+        {"backend": "VLMEvalKit"},
+        {"models": [{"model_id": "j", "generation_config": {"temperature": 0.0}}]},
+    )
+    written = make(section, generation_config={"temperature": 0.0, "max_tokens": 2048}, judge=judge)
+    silent = make(section, judge={"models": [{"model_id": "j"}]})
+    assert fingerprints.predictions(written, written.models[0], "x") == fingerprints.predictions(
+        silent, silent.models[0], "x"
+    )
+    assert fingerprints.verdicts(written) == fingerprints.verdicts(silent)
+    other = make(section, generation_config={"temperature": 0.0, "max_tokens": 9})
+    assert "generation_config.max_tokens" in fingerprints.predictions(other, other.models[0], "x")
 
 
 # Doors.
