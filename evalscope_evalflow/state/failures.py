@@ -19,6 +19,7 @@ from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
 
 FILE = "failures.jsonl"
 SHOWN = 160  # characters of a server's words, where a line shows them; the file has more
+BAD_DATA = "bad_data"  # the kind of a sample that its row, or its picture, keeps from being asked
 SCORING = "scoring"  # the kind of a sample that was answered, but could not be scored
 
 # What of `deploy` and of `generation_config` decides whether a request is refused.
@@ -46,6 +47,11 @@ class Failure:
     transient: bool
     message: str
     time: str
+
+    @property
+    def stands(self) -> bool:
+        """Whether the same task fails in the same way again. Data may have been mended: the worker sees it."""
+        return not self.transient and self.kind != BAD_DATA
 
     @property
     def words(self) -> str:
