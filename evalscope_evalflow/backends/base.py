@@ -126,7 +126,18 @@ class Saved(ABC):
         """A result with what is known of its answers beside their text."""
         counts = self.answer_counts(result.dataset)
         remarks = counts.remarks(result.answered or result.succeeded)
+        if result.report is not None:
+            remarks += self._metric_remarks(result)
         return replace(result, answer_kinds=counts.kinds, remarks=[*result.remarks, *remarks])
+
+    def _metric_remarks(self, result: DatasetResult) -> list[str]:
+        failed = self.cell(result.dataset).metrics_failed or {}
+        return [
+            f"{metric} could not be computed for {number} of {result.succeeded} answers, and has no score for them: "
+            f"{said if len(said) <= failures.SHOWN else said[: failures.SHOWN] + '…'}; when that is mended, score them "
+            "again with `mode: judge`"
+            for metric, (number, said) in failed.items()
+        ]
 
     def cell(self, dataset: str) -> ledger.Cell:
         """The same of one dataset."""

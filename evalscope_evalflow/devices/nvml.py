@@ -248,6 +248,20 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def driver_versions() -> dict[str, str]:
+    """Versions of NVIDIA's driver, as `driver`, and of the newest CUDA it runs, as `driver_cuda`."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(DriverError), _nvml() as nvml:
+        if nvml is None:
+            return found
+        with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):
+            found["driver"] = nvml.nvmlSystemGetDriverVersion()
+        with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):
+            number = nvml.nvmlSystemGetCudaDriverVersion_v2()
+            found["driver_cuda"] = f"{number // 1000}.{number % 1000 // 10}"
+    return found
+
+
 def check_devices(
     text: str | None,
     env_vars: Mapping[str, str],

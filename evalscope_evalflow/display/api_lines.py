@@ -59,7 +59,7 @@ def _line(event: api.ApiEvent) -> str:
         case api.ApiDown(reason=reason, hangs=hangs, give_up_s=give_up_s):
             what = "hangs" if hangs else "does not work"
             return (
-                f"{where} {what}: {reason}; one request of one token asks again until it is answered, for "
+                f"{where} {what}: {reason}; one request at a time asks again until it is answered, for "
                 f"{give_up_s:.0f} s at most (deploy.stall_timeout_s)"
             )
         case api.ApiBusy(reason=reason, wait_s=wait_s):

@@ -306,6 +306,14 @@ class Engine(ABC):
         found = self.dist_info(env)
         return version_in(found) if found else None
 
+    def why_answers_differ(self, deploy: DeployConfig) -> str:
+        """Why the same question may have another answer in the next run, at temperature 0; empty: no reason is known.
+
+        It is a clause, such as "turbomind's answers differ from run to run at temperature 0". Where a run goes on from
+        saved answers, it is shown and recorded.
+        """
+        return ""
+
     def normalise_argument(self, word: str) -> str:
         """A word of `extra_args` in the form in which the engine's parser has it, for checking; by default as it is."""
         return word

@@ -19,6 +19,9 @@ class EngineStarting(Event):
         log: the file of its output.
         command: its command line; empty for an API.
         placement: the devices and sizes that were chosen, with the arithmetic.
+        facts: what it runs with: versions of it and of what is below it, devices, sizes (see serving/engine_facts.py).
+        answers: answers that are saved already, which it goes on from.
+        note: what has to be known of answers that are added to those; empty: nothing.
     """
 
     engine: str
@@ -27,6 +30,9 @@ class EngineStarting(Event):
     log: str
     command: list[str]
     placement: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    answers: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ class EngineReused(Event):
         log: the file of its output.
         command: its command line.
         placement: the devices and sizes that were chosen.
+        facts: what it runs with, as of `EngineStarting`.
+        answers: answers that are saved already, which it goes on from.
+        note: what has to be known of answers that are added to those; empty: nothing.
     """
 
     engine: str
@@ -48,6 +57,9 @@ class EngineReused(Event):
     log: str
     command: list[str]
     placement: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    answers: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,19 @@ class VerdictsDropped(WorkerEvent):
 
 
 @dataclass(frozen=True)
+class MetricsFailed(WorkerEvent):
+    """A dataset was scored; some of its metrics could not be computed, and have no value.
+
+    Attributes:
+        dataset: its name.
+        metrics: for each such metric, of how many samples, and what went wrong with the first of them.
+    """
+
+    dataset: str
+    metrics: dict[str, tuple[int, str]]
+
+
+@dataclass(frozen=True)
 class RowsAligned(WorkerEvent):
     """Saved answers were brought in line with a dataset's rows, which are not those that they were to.
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
+from typing import Any
 
-from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import (
@@ -26,7 +26,9 @@ from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.serving import Deployment, Endpoint, Release, Watch
+from evalscope_evalflow.serving.engine_facts import differences, engine_facts
 from evalscope_evalflow.serving.warm_pool import clock
+from evalscope_evalflow.state import record
 
 
 class EngineSession:
@@ -129,15 +131,29 @@ class EngineSession:
 
     def _announce(self) -> None:
         deployment, name = self.deployment, self.engine.name
-        version = self.engine.version(Environment.find(self.run.deploy.env)) if self.engine.local else None
-        log, command, placement = str(deployment.log), list(deployment.argv), deployment.placement_facts
+        facts = engine_facts(self.engine, deployment.server) if deployment.server is not None else {}
+        answers = self.run.answers()
+        note = self._note(facts) if answers else ""
+        about = str(deployment.log), list(deployment.argv), deployment.placement_facts, facts, answers, note
         if deployment.reused:
-            self.run.emit(EngineReused(name, version, deployment.reused, log, command, placement))
+            self.run.emit(EngineReused(name, facts.get("version"), deployment.reused, *about))
         else:
-            self.run.emit(EngineStarting(name, version, self.engine.local, log, command, placement))
+            self.run.emit(EngineStarting(name, facts.get("version"), self.engine.local, *about))
+        if note:
+            self.run.emit(EngineNotice(note))
         for note in deployment.notes:
             self.run.emit(EngineNotice(note))
         deployment.notes.clear()
+
+    def _note(self, facts: dict[str, Any]) -> str:
+        """What has to be known of answers that are added to those that are saved."""
+        before = record.answers_from(self.run.folder)
+        changes = differences(before[-1], facts) if before else []
+        notes = [f"the saved answers are of {'; of '.join(changes)}"] if changes else []
+        why = self.engine.why_answers_differ(self.run.deploy)
+        if why:
+            notes.append(f"{why}: together with the saved ones they are no run that can be repeated")
+        return "; ".join(notes)
 
     def _may_keep(self) -> bool:
         """Whether it may stay for whoever wants the same one next."""

@@ -10,6 +10,8 @@ saved already, none is started; with every verdict, nothing is.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from contextlib import ExitStack, suppress
 from itertools import count
@@ -36,7 +38,7 @@ from evalscope_evalflow.events.run_events import (
 )
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.run import fingerprints
+from evalscope_evalflow.run import fact_values, fingerprints
 from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
 from evalscope_evalflow.run.collect import collect, finished
 from evalscope_evalflow.run.context import Run
@@ -108,7 +110,12 @@ def _record(run: Run) -> Record:
     """The run's record, from its start."""
     env = Environment.find(run.task.flow.worker_env)
     versions = {name: env.version_of(name) for name in run.backend.distributions}
-    return Record(run.folder, run.run_id, versions=versions, task=run.task.part(run.model), model=run.model.name)
+    start = {"task": run.task.part(run.model), "model": run.model.name}
+    if run.model.path:
+        found = fact_values.checkpoint(run.model.path)
+        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+        start["checkpoint"] = {"fingerprint": digest, "files": found}
+    return Record(run.folder, run.run_id, versions=versions, **start)
 
 
 def _evaluate(run: Run, given: Given) -> list[DatasetResult]:

@@ -84,7 +84,9 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
             found.rejudge.append(dataset)
             earlier = saved.earlier_verdicts(dataset, judge)
         asks = missing and mode != "judge"
-        if asks or change is not None or dataset in found.rejudge or not _judged(saved, results[dataset]):
+        anew = asks or change is not None or dataset in found.rejudge
+        rescore = mode == "judge" and bool(cell.metrics_failed)
+        if anew or rescore or not _judged(saved, results[dataset]):
             found.judge.append(dataset)
             there = earlier if dataset in found.rejudge else saved.verdicts(dataset)
             asks |= change in (Change.DATA, Change.MORE) or there < found.answers[dataset]

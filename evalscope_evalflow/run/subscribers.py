@@ -6,7 +6,7 @@ from evalscope_evalflow.events.api_events import JUDGE, ApiBack, ApiBusy, ApiDow
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import DevicesFree, EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan
-from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed
+from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, MetricsFailed
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
@@ -50,6 +50,9 @@ class CellsSubscriber:
             cause = failures.cause(self._run.task, self._run.model)
             changes = {"requested": event.requested, "answered": event.answered, "cause": cause}
             self._run.update_cells({event.dataset: changes})
+        elif isinstance(event, MetricsFailed):
+            failed = {metric: list(found) for metric, found in event.metrics.items()}
+            self._run.update_cells({event.dataset: {"metrics_failed": failed or None}})
         elif isinstance(event, DatasetFailed):
             self._run.update_cells({event.dataset: {"error": event.message}})
 

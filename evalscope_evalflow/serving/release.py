@@ -116,6 +116,11 @@ class DeviceWatch:
         self._came: dict[str, set[int]] = {}
         self._extra: dict[str, int] = {}
 
+    @property
+    def products(self) -> list[str]:
+        """Names of the devices' products, one for each device; empty without a driver of NVIDIA."""
+        return [device.name for device in self._before.values()]
+
     def poll(self) -> None:
         """Look again, while the engine lives."""
         for name, device in self._read()[0].items():

@@ -16,6 +16,7 @@ from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
+from evalscope_evalflow.serving.engine_caches import cache_variables
 from evalscope_evalflow.serving.engine_failure import RetryableStartError
 from evalscope_evalflow.serving.engine_identity import Identity
 from evalscope_evalflow.serving.engine_use import Request
@@ -66,9 +67,10 @@ def prepare_server(
         shown = [f"{name}={shlex.quote(public[name])}" for name in public if name not in secret]
         launch = Launch(request.run_id, env.wrap(command.argv), shown, placement, identity)
         request.log.parent.mkdir(parents=True, exist_ok=True)
+        variables = {**env.variables(os.environ), **limits, **command.env, **values}
         process = SupervisedProcess(
             launch.argv,
-            env={**env.variables(os.environ), **limits, **command.env, **values},
+            env={**cache_variables(variables), **variables},
             log=request.log,
             run_id=f"{request.run_id}-engine",
             secrets=secret,

@@ -31,6 +31,7 @@ class Cell:
         counted: rows of its files, so that they need not be counted again while a file is as it was: by the file's
             path in the run folder, [bytes, when it was written (ns since the epoch), rows].
         error: what ended its last run before its report; None: nothing did.
+        metrics_failed: metrics that could not be computed: of how many samples, and what went wrong with the first.
     """
 
     predictions: dict[str, Any] | None = None
@@ -41,6 +42,7 @@ class Cell:
     report: int | None = None
     counted: dict[str, list[int]] | None = None
     error: str | None = None
+    metrics_failed: dict[str, Any] | None = None
 
 
 _FIELDS = {field.name for field in fields(Cell)}

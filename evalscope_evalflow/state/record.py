@@ -71,6 +71,7 @@ class Record:
             "pid_started": _start_of(os.getpid()),
             "host": platform.node(),
             "versions": {OURS: _version(OURS), **(versions or {})},
+            "answers_from": (before or {}).get("answers_from") or [],
             **keys.redact(start),
         }
         if before and before["state"] == DIED:
@@ -122,6 +123,8 @@ class Record:
         elif isinstance(event, (EngineStarting, EngineReused)):
             data.update(engine=event.engine, command=keys.redact(event.command), placement=event.placement)
             data["versions"][event.engine] = event.version
+            if isinstance(event, EngineReused) or event.local:
+                self._answers_come_from(event)
             if isinstance(event, EngineReused):
                 data["reused"] = {"run_id": event.run_id, "log": event.log}
             else:
@@ -145,6 +148,16 @@ class Record:
         else:
             return False
         return True
+
+    def _answers_come_from(self, event: EngineStarting | EngineReused) -> None:
+        """From now on, answers come from this engine: what it runs with, beside what those before came from."""
+        earlier = self._data["answers_from"] if event.answers else []
+        batch = {"run_id": self._data["run_id"], **event.facts, "answers_before": event.answers}
+        if event.note:
+            batch["note"] = event.note
+        if earlier and earlier[-1]["answers_before"] == event.answers:  # the last one has added none
+            earlier = earlier[:-1]
+        self._data["answers_from"] = [*earlier, keys.redact(batch)]
 
     def _api(self, event: ApiEvent) -> None:
         """How an API that runs elsewhere is: `down`, `busy`, … or `back`, with the seconds that it was not usable."""
@@ -190,6 +203,15 @@ def read(run_folder: Path) -> dict[str, Any] | None:
         if started is None or abs(started - (data.get("pid_started") or started)) > CLOCK_ERROR_S:
             data["state"] = DIED
     return data
+
+
+def answers_from(run_folder: Path) -> list[dict[str, Any]]:
+    """What the answers in a run folder were made with, one entry for each engine that made some, the last one last.
+
+    Empty where none was recorded, as in folders of 0.1.
+    """
+    found = (read(run_folder) or {}).get("answers_from")
+    return [batch for batch in found if isinstance(batch, dict)] if isinstance(found, list) else []
 
 
 def mark_dead(run_folder: Path, run_id: str) -> None:

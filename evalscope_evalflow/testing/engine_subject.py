@@ -43,6 +43,7 @@ class Subject:
         cause: words that its error then has to have.
         extra_args: arguments that it takes and that change nothing.
         dies: its exit code where `broken` ends it; None: any.
+        samples: whether a model answers, so that a temperature above 0 changes answers; False: a script does.
     """
 
     engine: str
@@ -52,6 +53,7 @@ class Subject:
     cause: str = ""
     extra_args: tuple[str, ...] = ()
     dies: int | None = None
+    samples: bool = True
 
     @property
     def model(self) -> ModelConfig:
@@ -96,11 +98,24 @@ class RunningServer:
         guard = psutil.Process(self.deployment.process.guard_pid)
         return [guard, *guard.children(recursive=True)]
 
-    def chat(self, key: str | None, max_tokens: int = 1) -> http.Reply:
-        """The greedy answer to a request, of one token by default."""
+    def chat(self, key: str | None, max_tokens: int = 1, **settings: Any) -> http.Reply:
+        """The greedy answer to a request, of one token by default; `settings` are fields of the request."""
         url = f"{self.endpoint.api_url}/chat/completions"
-        body = {**one_token(self.endpoint.model), "max_tokens": max_tokens}
+        body = {**one_token(self.endpoint.model), "max_tokens": max_tokens, **settings}
         return http.request(url, api_key=key, body=body, timeout_s=120, direct=True)
+
+    def says(self, question: str, max_tokens: int, **settings: Any) -> str:
+        """The text of the greedy answer to a question; `settings` are fields of the request."""
+        messages = [{"role": "user", "content": question}]
+        reply = self.chat(self.endpoint.api_key, max_tokens, messages=messages, **settings)
+        assert reply.ok, reply.text
+        return str(reply.json["choices"][0]["message"]["content"])
+
+    def paths(self) -> dict[str, list[str]]:
+        """Methods, in capitals, by the paths that it says it has (`/openapi.json`); empty where it says nothing."""
+        reply = http.request(f"{self.root}/openapi.json", api_key=self.endpoint.api_key, timeout_s=60, direct=True)
+        found = (reply.json or {}).get("paths") if reply.ok else None
+        return {path: [method.upper() for method in methods] for path, methods in (found or {}).items()}
 
 
 def area(name: str) -> Callable[[Test], Test]:

@@ -35,7 +35,7 @@ from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.processes import ports
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.serving import Deployment, Endpoint, http
-from evalscope_evalflow.serving.readiness import listed_models
+from evalscope_evalflow.serving.readiness import NO_SUCH_PATH, listed_models
 from evalscope_evalflow.testing.engine_subject import (
     ADDRESS,
     AREAS,
@@ -64,6 +64,9 @@ __all__ = [
     "count_tests",
 ]
 SAMPLED_TOKENS = 6
+REPEATING, OPEN = "Repeat exactly: yes yes yes yes yes yes", "Tell me a story that begins with a strange word."
+# Paths that servers of this kind have beside OpenAI's.
+KNOWN_PATHS = ("/completion", "/completions", "/generate", "/infill", "/invocations", "/tokenize", "/v1/embeddings")
 
 
 class EngineConformance:
@@ -351,6 +354,15 @@ class ServerConformance(EngineConformance):
             assert http.request(f"{server.endpoint.api_url}/models", api_key=key, direct=True).status in (401, 403)
 
     @area("key")
+    def test_every_path_that_serves_is_closed_without_the_key(self, server: RunningServer) -> None:
+        """Servers have more of them than one thinks of: vLLM answers `/invocations`, which is full inference."""
+        listed = [path for path, methods in server.paths().items() if "POST" in methods]
+        for path in {*listed, *KNOWN_PATHS}:
+            url = server.root + path.replace("{", "").replace("}", "")
+            status = http.request(url, body={}, timeout_s=60, direct=True).status
+            assert status in (401, 403) or (path not in listed and status in NO_SUCH_PATH), f"{path}: {status}"
+
+    @area("key")
     def test_nobody_can_read_its_key(self, server: RunningServer) -> None:
         key = server.endpoint.api_key
         assert len(key) > 16
@@ -388,6 +400,16 @@ class ServerConformance(EngineConformance):
         used = again[0].get("usage", {}).get("completion_tokens", SAMPLED_TOKENS)
         ended = again[0]["choices"][0].get("finish_reason") == "stop"
         assert used == SAMPLED_TOKENS or ended, "the checkpoint's max_new_tokens of 2 applied"
+        # With a penalty of 9 it would not say again what stands in the question.
+        plain, without = (second.says(REPEATING, SAMPLED_TOKENS, **more) for more in ({}, {"repetition_penalty": 1.0}))
+        assert plain == without, "the checkpoint's repetition_penalty of 9 applied"
+
+    @area("served name")
+    def test_a_temperature_above_0_samples(self, second: RunningServer, tested: Subject) -> None:
+        """Also where the checkpoint says something else, such as `do_sample: false`."""
+        if tested.samples:
+            sampled = [second.says(OPEN, 2 * SAMPLED_TOKENS, temperature=1.0) for _ in range(4)]
+            assert len(set(sampled)) > 1, f"four times the same: {sampled[0]!r}"
 
     @area("release")
     def test_it_ends_on_sigterm_and_nothing_of_it_is_left(self, second: RunningServer) -> None:

@@ -33,11 +33,7 @@ _circuit: contextvars.ContextVar[Circuit | None] = contextvars.ContextVar("evalf
 
 
 class ApiCalls:
-    """The circuits of a worker, one for each API and model.
-
-    Attributes:
-        judging: whether only judges are asked any more.
-    """
+    """The circuits of a worker, one for each API and model."""
 
     def __init__(
         self,
@@ -56,8 +52,8 @@ class ApiCalls:
             own_engine: whether that is an engine of this run's.
             slots: limit the requests at once to the model under evaluation; None: nothing but its concurrency does.
         """
+        self._judging = False
         self._slots = slots
-        self.judging = False
         self._pace, self._emit, self._model_url, self._own_engine = pace, emit, model_url, own_engine
         self._circuits: dict[tuple[str, str, str], Circuit] = {}
         self._making = threading.Lock()
@@ -84,12 +80,18 @@ class ApiCalls:
 
         Model.generate, Model.generate_async = through, through_async
 
+    def begin_judging(self) -> None:
+        """Only judges are asked from now on; one that was given up before is tried again."""
+        with self._making:
+            self._judging = True
+            self._circuits.clear()
+
     def of(self, api: Any) -> Circuit | None:
         """The circuit of one of EvalScope's API objects; None where it needs none."""
         url, client = getattr(api, "base_url", None), getattr(api, "client", None)
         if not url or client is None:
             return None
-        is_model = not self.judging and _same(url, self._model_url())
+        is_model = not self._judging and _same(url, self._model_url())
         if is_model and self._own_engine:
             return None
         key = role, _, name = MODEL if is_model else JUDGE, url, str(getattr(api, "model_name", ""))
@@ -173,29 +175,33 @@ def call(circuit: Circuit, function: Callable[..., Any], *args: Any, **options: 
     """EvalScope's `retry_call`, with a circuit."""
     tries, call_options = _tries(circuit, options)
     while True:
+        circuit.wait()
         with circuit.slots.one() if circuit.slots else nullcontext():
-            turn = circuit.enter(tries)
+            turn = circuit.try_enter(tries)
+            if turn is None:  # it went down while a slot was waited for, which another model may use
+                continue
             try:
                 result = _unless_given_up(circuit, turn, lambda: function(*args, **call_options))
             except GivenUp:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
-                pause_s = tries.after(turn, error)
+                failure = error
             else:
                 circuit.succeeded(turn)
                 return result
-        threading.Event().wait(pause_s)
+        threading.Event().wait(tries.after(turn, failure))
 
 
 async def call_async(circuit: Circuit, function: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
     """EvalScope's `async_retry_call`, with a circuit; its loop is never blocked."""
     tries, call_options = _tries(circuit, options)
     while True:
+        while not circuit.is_open():
+            await asyncio.sleep(LOOK_EVERY_S)
         async with _slot(circuit):
             turn = circuit.try_enter(tries)
-            while turn is None:
-                await asyncio.sleep(LOOK_EVERY_S)
-                turn = circuit.try_enter(tries)
+            if turn is None:
+                continue
             task = asyncio.ensure_future(function(*args, **call_options))
             try:
                 while not task.done():
@@ -207,12 +213,16 @@ async def call_async(circuit: Circuit, function: Callable[..., Awaitable[Any]], 
                 result = task.result()
             except GivenUp:
                 raise
+            except asyncio.CancelledError:  # by an agent that has waited for long enough
+                task.cancel()
+                circuit.abandon(turn)
+                raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
-                pause_s = await asyncio.to_thread(tries.after, turn, error)
+                failure = error
             else:
                 circuit.succeeded(turn)
                 return result
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(await asyncio.to_thread(tries.after, turn, failure))
 
 
 @asynccontextmanager

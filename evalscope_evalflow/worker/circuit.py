@@ -139,26 +139,48 @@ class Circuit:
 
     # for those who ask
 
-    def enter(self, request: object) -> Turn:
-        """Wait until the API can be asked.
-
-        Args:
-            request: identifies the request, however often it is sent.
+    def is_open(self) -> bool:
+        """Whether the API can be asked.
 
         Raises:
             GivenUp: it is not asked any more.
         """
         with self._changed:
-            while True:
-                turn = self._admit(request)
-                if turn is not None:
-                    return turn
+            return self._is_open()
+
+    def wait(self) -> None:
+        """Wait until the API can be asked.
+
+        Raises:
+            GivenUp: it is not asked any more.
+        """
+        with self._changed:
+            while not self._is_open():
                 self._changed.wait()
 
     def try_enter(self, request: object) -> Turn | None:
-        """The same without waiting: None while the API cannot be asked."""
+        """Begin to ask.
+
+        Args:
+            request: identifies the request, however often it is sent.
+
+        Returns:
+            None where the API cannot be asked now.
+
+        Raises:
+            GivenUp: it is not asked any more.
+        """
         with self._changed:
-            return self._admit(request)
+            if not self._is_open():
+                return None
+            turn = Turn(request, self._state is _State.DOWN)
+            self._permit = False
+            self._turns.add(turn)
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, daemon=True, name="evalflow-circuit").start()
+            self._changed.notify_all()
+            return turn
 
     def end(self) -> GivenUp | None:
         """Why it is not asked any more; None while it is."""
@@ -173,6 +195,11 @@ class Circuit:
             self._leave(turn)
             self._longest = max(self._longest, time.monotonic() - turn.began)
             self._sign_of_life(turn)
+
+    def abandon(self, turn: Turn) -> None:
+        """Nobody waits for its answer any more."""
+        with self._changed:
+            self._leave(turn)
 
     def failed(self, turn: Turn, fault: Fault, reason: str) -> Fault:
         """It failed; wait until it is known whose fault that is.
@@ -243,28 +270,17 @@ class Circuit:
         assert end is not None
         return end
 
-    def _admit(self, request: object) -> Turn | None:
+    def _is_open(self) -> bool:
         if self._gone:
             raise self._ended()
-        trial = self._state is _State.DOWN and self._permit
-        if self._state is not _State.UP and not trial:
-            return None
-        self._permit = False
-        turn = Turn(request, trial)
-        self._turns.add(turn)
-        if not self._watching:
-            self._watching = True
-            threading.Thread(target=self._watch, daemon=True, name="evalflow-circuit").start()
-        self._changed.notify_all()
-        return turn
+        return self._state is _State.UP or (self._state is _State.DOWN and self._permit)
 
     def _leave(self, turn: Turn) -> None:
         self._turns.discard(turn)
         turn.over.set()
 
     def _sign_of_life(self, turn: Turn) -> None:
-        self._sign = time.monotonic()
-        self._next_silence = max(self._pace.silent_s, self._longest)
+        self._sign, self._next_silence = time.monotonic(), self._remarkable_s()
         self._failing.clear()
         self._failures = self._rounds = 0
         self._busy_s = 0.0
@@ -275,7 +291,7 @@ class Circuit:
     def _suspect(self, fault: Fault, reason: str) -> None:
         """Wait for what the probe says."""
         if not self._suspicion or fault is Fault.API:
-            self._suspicion, self._suspicion_of_silence = reason, fault is Fault.SILENCE
+            self._suspicion, self._suspicion_of_silence = reason or fault.value, fault is Fault.SILENCE
         before = self._verdicts
         self._changed.notify_all()
         while self._verdicts == before and self._state is _State.UP:
@@ -329,6 +345,10 @@ class Circuit:
     def _silent_s(self, now: float) -> float:
         return now - max(self._sign, min((turn.began for turn in self._turns), default=now))
 
+    def _remarkable_s(self) -> float:
+        """How long a silence is worth a word: longer than any answer took, within reason."""
+        return min(max(self._pace.silent_s, self._longest), 10 * self._pace.silent_s)
+
     def _patience(self) -> float:
         """Of a probe that may stand in a queue: as long as answers have taken."""
         return min(max(self._pace.probe_s, 1.5 * self._longest), 10 * self._pace.probe_s)
@@ -361,6 +381,7 @@ class Circuit:
         elif not pulse.alive and self._state is _State.BUSY:
             self._down(pulse.said)
         elif not pulse.alive:
+            self._reason = self._reason if self._hangs else pulse.said
             self._schedule_probe()
         elif self._blind and self._state is _State.DOWN:
             self._permit = True
@@ -404,6 +425,8 @@ class Circuit:
 
     def _wait_for(self, seconds: float, reason: str) -> None:
         """Leave the API alone for as long as it asks for."""
+        if self._gone:
+            return
         now = time.monotonic()
         self._probe = None
         more = now + seconds - max(now, self._until)
@@ -430,7 +453,7 @@ class Circuit:
         now = time.monotonic()
         since = self._since if self._state is _State.DOWN else self._busy_since
         self._state, self._busy_since, self._permit = _State.UP, None, False
-        self._sign, self._next_silence = now, max(self._pace.silent_s, self._longest)
+        self._sign, self._next_silence = now, self._remarkable_s()
         self._failing.clear()
         self._failures = self._rounds = 0
         if since is not None:

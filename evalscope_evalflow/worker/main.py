@@ -85,7 +85,7 @@ def run(request: StartTask, channel: Channel) -> None:
         channel.emit(AnswersSaved())
     if "judge" in request.phases:
         at_once = channel.wait_to_judge()
-        calls.judging = True
+        calls.begin_judging()
         channel.emit(WorkerJudging())
         half.judge(at_once if at_once and request.judge_batch_size else request.judge_batch_size)
 

@@ -213,6 +213,8 @@ def error_reason(error: BaseException) -> str:
 
 def error_text(error: Any) -> str:
     """The server's own words, or the error's."""
+    if any(kind.__name__ == "APIConnectionError" for kind in type(error).__mro__):
+        return error_reason(error)
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, dict) else None
     return str(said or error or type(error).__name__)

@@ -194,3 +194,9 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, Proc
 int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *handle, unsigned *count, ProcessInfo *infos) {
     return processes("nvmlDeviceGetMPSComputeRunningProcesses", "mps", handle, count, infos);
 }
+
+int nvmlSystemGetDriverVersion(char *buffer, unsigned length) {
+    snprintf(buffer, length, "580.65.06");
+    return SUCCESS;
+}
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return SUCCESS; }

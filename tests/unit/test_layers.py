@@ -37,7 +37,7 @@ LAYERS = [
     "errors",
 ]
 # What runs in the worker, in environments that lack our dependencies. It may import only itself and `events`.
-HALF_ENDINGS = ("worker", "answers", "judging", "report", "data", "client", "files", "verdicts", "patching")
+HALF_ENDINGS = ("worker", "answers", "judging", "report", "data", "client", "files", "verdicts", "patching", "scoring")
 WORKER_HALVES = sorted(
     {
         *(PACKAGE / "worker").glob("*.py"),
@@ -46,7 +46,18 @@ WORKER_HALVES = sorted(
             path
             for path in (PACKAGE / "backends").glob("*/*.py")
             if path.stem.endswith(
-                ("_worker", "_answers", "_judging", "_report", "_data", "_client", "_files", "_verdicts", "_patching")
+                (
+                    "_scoring",
+                    "_worker",
+                    "_answers",
+                    "_judging",
+                    "_report",
+                    "_data",
+                    "_client",
+                    "_files",
+                    "_verdicts",
+                    "_patching",
+                )
             )
             or path.stem == "benchmark_identity"
         ),

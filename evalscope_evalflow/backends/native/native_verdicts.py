@@ -69,27 +69,37 @@ def has_value(review: dict[str, Any]) -> bool:
     return bool(((review.get("sample_score") or {}).get("score") or {}).get("value"))
 
 
+def lacks_a_metric(review: dict[str, Any]) -> bool:
+    """Whether a metric of a row of a review file could not be computed; what a judge has said is no such thing."""
+    score = (review.get("sample_score") or {}).get("score") or {}
+    metadata = score.get("metadata") or {}
+    failed = metadata.get("metric_errors") or any(str(said).startswith("error: ") for said in metadata.values())
+    return bool(failed) and not score.get("judge_summary")
+
+
 def drop_fallbacks(files: Iterable[Path]) -> int:
     """Remove the fallbacks from review files, so that they are judged again.
+
+    What lacks a metric goes, too: it is scored again, which costs nobody anything.
 
     Args:
         files: those of a dataset; they need not exist.
 
     Returns:
-        How many there were.
+        How many fallbacks there were.
     """
     dropped = 0
     for path in filter(Path.exists, files):
-        keep, lost = [], 0
+        keep, lost, rows = [], 0, 0
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            fallback = False
+            fallback = incomplete = False
             with contextlib.suppress(ValueError):  # half a line, of a process that was killed
-                fallback = is_fallback(json.loads(line))
-            if fallback:
-                lost += 1
-            else:
+                row = json.loads(line)
+                fallback, incomplete = is_fallback(row), lacks_a_metric(row)
+            lost, rows = lost + fallback, rows + 1
+            if not fallback and not incomplete:
                 keep.append(line)
-        if lost:
+        if len(keep) < rows:
             new = path.with_suffix(".new")
             new.write_text("".join(keep), encoding="utf-8")
             os.replace(new, path)

@@ -20,6 +20,7 @@ from typing import Any
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
 from evalscope_evalflow.backends.native.native_data import DataError, DataErrors, is_half_a_character, missing_files
 from evalscope_evalflow.backends.native.native_judging import patch_judge
+from evalscope_evalflow.backends.native.native_metric_scoring import scores_only_metrics
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
 from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
 from evalscope_evalflow.backends.native.native_verdicts import is_fallback, why_missing
@@ -243,6 +244,7 @@ class NativeWorker:
     def _judge(self, at_once: int | None) -> Any:
         """An evaluator that scores, and asks the model for nothing; None: `eval_batch_size` answers at once."""
         phases, scorer = self, scores_only_verdicts(self.default, Path(self.stock_task["work_dir"]))
+        scorer = scores_only_metrics(scorer, self.channel)
 
         class Judge(scorer):  # type: ignore[misc, valid-type]
             def __init__(self, **parts: Any) -> None:

@@ -28,7 +28,7 @@ from evalscope_evalflow.engines.base import Engine, ParserSource
 from evalscope_evalflow.errors import Problem
 
 DUMP = Path(__file__).with_name("dump_options.py")
-DUMP_TIMEOUT_S = 150.0  # dump_options.py gives up by itself after 120 s
+DUMP_TIMEOUT_S = 330.0  # dump_options.py gives up by itself after 300 s
 NOTIFY_AFTER_S = 1.0
 WHERE = "deploy.extra_args"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

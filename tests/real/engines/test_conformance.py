@@ -9,7 +9,14 @@ import environments
 import pytest
 
 from evalscope_evalflow import Endpoint
-from evalscope_evalflow.testing.engine_suite import EngineConformance, RunningServer, ServerConformance, Subject
+from evalscope_evalflow.testing.engine_suite import (
+    REPEATING,
+    SAMPLED_TOKENS,
+    EngineConformance,
+    RunningServer,
+    ServerConformance,
+    Subject,
+)
 from evalscope_evalflow.testing.remote_suite import API, APIConformance
 
 pytestmark = pytest.mark.real
@@ -22,6 +29,7 @@ class TestScripted(ServerConformance):
     subject = Subject(
         "scripted", "/any/model", broken={"extra_args": ["--exit-after-start", "7"]},
         cause="the script says: told to end with code 7", dies=7, extra_args=("--answer", "hello"),
+        samples=False,
     )  # fmt: skip
 
 
@@ -54,6 +62,11 @@ class TestVLLM(ServerConformance):
     @classmethod
     def server(cls, vllm_server: RunningServer) -> RunningServer:
         return vllm_server
+
+    def test_the_suites_question_is_one_that_a_repetition_penalty_changes(self, server: RunningServer) -> None:
+        """Else the suite's test of it would show nothing."""
+        plain = server.says(REPEATING, SAMPLED_TOKENS)
+        assert server.says(REPEATING, SAMPLED_TOKENS, repetition_penalty=9.0) != plain
 
 
 class TestLMDeploy(EngineConformance):

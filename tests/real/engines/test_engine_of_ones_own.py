@@ -16,9 +16,9 @@ from evalscope_evalflow.testing.engine_suite import ServerConformance, count_tes
 pytestmark = pytest.mark.real
 DOCUMENT = Path(__file__).parents[3] / "docs" / "contributing" / "add-an-engine.md"
 SERVER = '''
-"""A server that says the same to everybody who has the key."""
+"""A server that greets whoever has the key, and counts where it is to sample."""
 
-import argparse, json, os
+import argparse, itertools, json, os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -26,6 +26,7 @@ parser.add_argument("model")
 for option in ("--name", "--host", "--port", "--context", "--threads"):
     parser.add_argument(option)
 args = parser.parse_args()
+numbers = itertools.count()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -36,9 +37,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"data": [{"id": args.name}]})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = f"Hello {next(numbers)}." if asked.get("temperature") else "Hello."
         if self.may():
-            self.answer(200, {"choices": [{"message": {"role": "assistant", "content": "Hello."}}]})
+            self.answer(200, {"choices": [{"message": {"role": "assistant", "content": text}}]})
 
     def may(self):
         if self.headers["Authorization"] == f"Bearer {os.environ['MY_KEY']}":

@@ -14,10 +14,11 @@ import pytest
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines import Address, load_engine
+from evalscope_evalflow.engines import Address, command_of, load_engine
 from evalscope_evalflow.engines.options.extra_args import read_table
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.serving import Deployment
+from evalscope_evalflow.serving.engine_caches import cache_variables
 
 pytestmark = pytest.mark.real
 
@@ -40,7 +41,7 @@ EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             "model_tag": "{model}", "served_model_name": ["mine"], "host": "127.0.0.1", "port": 8000,
             "generation_config": "vllm", "max_num_seqs": 200, "max_model_len": None, "tensor_parallel_size": 1,
-            "data_parallel_size": 1, "api_key": None,
+            "data_parallel_size": 1, "api_key": [KEY],
         },
     ),
     ("vllm", "fullest"): (
@@ -54,7 +55,7 @@ EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
             "model_tag": "{model}", "served_model_name": ["mine"], "host": "127.0.0.2", "port": 8123,
             "generation_config": "vllm", "max_num_seqs": 7, "max_model_len": 4096,
             "tensor_parallel_size": 2, "data_parallel_size": 2, "chat_template": "{template}",
-            "gpu_memory_utilization": 0.8, "limit_mm_per_prompt": {"image": 8}, "enforce_eager": True, "api_key": None,
+            "gpu_memory_utilization": 0.8, "limit_mm_per_prompt": {"image": 8}, "enforce_eager": True, "api_key": [KEY],
         },
     ),
     ("lmdeploy", "smallest"): (
@@ -199,6 +200,40 @@ def test_options_that_have_a_setting_or_that_we_understand_exist(name: str) -> N
     positional = {"--model"} if name == "vllm" else set()
     assert set(engine.reserved_options) - positional <= known
     assert set(UNDERSTOOD[name]) <= known
+
+
+COMPILE_FACTORS = """
+import json, os, sys
+from vllm import envs
+found = []
+for variables in json.loads(sys.argv[1]):
+    os.environ.clear()
+    os.environ.update(variables)
+    found.append({name: repr(value) for name, value in envs.compile_factors().items()})
+first, second = found
+print(json.dumps([len(first), [name for name in first if first[name] != second.get(name)]]))
+"""
+
+
+def test_another_start_of_vllm_finds_what_the_first_has_compiled(checkpoint: Path) -> None:
+    """What vLLM takes its compiled code to depend on is the same with another key, port and temporary folder.
+
+    By the files of 0.22.1, 0.26.0, 0.27.1 and 0.33.0 it is so, too; up to 0.27, VLLM_API_KEY would be one of these.
+    """
+    env, starts = Environment.find(str(environments.vllm_env())), []
+    for number in (1, 2):
+        address = Address("127.0.0.1", 8000 + number, f"{KEY}-{number}")
+        model = ModelConfig(name="mine", path=str(checkpoint))
+        command = command_of(load_engine("vllm"), model, DeployConfig(env=str(env.prefix)), address, env)
+        own = {"TMPDIR": f"/tmp/{number}", "EVALFLOW_RUN_ID": f"run-{number}"}
+        variables = {**env.variables(os.environ), **command.env, **own}
+        starts.append({**cache_variables(variables), **variables})
+    done = subprocess.run(
+        [env.python, "-c", COMPILE_FACTORS, json.dumps(starts)], capture_output=True, text=True, timeout=300, check=True
+    )
+    count, different = json.loads(done.stdout.splitlines()[-1])
+    assert count > 100
+    assert different == []
 
 
 def test_the_start_of_sglang_without_what_it_needs_is_told(checkpoint: Path, tmp_path: Path) -> None:

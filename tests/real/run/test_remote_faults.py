@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,43 @@ def test_an_api_that_stays_busy_leaves_samples_to_be_asked_later(
     rows = (Path(stock_task["work_dir"]) / "m" / "evalflow" / "failures.jsonl").read_text().splitlines()
     (said,) = {json.loads(row)["message"] for row in rows}
     assert said == f"{api.url} was given up: it asks to wait 86400 s (429: come back tomorrow)"
+
+
+def test_an_api_that_dies_is_reported_at_once_given_up_and_gone_on_with_later(
+    api: TlsServer, authority: Authority, stock_task: dict[str, Any], tmp_path: Path
+) -> None:
+    """Probes and preflight's question are number 0."""
+    dead = threading.Event()
+
+    def reply(number: int) -> Reply | None:
+        if number == 3:
+            dead.set()
+        if dead.is_set():
+            return 503, CLOSE, {"error": {"message": "no capacity"}}
+        return answered() if number else None
+
+    api.reply = reply
+    deploy = {"engine": "remote", "stall_timeout_s": 2}
+    done = run(api, authority, stock_task, tmp_path, deploy=deploy)
+    assert done.returncode == 3, done.stderr
+    assert f"the API at {api.url} does not work: 503: no capacity" in done.stderr
+    assert f"the API at {api.url} was given up after 2 s: 503: no capacity" in done.stderr
+    assert "2 of 8 answered; 6 × api down (transient)" in done.stderr
+    assert len(api.asked) == 3, "one sample met the outage, and a probe asked for the others"
+    assert saved(stock_task) == 2
+    folder = Path(stock_task["work_dir"]) / "m" / "evalflow"
+    found = json.loads((folder / "run.json").read_text())
+    assert (found["state"], found["apis"]["model"]["state"]) == ("incomplete", "given up")
+    events = {
+        json.loads(line)["event"]: json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()
+    }
+    times = [datetime.fromisoformat(events[name]["time"]) for name in ("WorkerAsking", "ApiDown", "ApiGivenUp")]
+    assert (times[1] - times[0]).total_seconds() < 10
+    api.reply = lambda number: answered() if number else None
+    again = run(api, authority, stock_task, tmp_path, deploy=deploy)
+    assert again.returncode == 0, again.stderr
+    assert "8/8" in again.stdout
+    assert len(api.asked) == 3 + 6
 
 
 def test_vlmevalkit_waits_when_it_is_asked_to_and_ends_when_the_key_is_refused(

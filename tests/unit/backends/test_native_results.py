@@ -311,7 +311,7 @@ def test_a_dataset_that_could_not_be_scored_shows_its_answers(task, folder):
     path = folder / "predictions" / "m" / "general_qa_default.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("{}\n{}\n")
-    (folder / "evalflow").mkdir()
+    (folder / "evalflow").mkdir(exist_ok=True)
     ledger.update(folder, "general_qa", requested=3)
     result = results(task)["general_qa"]
     assert (result.answered, result.requested, result.complete) == (2, 3, False)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from evalscope_evalflow.backends import local_content
+from evalscope_evalflow.backends import load_backend, local_content
 from evalscope_evalflow.backends.native.rows_files import SavedRows, add_verdicts, judge_id
 from evalscope_evalflow.backends.selection import Change, change
 from evalscope_evalflow.config.task import Task
@@ -235,6 +235,27 @@ def test_a_broken_ledger_means_that_all_is_left(make, text):
     both(task)
     saved_cells.path_in(task.work_dir).write_text(text)
     assert left(task) == (task.datasets, task.datasets)
+
+
+def test_a_metric_that_could_not_be_computed_is_scored_again_when_asked_for(make):
+    task = make()
+    both(task)
+    saved_cells.update(task.folder(task.models[0]), "general_qa", metrics_failed={"BLEU": [4, "no data"]})
+    assert left(task) == ([], [])
+    again = make({"mode": "judge"})
+    assert left(again) == ([], ["general_qa"])
+    assert remaining(again, again.models[0]).verdicts == [], "it asks no judge"
+    result = next(item for item in task_results(task) if item.dataset == "general_qa")
+    assert result.complete
+    assert result.remarks == [
+        "BLEU could not be computed for 4 of 4 answers, and has no score for them: no data; when that is mended, score "
+        "them again with `mode: judge`"
+    ]
+
+
+def task_results(task):
+    saved = load_backend("Native").look(task, task.models[0])
+    return [saved.described(item) for item in saved.results({})]
 
 
 def known_rows(task, dataset, limit=4, content=None):

@@ -135,6 +135,19 @@ def test_with_block(scripted, tmp_path):
     assert [path for path, _ in journal(tmp_path / "journal")][-2:] == ["/v1/chat/completions"] * 2
 
 
+def test_nothing_in_an_engines_environment_differs_from_start_to_start_without_need(scripted, monkeypatch):
+    """Caches of compiled code depend on it, or lie where it says."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    seen = []
+    for _ in range(2):
+        with watched(scripted()) as (_, tree):
+            seen.append(tree[1].environ())
+    assert Path(seen[0]["TORCHINDUCTOR_CACHE_DIR"]).is_absolute()
+    assert not seen[0]["TORCHINDUCTOR_CACHE_DIR"].startswith(seen[0]["TMPDIR"])
+    differ = {name for name in {*seen[0], *seen[1]} if seen[0].get(name) != seen[1].get(name)}
+    assert differ == {"TMPDIR", "EVALFLOW_RUN_ID", "SCRIPTED_API_KEY"}
+
+
 def test_with_block_of_a_nasty_engine(scripted):
     """It ignores SIGTERM, and has a daemon and a child with no environment that do so too."""
     with bystander(), watched(scripted("--ignore-sigterm", "--daemon-children")) as (endpoint, tree):

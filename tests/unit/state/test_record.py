@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import stat
 from pathlib import Path
@@ -8,7 +9,7 @@ from pydantic import SecretStr
 from evalscope_evalflow.events.api_events import ApiBack, ApiDown, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.engine_events import EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded, Progress, RunFinished, RunState
-from evalscope_evalflow.state.record import SCHEMA, Record, mark_dead, read
+from evalscope_evalflow.state.record import SCHEMA, Record, answers_from, mark_dead, read
 
 KEY = "sk-never-to-be-seen"
 
@@ -80,6 +81,21 @@ def test_the_engine_is_recorded_with_its_own_version(record):
     assert (found["engine"], found["versions"]["vllm"]) == ("vllm", "0.32.0")
     assert found["command"] == ["vllm", "serve"]
     assert found["placement"] == {"devices": ["0"]}
+
+
+def test_what_answers_come_from_is_recorded_over_all_runs_of_a_folder(record, tmp_path):
+    def starts(record, version, answers, note=""):
+        facts = {"engine": "vllm", "version": version}
+        record.on_event(dataclasses.replace(STARTING, facts=facts, answers=answers, note=note))
+        return [(batch["version"], batch["answers_before"], batch.get("note")) for batch in answers_from(tmp_path)]
+
+    assert starts(record, "0.32.0", 0) == [("0.32.0", 0, None)]
+    again = Record(tmp_path, "run-2", model="m")
+    assert starts(again, "0.33.0", 5, "other") == [("0.32.0", 0, None), ("0.33.0", 5, "other")]
+    # One that added none is forgotten; with another beginning, so is everything.
+    assert starts(again, "0.34.0", 5) == [("0.32.0", 0, None), ("0.34.0", 5, None)]
+    assert [batch["run_id"] for batch in answers_from(tmp_path)] == ["run-1", "run-2"]
+    assert starts(again, "0.35.0", 0) == [("0.35.0", 0, None)]
 
 
 def test_an_engine_that_was_kept_is_recorded_until_another_is_started(record):

@@ -320,7 +320,7 @@ def test_an_engine_of_this_run_is_left_to_its_own_watch(api: ApiServer, client: 
     api.reply = lambda prompt, before: error(500)
     assert one.ask("q").startswith("server_error:")
     assert (api.probes, one.events) == (0, [])
-    one.calls.judging = True  # the same URL is a judge's now
+    one.calls.begin_judging()  # the same URL is a judge's now
     assert one.ask("q").startswith("server_error:")
     assert [(type(event), event.api) for event in one.events] == [(ApiFailing, "judge")]
 
@@ -329,7 +329,7 @@ def test_a_judge_that_refuses_its_key_is_not_asked_for_every_verdict(
     api: ApiServer, client: Callable[..., Client]
 ) -> None:
     one = client()
-    one.calls.judging = True
+    one.calls.begin_judging()
     api.reply = lambda prompt, before: error(401, "unknown key")
     said = one.ask_all(20, at_once=1)
     assert said[0].startswith("run:")
@@ -347,7 +347,16 @@ def test_agents_that_ask_from_a_loop_wait_and_are_given_up_too(api: ApiServer, c
         asked = (one.model.generate_async(f"q{item}") for item in range(number))
         return await asyncio.gather(*asked, return_exceptions=True)
 
+    async def lose_patience() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(one.model.generate_async("slow"), 0.3)
+
     assert [item.completion for item in asyncio.run(ask(4))] == ["A"] * 4
+    api.reply = lambda prompt, before: api.silence()
+    asyncio.run(lose_patience())
+    circuit = one.calls.of(one.model.api)
+    assert circuit is not None
+    assert not circuit._turns, "what nobody waits for is no silence"
     api.reply, api.probe = lambda prompt, before: api.silence(), api.silence
     assert {type(item) for item in asyncio.run(ask(4))} == {GivenUp}
     assert [type(event) for event in one.events if not isinstance(event, ApiSilent)] == [ApiDown, ApiGivenUp]

@@ -232,6 +232,21 @@ SERVES = {
 }
 
 
+def test_names_that_a_parser_takes_and_hides_are_taken(engine, script):
+    """vLLM 0.33 takes `--no-enable-x` as before, and shows `--disable-x` in its place."""
+    script.write_text(
+        "import argparse\n"
+        "parser = argparse.ArgumentParser()\n"
+        "serve = parser.add_subparsers().add_parser('serve')\n"
+        "action = serve.add_argument('--enable-x', '--no-enable-x', '--disable-x', action='store_true')\n"
+        "action.option_strings = ['--enable-x', '--disable-x']\n"
+        "parser.parse_args()\n"
+    )
+    for word in ("--enable-x", "--disable-x", "--no-enable-x"):
+        assert said(engine, word) == []
+    assert len(said(engine, "--no-disable-x")) == 1
+
+
 @pytest.mark.parametrize(("program", "reason"), list(SERVES.values()), ids=list(SERVES))
 def test_a_program_that_would_serve_is_refused_and_never_serves(engine, script, cache, program, reason):
     """One that is no argparse program would be a server without a key, which nobody ends."""
