@@ -184,14 +184,14 @@ def vlmeval_env() -> Path:
 
 
 def next_vlmeval_env() -> Path:
-    """The same with ms-vlmeval 0.0.20, which lies on top of it, and what that cannot be imported without."""
+    """The same with ms-vlmeval 0.0.20 and what that cannot be imported without; all else are links."""
     below = vlmeval_env()
 
     def build(folder: Path) -> None:
         venv.create(folder)
-        (site,) = folder.glob("lib/python3*/site-packages")
-        # Its .pth files have to work, too: they bring this project in.
-        (site / "below.pth").write_text(f"import site; site.addsitedir({str(_site_packages(below))!r})\n")
+        for path in _site_packages(below).iterdir():
+            if not path.name.startswith(("vlmeval", "ms_vlmeval")):
+                (_site_packages(folder) / path.name).symlink_to(path)
         uv = Path(sys.executable).with_name("uv")
         command = [uv, "pip", "install", "--quiet", "--no-deps", "--python", folder / "bin" / "python", *_NEXT_VLMEVAL]
         subprocess.run(command, check=True)
@@ -251,5 +251,15 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    for make in (gguf, vllm_env, lmdeploy_env, sglang_env, checkpoint, vlm, vlmeval_env, next_vlmeval_env, old_evalscope_env):
+    for make in (
+        gguf,
+        vllm_env,
+        lmdeploy_env,
+        sglang_env,
+        checkpoint,
+        vlm,
+        vlmeval_env,
+        next_vlmeval_env,
+        old_evalscope_env,
+    ):
         print(make.__name__, make())
