@@ -14,9 +14,14 @@ from pydantic_core import PydanticUndefined
 
 from evalscope_evalflow.cli.command_line import COMMANDS
 from evalscope_evalflow.cli.flags import FLAGS
+from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig, Section
+from evalscope_evalflow.config.setting_effects import MEANINGS, TABLE, Effect, effect_of
+from evalscope_evalflow.engines import load_engine
+from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import ExitCode
 
+ENGINES = ("vllm", "lmdeploy", "sglang", "llamacpp")
 MARK = re.compile(r"<!-- table: ([a-z-]+) -->")
 
 EXIT_CODE_MEANINGS = {
@@ -64,6 +69,48 @@ def exit_codes() -> str:
     return _table(("code", "name", "meaning"), [(str(int(c)), c.name, EXIT_CODE_MEANINGS[c]) for c in ExitCode])
 
 
+def effects_task() -> str:
+    """What the fields of a stock task change."""
+    return _effects("")
+
+
+def effects_parts() -> str:
+    """What the keys of its mappings change."""
+    return _effects("generation_config", "dataset_args.NAME", "judge", "judge.models[]", "judge.contract", "sandbox")
+
+
+def effects_section() -> str:
+    """What the section's keys change."""
+    return _effects("evalflow", "evalflow.reuse", "evalflow.models[]", "evalflow.deploy")
+
+
+def effects_flags() -> str:
+    """What the flags change: the same as the settings that they stand for."""
+    rows = []
+    for flag in FLAGS:
+        places = FLAG_PLACES.get(flag.name, (f"evalflow.{flag.name}",))
+        effect = Effect.NEITHER if flag.name in COMMAND_ONLY else effect_of(places[0])
+        stands_for = "" if flag.name in COMMAND_ONLY else ", ".join(f"`{place}`" for place in places)
+        rows.append((f"`--{flag.name}`", stands_for, effect.value))
+    return _table(("flag", "stands for", "changes"), rows)
+
+
+def effects_engines() -> str:
+    """What each engine's own options and variables do not change."""
+    rows = []
+    for name in ENGINES:
+        engine = load_engine(name)
+        rows.append((f"`{name}`", *map(_names, (engine.neutral_options, engine.parallel_options)),
+                     _names(engine.neutral_variables)))  # fmt: skip
+    rows.append(("any", "", "", _names(text_effects.VARIABLES)))
+    return _table(("engine", "options: neither", "options: recorded", "variables: neither"), rows)
+
+
+def effects() -> str:
+    """What the words of the other tables mean."""
+    return _table(("changes", "meaning"), [(f"{effect.value}", text) for effect, text in MEANINGS.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "flags": flags,
     "section-keys": section_keys,
@@ -71,6 +118,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "deploy-keys": deploy_keys,
     "commands": commands,
     "exit-codes": exit_codes,
+    "effects": effects,
+    "effects-task": effects_task,
+    "effects-parts": effects_parts,
+    "effects-section": effects_section,
+    "effects-flags": effects_flags,
+    "effects-engines": effects_engines,
 }
 
 
@@ -93,6 +146,19 @@ def _keys(schema: type[Section]) -> str:
             shown = "required" if default is PydanticUndefined else f"`{json.dumps(default)}`"
         rows.append((f"`{name}`", shown, field.description or ""))
     return _table(("key", "default", "meaning"), rows)
+
+
+def _effects(*places: str) -> str:
+    rows = []
+    for place in places:
+        for name, line in TABLE[place].items():
+            note = line.note or ("" if line.default in (None, {}) else f"default: `{json.dumps(line.default)}`")
+            rows.append((f"`{place}.{name}`".replace("`.", "`"), note, line.effect.value))
+    return _table(("setting", "", "changes"), rows)
+
+
+def _names(patterns: Iterable[str]) -> str:
+    return " ".join(f"`{name}`" for name in patterns)
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -99,8 +99,12 @@ class WorkerError(EvalFlowError):
     """The process that runs the stock EvalScope task failed."""
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A sentence that names what is most like `name` among `known`; empty where nothing is."""
+def nearest(name: Any, known: Sequence[str]) -> str:
+    """A sentence that names what is most like `name` among `known`; empty where nothing is.
+
+    A name from a file may be of any type: YAML makes a number of `1`, and a date of `2024-01-31`.
+    """
+    name = str(name)[:100]  # looking for a long one takes long
     close = get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.6)
     if not close:
         lowered = {item.lower(): item for item in known}

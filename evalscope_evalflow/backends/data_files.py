@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,7 +132,9 @@ class DataFile:
                 raise BrokenFile(1, f"it is {name} (its byte-order mark says so), not UTF-8", _convert(self.path, name))
         if start.startswith(_UTF_8_BOM) and self._bom_is_text:
             what = "it begins with a byte-order mark (BOM), which this version of EvalScope takes for text"
-            raise BrokenFile(1, what, f"Remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {self.path}")
+            raise BrokenFile(
+                1, what, f"Remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shlex.quote(str(self.path.absolute()))}"
+            )
 
     def _lines(self, text: io.TextIOWrapper, tell: Callable[[], int]) -> Iterator[str]:
         number = 0
@@ -160,8 +163,8 @@ class DataFile:
             except json.JSONDecodeError as error:
                 what = f"it is no JSON: {error.msg} (column {error.colno})"
                 raise BrokenFile(line, what, "Mend the line: each is one JSON object.") from error
-            except RecursionError as error:
-                raise BrokenFile(line, "its JSON is nested too deep", "Mend the line.") from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, or as many brackets
+                raise BrokenFile(line, f"its JSON cannot be read: {error}", "Mend the line.") from error
             if not isinstance(values, dict):
                 what = f"it is {_kind(values)}, not a JSON object"
                 raise BrokenFile(line, what, 'Each line is one object: {"question": …, "answer": …}.')
@@ -266,7 +269,8 @@ def guess_encoding(data: bytes) -> str:
 
 
 def _convert(path: Path, encoding: str) -> str:
-    return f"Convert it: iconv -f {encoding} -t UTF-8 {path} > NEW, and put NEW in its place."
+    file = shlex.quote(str(path.absolute()))
+    return f"Convert it: iconv -f {encoding} -t UTF-8 {file} > NEW, and put NEW in its place."
 
 
 def _unclosed(lines: list[str], delimiter: str) -> bool:

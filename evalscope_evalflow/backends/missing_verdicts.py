@@ -21,6 +21,7 @@ _WORDS = {
     "content_refused": "the judge refused to look at {of}",
     "request_refused": "the judge's server refused {of}",
     "judge_refuses": "the judge's server refuses every request: {of} have no verdict",
+    "over_budget": "the judge was not asked about {of}",
     "no_judge": "{of} need a judge, and none is configured",
     "no_agreement": "the judges came to no verdict on {of}",
     "unmapped": "{of} have no verdict, in the dataset's own count",

@@ -33,6 +33,7 @@ class Score:
         complete: whether the value covers every sample, each judged as it should be. In `mode: infer`: whether every
             sample is answered.
         why_not: why the value is missing or incomplete; empty where it is complete.
+        remarks: what stands beside the value and takes nothing from it, such as answers of two versions of the engine.
     """
 
     value: float | None
@@ -49,6 +50,7 @@ class Score:
     interval: tuple[float, float] | None = None
     complete: bool = False
     why_not: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -61,6 +63,8 @@ class Score:
             "value": self.value,
             "metric": self.metric,
             "n": self.n,
+            "requested": self.requested,
+            "answered": self.answered,
             "judged": self.judged,
             "failed": self.failed,
             "unjudged": self.unjudged,
@@ -81,12 +85,13 @@ def score_of(result: DatasetResult) -> Score:
     """
     headline = result.metrics[0] if result.metrics else None
     missing = result.report is None or result.predicted_only or _no_verdict(result)
-    value = None if headline is None or missing else headline.score
+    # Some benchmarks have a figure of nothing: they count what is missing as wrong.
+    value = None if headline is None or missing or not result.succeeded else headline.score
     complete = _complete(result, value)
     return Score(
         value=value,
         metric=headline.name if headline else "",
-        n=result.succeeded if value is not None else 0,
+        n=result.succeeded - result.left_out if value is not None else 0,
         requested=result.requested,
         answered=result.answered or result.succeeded,
         judged=result.judged,
@@ -97,6 +102,7 @@ def score_of(result: DatasetResult) -> Score:
         answer_kinds=dict(result.answer_kinds),
         complete=complete,
         why_not="" if complete and not result.predicted_only else _why_not(result, value),
+        remarks=tuple(result.remarks),
     )
 
 
@@ -108,7 +114,7 @@ def _no_verdict(result: DatasetResult) -> bool:
 def _complete(result: DatasetResult, value: float | None) -> bool:
     if result.predicted_only:
         return result.requested > 0 and result.answered >= result.requested
-    whole = not result.failed and result.succeeded >= result.requested
+    whole = not result.failed and not result.left_out and result.succeeded >= result.requested
     return value is not None and whole and not result.fallbacks and not result.notes
 
 

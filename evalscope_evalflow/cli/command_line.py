@@ -10,6 +10,7 @@ from importlib import import_module
 from evalscope_evalflow.cli.flags import normalise
 from evalscope_evalflow.cli.hide_keys import hide_keys
 from evalscope_evalflow.cli.parser import Parser
+from evalscope_evalflow.display.output_streams import steady_output
 from evalscope_evalflow.errors import RESUME, ConfigError, EvalFlowError, ExitCode, Problem, nearest
 from evalscope_evalflow.processes.signals import interruptible
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv is not None:
             return int(_dispatch(list(argv)))
+        steady_output()
         with interruptible():
             hide_keys()
             return int(_dispatch(sys.argv[1:]))

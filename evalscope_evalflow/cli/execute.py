@@ -18,9 +18,9 @@ def task_from_file(path: str, work_dir: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read.
     """
-    from evalscope_evalflow.config.task import read_mapping
+    from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
 
-    data = read_mapping(path)
+    data = with_data_beside(read_mapping(path), path)
     return {**data, "work_dir": work_dir} if work_dir else data
 
 

@@ -120,6 +120,13 @@ FLAGS: tuple[Flag, ...] = (
         kind=boolean,
         target="evalflow.reuse",
     ),
+    Flag(
+        "reuse_accept",
+        "settings that may be others than those that saved answers were made with, such as extra_args; it is noted "
+        "beside the scores",
+        "none",
+        several=True,
+    ),
     Flag("judge_model_name", "model that judges answers (required where a benchmark needs a judge)"),
     Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions (required with its name)"),
     Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself", "EMPTY: none"),
@@ -129,6 +136,13 @@ FLAGS: tuple[Flag, ...] = (
         200,
         kind=int,
         target="evalflow.judge_max_num_seqs",
+    ),
+    Flag(
+        "budget",
+        'hard caps for each model, kept across reruns, as JSON: \'{"tokens": 2000000, "judge_requests": 5000}\'',
+        "none",
+        kind=json_object,
+        target="evalflow.budget",
     ),
     Flag(
         "eval_max_model_length",
@@ -226,6 +240,10 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
     for flag in FLAGS:
         if flag.target and (flag.name in given or isinstance(flag.default, (bool, int, float, list))):
             put(task, flag.target, given.get(flag.name, flag.default))
+    if "reuse_accept" in given:
+        if task["evalflow"]["reuse"] is False:
+            problems.append(Problem("--reuse_accept", "has no place beside --reuse False", "Give one or the other."))
+        task["evalflow"]["reuse"] = {"accept": given["reuse_accept"]}
     of_models = add_models(task, given)
     deploy = task["evalflow"]["deploy"]
     try:

@@ -84,10 +84,14 @@ def vlmevalkit_folder(worker_env: str | None = None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def vlmevalkit_datasets(worker_env: str | None = None) -> frozenset[str]:
+def vlmevalkit_datasets(worker_env: str | None = None, *, ask: bool = True) -> frozenset[str]:
     """The names of VLMEvalKit's datasets.
 
     It is imported for that once for each environment and version, which takes half a minute.
+
+    Args:
+        worker_env: the environment that evaluates; None: this one.
+        ask: whether it is imported; else those are given that are known without it.
 
     Raises:
         ConfigError: it cannot be imported.
@@ -98,6 +102,8 @@ def vlmevalkit_datasets(worker_env: str | None = None) -> frozenset[str]:
     identity = [str(env.prefix), *(f"{path.name} {path.stat().st_mtime_ns}" for path in found)]
     name = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
     file = user_cache_path("evalflow", ensure_exists=True) / f"vlmevalkit-{name}.json"
+    if not ask and not file.exists():
+        return frozenset(DEFAULT_VLM_DATASETS)
     with FileLock(file.with_suffix(".lock")):
         if not file.exists():
             new = file.with_suffix(".new")

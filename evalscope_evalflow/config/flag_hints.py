@@ -7,6 +7,11 @@ a test holds it against `cli.flags.FLAGS`.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from evalscope_evalflow.errors import Problem
+
 SECTION = "evalflow"
 
 # Where a flag's value goes in a task file. `[]` stands for an item of a list. What starts with `evalflow.` is in the
@@ -35,6 +40,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "judge_model_name": ("judge.models[].model_id",),
     "limit": ("limit",),
     "remote_api_url": ("evalflow.models[].api_url",),
+    "reuse_accept": ("evalflow.reuse.accept",),
     "vlmevalkit_mode": ("evalflow.mode",),
     "work_dir": ("work_dir",),
 }
@@ -59,6 +65,26 @@ def flag_hint(name: str) -> tuple[str, str] | None:
     if len(forms) > 1:
         forms = [f"For a model that is deployed: {forms[0]}", f"For an API: {forms[1]}"]
     return f"is a flag of the command (--{name}), not a key of the section", " ".join(forms)
+
+
+def misplaced(data: Mapping[Any, Any], section_keys: Collection[str]) -> Iterator[Problem]:
+    """Keys of a task that belong elsewhere: flags of the command, and keys of the section beside it.
+
+    Args:
+        data: a task, as a file holds it.
+        section_keys: the keys of the section.
+    """
+    for key in data:
+        name = str(key).replace("-", "_")
+        places = FLAG_PLACES.get(name, ())
+        if name in COMMAND_ONLY:
+            yield Problem(str(key), f"is a flag of the command (--{name}), not a key of a task", "Remove it here.")
+        elif name in section_keys and name != "dry_run":
+            yield Problem(str(key), "is a key of the section", f"Write it in `{SECTION}`: {SECTION}: {{{name}: …}}.")
+        elif places and places != (name,) and name != "eval_backend":
+            forms = [f"`{_as_yaml(place)}`" for place in places]
+            todo = f"Write {' or '.join(forms)}."
+            yield Problem(str(key), f"is a flag of the command (--{name}), not a key of a task", todo)
 
 
 def _instead(place: str) -> str:

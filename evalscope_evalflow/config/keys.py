@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, SecretStr
 
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.errors import ConfigError, Problem
 
 MASK = "**********"  # what pydantic writes in place of a SecretStr
+_SHORT = 8  # characters; a key of fewer may be an ordinary word
 NO_KEY = "EMPTY"  # EvalScope's and the engines' word for "no key was given"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET_NAME = re.compile(r"(^|[_-])((api|access)[_-]?key|authorization|token|secret|password)$", re.IGNORECASE)
@@ -87,6 +89,13 @@ def reveal(
     return environ[match[1]].strip()
 
 
+def mask_text(text: str, known: Iterable[str]) -> str:
+    """A text that is shown, without keys. A short key is masked where it is a word: it may be a part of any other."""
+    for key in filter(None, known):
+        text = text.replace(key, MASK) if len(key) >= _SHORT else re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", MASK, text)
+    return text
+
+
 def to_environment(tree: Any, found: dict[str, str], prefix: str = "EVALFLOW_KEY_") -> Any:
     """Replace every key in a tree of dicts and lists by a reference to an environment variable.
 
@@ -117,11 +126,19 @@ def to_environment(tree: Any, found: dict[str, str], prefix: str = "EVALFLOW_KEY
 
 
 def redact(tree: Any) -> Any:
-    """A copy of settings in which keys are masked and references stay: for records and messages."""
+    """A copy of settings in which keys are masked and references stay: for records and messages.
+
+    URLs of APIs lose user, password and query, any of which may be a key.
+    """
 
     def convert(node: Any, secret: bool = False) -> Any:
         if isinstance(node, Mapping):
-            return {key: convert(value, is_secret_name(str(key))) for key, value in node.items()}
+            return {
+                key: public_url(value)
+                if str(key).endswith("_url") and isinstance(value, str)
+                else convert(value, is_secret_name(str(key)))
+                for key, value in node.items()
+            }
         if isinstance(node, (list, tuple)):
             return [convert(value, secret) for value in node]
         if isinstance(node, SecretStr) or (secret and isinstance(node, str)):

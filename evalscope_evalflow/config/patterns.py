@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from evalscope_evalflow.config.model_name import name_of
 from evalscope_evalflow.errors import ConfigError, Problem
 
 PLACE = "{}"  # in a name: where it is filled in what the pattern's stars stand for
@@ -135,7 +136,7 @@ def _natural(path: str) -> list[tuple[int, str]]:
 
 def _own_name(path: str) -> str:
     """A folder's name, or a file's without `.gguf`."""
-    return os.path.basename(path.rstrip(os.sep)).removesuffix(".gguf")
+    return name_of(path)
 
 
 def _stood_for(pattern: str, path: str) -> str:
@@ -149,7 +150,7 @@ def _stood_for(pattern: str, path: str) -> str:
     )
     match = re.fullmatch(expression, path)
     found = match.groups() if match else ()
-    return "-".join(part.removesuffix(".gguf") for part in found if part) or _own_name(path)
+    return "-".join(re.sub(r"(?i)\.gguf$", "", part) for part in found if part) or _own_name(path)
 
 
 def _nearest_folder(full: str) -> str:

@@ -6,11 +6,10 @@ EvalScope lacks: which models to deploy, how, and what to do with results that a
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
 from typing_extensions import Self
@@ -18,8 +17,14 @@ from typing_extensions import Self
 from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
+from evalscope_evalflow.config.model_name import is_name, name_of
 from evalscope_evalflow.config.setting_effects import ACCEPTABLE
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 AUTO: Literal["auto"] = "auto"
 REMOTE = "remote"  # the engine that starts nothing: the model is an API that runs elsewhere
@@ -28,7 +33,17 @@ _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False,
 Count = Annotated[int, Field(gt=0)]
 
 
-class Section(BaseModel):
+class _Refusing(ModelMetaclass):
+    """Has a section that is made in Python fail as one that is parsed: with ConfigError, and no value shown."""
+
+    def __call__(cls, *args: Any, **values: Any) -> Any:
+        try:
+            return super().__call__(*args, **values)
+        except ValidationError as error:
+            raise ConfigError(*_problems(error, cls, cls.__name__)) from None  # type: ignore[arg-type]
+
+
+class Section(BaseModel, metaclass=_Refusing):
     """A part of the section. Unknown keys are refused; dashes are understood as underscores."""
 
     model_config = ConfigDict(
@@ -171,8 +186,15 @@ class ModelConfig(Section):
     def _named_by_its_path(cls, data: Any) -> Any:
         data = {"path": str(data)} if isinstance(data, (str, Path)) else data
         if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
-            return {**data, "name": os.path.basename(str(data["path"]).rstrip(os.sep)).removesuffix(".gguf")}
+            return {**data, "name": name_of(str(data["path"]))}
         return data
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not is_name(value):
+            raise ValueError(f"{value!r} is no name for a model: results are filed under it")
+        return value
 
     @property
     def served_name(self) -> str:
@@ -228,6 +250,15 @@ class PluginChoice(Section):
         return dict(self.model_extra or {})
 
 
+class BudgetConfig(Section):
+    """The most that may be bought for each model, all runs of its folder together."""
+
+    tokens: int | None = Field(
+        None, gt=0, description="tokens of the model's answers, prompts included, as its API counts them"
+    )
+    judge_requests: int | None = Field(None, ge=0, description="requests to the judge")
+
+
 class FlowConfig(Section):
     """The `evalflow` section of a task."""
 
@@ -255,6 +286,11 @@ class FlowConfig(Section):
     )
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
+    budget: BudgetConfig | None = Field(
+        None,
+        description="hard caps for each model, kept across reruns: {tokens: 2000000, judge_requests: 5000}; when one "
+        "is reached nothing more is asked, what there is is kept, and the exit code is 3",
+    )
     executor: PluginChoice = Field(
         "local",
         validate_default=True,
@@ -310,6 +346,11 @@ class FlowConfig(Section):
     def accepted(self) -> tuple[str, ...]:
         """Settings that may be others than those of the saved answers."""
         return () if isinstance(self.reuse, bool) else tuple(self.reuse.accept)
+
+    @property
+    def caps(self) -> BudgetConfig:
+        """The budget; without limits where none is set."""
+        return self.budget or BudgetConfig()
 
     def deploy_for(self, model: ModelConfig) -> DeployConfig:
         """The common `deploy`, with what this model sets for itself on top."""

@@ -65,12 +65,12 @@ STOCK: Mapping[str, Setting] = {
     "dataset_args": Setting(_P),
     "dataset_dir": Setting(_A, note="as an absolute path"),
     "dataset_hub": Setting(_A, default="modelscope"),
-    "repeats": Setting(_A, default=1),
+    "repeats": Setting(_A, default=1, note="chooses rows: the saved answers count"),
     "generation_config": Setting(_P),
     "eval_type": Setting(Effect.REFUSED, note="all but `openai_api` and its old name `server`"),
     "eval_backend": Setting(_A, note="which of Native and VLMEvalKit"),
     "eval_config": Setting(_P, note="the section, under another name"),
-    "limit": Setting(_A),
+    "limit": Setting(_A, note="chooses rows: the saved answers count"),
     "eval_batch_size": Setting(_R),
     "use_cache": Setting(Effect.REFUSED, note="`reuse` says it"),
     "rerun_review": Setting(Effect.REFUSED, note="`reuse` says it"),
@@ -168,7 +168,7 @@ SECTION: Mapping[str, Setting] = {
     "models": Setting(_P),
     "deploy": Setting(_P),
     "verify_md5": Setting(_A, note="by the data's content"),
-    **_all(_N, "judge_max_num_seqs executor exporters dry_run on_incomplete"),
+    **_all(_N, "judge_max_num_seqs budget executor exporters dry_run on_incomplete"),
 }
 MODEL: Mapping[str, Setting] = {
     "name": Setting(_A, note="of a model that is deployed; an API's, where there is no `model_id`"),
@@ -196,6 +196,8 @@ DEPLOY: Mapping[str, Setting] = {
     **_all(_N, "host port api_key max_restarts stall_timeout_s keep_alive_s"),
 }
 
+REUSE: Mapping[str, Setting] = {"accept": Setting(_N, note="what it names is noted beside the scores")}
+
 # By the place where they are written.
 TABLE: Mapping[str, Mapping[str, Setting]] = {
     "": STOCK,
@@ -206,6 +208,7 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
     "judge.contract": JUDGE_CONTRACT,
     "sandbox": SANDBOX,
     "evalflow": SECTION,
+    "evalflow.reuse": REUSE,
     "evalflow.models[]": MODEL,
     "evalflow.deploy": DEPLOY,
 }

@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig, patterns
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.default_backend import backend_for, known_backends
+from evalscope_evalflow.config.eval_types import eval_type_problem
+from evalscope_evalflow.config.flag_hints import misplaced
 from evalscope_evalflow.config.legacy_judge import translate_judge
+from evalscope_evalflow.config.model_name import name_of
+from evalscope_evalflow.config.stock_shapes import shape_problems
+from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 SECTION = "evalflow"
@@ -36,12 +42,8 @@ _OURS = (
 )
 _REFUSED = {
     "use_cache": "Results in work_dir are reused as they are: `reuse` in the section says whether.",
+    "chat_template": "EvalScope uses it for models that it loads itself. Set `deploy.chat_template` in the section.",
     "rerun_review": "Missing reviews are made; to make all of them again, remove `reviews` from work_dir.",
-}
-# Stock fields that are mappings, and how they are written.
-_MAPPINGS = {
-    "judge": "{models: [{model_id: …, api_url: …}]}",
-    "dataset_args": "{NAME: {local_path: …, subset_list: […]}}",
 }
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs", "stall_timeout_s"}
@@ -137,9 +139,11 @@ class Task:
         section = data.get(SECTION, {}) if section is None else section
         if data.get(SECTION) is not None and data.get("eval_config"):
             problems.append(Problem(SECTION, "both `evalflow` and `eval_config` are given", "Keep one of them."))
+        problems += misplaced(data, FlowConfig.model_fields)
         for name, hint in _REFUSED.items():
             if data.get(name):
                 problems.append(Problem(name, "has no place beside `evalflow`", hint))
+        problems += filter(None, [eval_type_problem(data.get("eval_type"))])
         try:
             section = expand_models(read_section(section))
             section = with_backend(section, data.get("eval_backend"))
@@ -163,13 +167,13 @@ class Task:
         else:
             data = {**data, "datasets": list(dict.fromkeys(names))}
         judge_notes: list[str] = []
+        shapes = list(shape_problems(data))
+        problems += shapes
         try:
-            data, judge_notes = translate_judge(data)
+            if not shapes:
+                data, judge_notes = translate_judge(data)
         except ConfigError as error:
             problems += error.problems
-        for name, form in _MAPPINGS.items():
-            if not isinstance(data.get(name) or {}, Mapping):
-                problems.append(Problem(name, "is no mapping", f"Write it as {name}: {form}."))
         if problems:
             raise ConfigError(*problems)
         dropped = {*_OURS, *_REFUSED, *_GENERATED}
@@ -177,7 +181,7 @@ class Task:
         work_dir = Path(os.path.expanduser(str(data.get("work_dir") or DEFAULT_WORK_DIR)))
         notes = judge_notes
         if data.get("api_url") and not any(model.api_url for model in models):
-            notes.append(f"api_url {data['api_url']} is not used: the model is deployed here")
+            notes.append(f"api_url {public_url(data['api_url'])} is not used: the model is deployed here")
         notes += _without_effect(flow, models)
         task = cls(flow, stock, models, bool(flow.models), Path(os.path.abspath(work_dir)), tuple(notes))
         return task if flow.backend != AUTO else task.with_default_backend()
@@ -200,7 +204,7 @@ class Task:
         Raises:
             ConfigError: it cannot be read, or cannot work.
         """
-        return cls.parse(read_mapping(path))
+        return cls.parse(with_data_beside(read_mapping(path), path))
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,30 +246,6 @@ def _without_effect(flow: FlowConfig, models: tuple[ModelConfig, ...]) -> list[s
         given |= set(model.deploy)
     names = [name for name in DeployConfig.model_fields if name in given - _OF_APIS]
     return [f"{', '.join(names)}: without effect, as nothing is deployed here"] if names and models else []
-
-
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """A YAML or JSON file that holds a mapping.
-
-    Raises:
-        ConfigError: there is no such file, or it holds something else.
-    """
-    import yaml
-
-    where = str(path)
-    try:
-        data = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))  # JSON is YAML
-    except OSError as error:
-        raise ConfigError(Problem(where, f"cannot be read: {error.strerror}")) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # Never the line itself: there may be a key in it.
-        mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(Problem(where, f"is neither YAML nor JSON: {what}{place}")) from None
-    if not isinstance(data, dict):
-        raise ConfigError(Problem(where, "does not hold a mapping of keys to values"))
-    return data
 
 
 def read_section(section: Any) -> Mapping[str, Any]:
@@ -359,5 +339,5 @@ def _models(data: Mapping[str, Any], flow: FlowConfig) -> tuple[ModelConfig, ...
         # The API knows the model by `model`; `model_id` is only how stock EvalScope files its results.
         section = {"name": model, "api_url": url, "api_key": data.get("api_key")}
     else:
-        section = {"name": name or os.path.basename(model.rstrip("/")), "path": model}
+        section = {"name": name or name_of(model), "path": model}
     return (ModelConfig.parse(section, "model"),)

@@ -154,5 +154,6 @@ class _Lines:
 
     def write(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data.decode("utf-8", "replace")).split("\n")
-        sys.stderr.write("".join(f"{self._model} | {line}\n" for line in lines))
-        sys.stderr.flush()
+        with suppress(OSError, ValueError, AttributeError):  # the stream is broken, closed, or None
+            sys.stderr.write("".join(f"{self._model} | {line}\n" for line in lines))
+            sys.stderr.flush()

@@ -31,7 +31,7 @@ class Reporter:
     def log(self, text: str, *, style: str = "") -> None:
         """Print one line."""
         seconds = time.monotonic() - self._start
-        with suppress(OSError):  # the terminal may be gone, and must not take the run's end along
+        with suppress(OSError, ValueError):  # the terminal may be gone, and must not take the run's end along
             self._console.print(f"[dim]evalflow {seconds:6.1f} s[/dim]  {escape(text)}", style=style or None)
 
     def warn(self, text: str) -> None:
@@ -71,5 +71,6 @@ class Reporter:
 
 
 def _pass_on(data: bytes) -> None:
-    sys.stderr.write(data.decode("utf-8", "replace"))
-    sys.stderr.flush()
+    with suppress(OSError, ValueError, AttributeError):  # the stream is broken, closed, or None
+        sys.stderr.write(data.decode("utf-8", "replace"))
+        sys.stderr.flush()

@@ -20,6 +20,8 @@ from evalscope_evalflow.engines.base import (
     absolute_path,
     key_launcher,
 )
+from evalscope_evalflow.engines.checkpoints.checkpoint_location import is_gguf, locate
+from evalscope_evalflow.engines.known_versions import version_note
 from evalscope_evalflow.engines.llamacpp import LlamaCpp
 from evalscope_evalflow.engines.options.extra_args import check_extra_args, check_variables
 from evalscope_evalflow.engines.remote import Remote
@@ -45,6 +47,7 @@ __all__ = [
     "known_engines",
     "load_engine",
     "resolve_engine",
+    "version_note",
 ]
 
 GROUP = "evalflow.engines"
@@ -87,7 +90,7 @@ def default_engine(path: str | None, api_url: str | None = None) -> str:
     """The name of the engine for a model, where the user names none."""
     if api_url:
         return Remote.name
-    return LlamaCpp.name if (path or "").endswith(".gguf") else VLLM.name
+    return LlamaCpp.name if path and is_gguf(path) else VLLM.name
 
 
 def command_of(engine: Engine, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
@@ -101,7 +104,7 @@ def command_of(engine: Engine, model: ModelConfig, deploy: DeployConfig, address
         env: environment that has the engine.
     """
     if model.path:
-        model = model.model_copy(update={"path": absolute_path(model.path)})
+        model = model.model_copy(update={"path": absolute_path(str(locate(model.path)))})
     if deploy.chat_template:
         deploy = deploy.model_copy(update={"chat_template": absolute_path(deploy.chat_template)})
     return engine.command(model, deploy, address, env)

@@ -195,6 +195,8 @@ class Engine(ABC):
         requirement: what pip installs in an environment that lacks them, such as "transformers[serving]>=5";
             default: the first of `modules`.
         distribution: the installed package whose version is the engine's, such as "vllm"; empty: it has none.
+        checked_versions: the oldest and the newest version that it was checked against, such as ("0.26", "0.33");
+            others are served all the same, with a note. None: nobody says.
         extra: extra of EvalFlow's own package that installs it beside EvalFlow; empty: there is none.
         install: how to install it beside EvalFlow, if neither `extra` nor `requirement` says so.
         honours: settings of `deploy` that change its command or environment, of `HONOURABLE`. Any other of these
@@ -212,8 +214,8 @@ class Engine(ABC):
         log_patterns: what lines of its log mean, the most specific first.
         log_prefix: regular expression of what its processes put before each line of the log; it is dropped before the
             log is searched or shown. Empty: nothing.
-        log_routine: regular expression of the beginning of lines that every good start may have, such as those of level
-            INFO and WARNING, with their prefix: no cause is looked for in them. Empty: there are none.
+        log_routine: regular expression of the beginning of lines that every good start may have, such as those of
+            level INFO and WARNING, with their prefix: no cause is looked for in them. Empty: there are none.
         counters: metrics that show whether it makes progress; None: its CPU time is all that shows it.
         parser: where its options are found; None: they are not checked.
         reserved_options: options that EvalFlow sets, and the setting to use in place of each in `extra_args`.
@@ -234,6 +236,7 @@ class Engine(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     requirement: ClassVar[str] = ""
     distribution: ClassVar[str] = ""
+    checked_versions: ClassVar[tuple[str, str] | None] = None
     extra: ClassVar[str] = ""
     install: ClassVar[str] = ""
     honours: ClassVar[frozenset[str]] = frozenset()

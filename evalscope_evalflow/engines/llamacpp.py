@@ -19,6 +19,7 @@ from evalscope_evalflow.engines.base import (
     check_template,
 )
 from evalscope_evalflow.engines.checkpoints import gguf
+from evalscope_evalflow.engines.checkpoints.checkpoint_location import gguf_files, locate
 from evalscope_evalflow.engines.checkpoints.memory import GIB, Demand, Memory, demand
 from evalscope_evalflow.engines.log_patterns import PORT_TAKEN
 from evalscope_evalflow.engines.options import text_effects
@@ -94,9 +95,14 @@ class LlamaCpp(Engine):
         if not model.path:
             yield Problem(where, "no file is given", "Set the .gguf file.")
             return
-        path = Path(model.path).expanduser()
+        path = locate(model.path)
         if not path.exists():
             yield Problem(where, f"{model.path} does not exist", "Give the .gguf file.")
+        elif len(files := gguf_files(path)) > 1:
+            listed = ", ".join(file.name for file in files[:5])
+            yield Problem(
+                where, f"{model.path} holds {len(files)} GGUF models: {listed}", "Give the path of one of them."
+            )
         elif not path.is_file():
             yield Problem(where, f"{model.path} is a folder; llamacpp serves a .gguf file", "For a folder, use vllm.")
         else:
@@ -120,7 +126,7 @@ class LlamaCpp(Engine):
         if deploy.max_model_len or not model.path:
             return deploy.max_model_len
         try:
-            return _default_context(Path(model.path).expanduser())
+            return _default_context(locate(model.path))
         except (OSError, ValueError):  # the check of the file reports that
             return None
 
@@ -139,7 +145,7 @@ class LlamaCpp(Engine):
             str(env.python), str(LAUNCHER),
             "--model", model.path, "--alias", model.name,
             "--host", address.host, "--port", str(address.port),
-            "--context", str(deploy.max_model_len or _default_context(Path(model.path).expanduser())),
+            "--context", str(deploy.max_model_len or _default_context(locate(model.path))),
             "--parallel", str(self.max_num_seqs(deploy)),
         ]  # fmt: skip
         if deploy.chat_template:

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
     KEY_VARIABLE,
     Address,
@@ -24,6 +25,7 @@ from evalscope_evalflow.engines.base import (
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes
+from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem, nearest
@@ -37,6 +39,7 @@ class LMDeploy(Engine):
     name = "lmdeploy"
     modules = ("lmdeploy",)
     distribution = "lmdeploy"
+    checked_versions = ("0.18", "0.18")  # served on an H100
     extra = "lmdeploy"
     # No data_parallel: it would serve replicas at ports and at an address of its own choosing.
     honours = frozenset({"devices", "tensor_parallel", "max_model_len", "chat_template"})
@@ -124,6 +127,8 @@ class LMDeploy(Engine):
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
         yield from checkpoint.check(model.path, f"model {model.name}")
+        yield from check_tokenizer(model, deploy)
+        yield from check_adapters(model, deploy, "--adapters")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--rope-scaling-factor"))
         yield from _check_template(deploy)
 

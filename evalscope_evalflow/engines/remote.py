@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from evalscope_evalflow.config import REMOTE, DeployConfig, ModelConfig
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.engines.base import Engine
 from evalscope_evalflow.errors import Problem
 
@@ -32,6 +33,8 @@ class Remote(Engine):
             yield Problem(where, "engine remote needs the API's URL", "Set api_url (--remote_api_url).")
         else:
             if not is_url(model.api_url):
-                yield Problem(where, f"{model.api_url} is no URL", "It looks like https://api.example.com/v1.")
+                yield Problem(
+                    where, f"{public_url(model.api_url)} is no URL", "It looks like https://api.example.com/v1."
+                )
         if model.path:
             yield Problem(where, "engine remote takes no path", "Remove it, or choose a local engine.")

@@ -1,5 +1,5 @@
-"""SGLang's OpenAI-compatible server, from any environment that has it. By its source and its parser (0.5.23): it has
-not run on a GPU here."""
+"""SGLang's OpenAI-compatible server, from any environment that has it. By its source and its parser (0.5.23); it
+has served on an H100 (0.5.17)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
     HONOURABLE,
     KEY_VARIABLE,
@@ -26,6 +27,7 @@ from evalscope_evalflow.engines.base import (
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes, kv_bytes
+from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
@@ -40,6 +42,7 @@ class SGLang(Engine):
     name = "sglang"
     modules = ("sglang",)
     distribution = "sglang"
+    checked_versions = ("0.5", "0.5")  # served: 0.5.17 on an H100; 0.5.23 by its source and its parser
     install = "pip install sglang, in an environment of its own"
     honours = frozenset(HONOURABLE)
     needs_gpu = True
@@ -124,6 +127,8 @@ class SGLang(Engine):
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
         yield from checkpoint.check(model.path, f"model {model.name}")
+        yield from check_tokenizer(model, deploy, unless=("--tokenizer-path", "--skip-tokenizer-init"))
+        yield from check_adapters(model, deploy, "--lora-paths")
         if LONGER_CONTEXT not in deploy.env_vars:
             yield from checkpoint.check_context(model, deploy, unless=("--json-model-override-args",))
         yield from _check_template(deploy.chat_template)

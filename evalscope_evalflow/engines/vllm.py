@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
     HONOURABLE,
     KEY_VARIABLE,
@@ -23,6 +24,7 @@ from evalscope_evalflow.engines.base import (
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
+from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
@@ -32,11 +34,12 @@ RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 
 
 class VLLM(Engine):
-    """`vllm serve`, measured with 0.32."""
+    """`vllm serve`, measured with 0.26 (H100) and 0.32 (CPU)."""
 
     name = "vllm"
     modules = ("vllm",)
     distribution = "vllm"
+    checked_versions = ("0.26", "0.33")  # served: 0.26 on an H100, 0.32 on a CPU; 0.33 by its source and its parser
     extra = "vllm"
     honours = frozenset(HONOURABLE)
     needs_gpu = True
@@ -156,6 +159,8 @@ class VLLM(Engine):
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
         yield from checkpoint.check(model.path, f"model {model.name}")
+        yield from check_tokenizer(model, deploy, unless=("--tokenizer", "--skip-tokenizer-init"))
+        yield from check_adapters(model, deploy, "--lora-modules")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--hf_overrides"))
         yield from check_template(deploy, inline=True)
         if deploy.env_vars.get(RUST_FRONTEND, "0").strip() not in ("", "0"):

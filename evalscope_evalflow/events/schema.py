@@ -2,3 +2,6 @@
 
 # 0.1 wrote none, and counts as 1. Readers take both; a later one is read as far as its fields are known.
 SCHEMA = 2
+# How a file is opened whose JSON is written with `ensure_ascii=False`: half of a surrogate pair, which UTF-8 cannot
+# hold, is written as Python's escape of it, which is JSON's.
+ESCAPED = "backslashreplace"

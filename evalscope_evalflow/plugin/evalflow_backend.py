@@ -1,8 +1,9 @@
 """Our entry in the group `evalscope.backends`: what EvalScope calls for `eval_backend: evalflow`.
 
 Such an entry is a callable `(task_config, run_stock) -> result`, where `run_stock(task_config)` runs a stock
-task in this process. It may have two more functions: `add_arguments(parser)` for options of `evalscope eval`,
-and `prepare(values) -> values`, which sees the raw fields of a TaskConfig before they are validated.
+task in this process. It may have three more functions: `add_arguments(parser)` for options of `evalscope eval`,
+`prepare(values) -> values`, which sees the raw fields of a TaskConfig before they are validated, and `refuse(error)`,
+which sees what their validation raises.
 
 This module is imported with EvalScope, so it imports nothing until EvalFlow is asked for.
 """
@@ -28,11 +29,14 @@ GIVEN = "_given"  # which stock fields the user set; kept in eval_config, as Tas
 def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     """Run a task with an `evalflow` section; returns what stock EvalScope's Native backend would."""
     from evalscope_evalflow import sweep
+    from evalscope_evalflow.display.output_streams import steady_output
     from evalscope_evalflow.display.reporter import Reporter
     from evalscope_evalflow.errors import RESUME, EvalFlowError, ExitCode
     from evalscope_evalflow.plugin import stock_reports as results
     from evalscope_evalflow.processes.signals import interruptible
 
+    if in_cli():
+        steady_output()
     reporter = Reporter(forward=True)
     # A notebook's signals are its own; `evalscope eval` would die of them at once, with no word in the record.
     signals = interruptible() if in_cli() else contextlib.nullcontext()
@@ -96,11 +100,41 @@ def prepare(values: Mapping[str, Any]) -> Mapping[str, Any]:
         raise SystemExit(int(error.exit_code)) from None
 
 
+def refuse(error: Exception) -> None:
+    """Say in our way what EvalScope's own validation refuses of a task for us.
+
+    Raises:
+        ConfigError: with the place of each problem, and no value. (In `evalscope eval`: SystemExit.)
+    """
+    from pydantic import ValidationError
+
+    from evalscope_evalflow.errors import ConfigError, Problem
+
+    if isinstance(error, ConfigError):
+        return
+    if isinstance(error, ValidationError):
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        places = [(".".join(map(str, item["loc"])), item["msg"]) for item in found]
+    else:
+        places = [("", f"{type(error).__name__} in its own checks, of a value of a kind that it does not expect")]
+    problems = [Problem(place or "TaskConfig", f"EvalScope does not take it: {said}") for place, said in places]
+    refused = ConfigError(*problems)
+    if not in_cli():
+        raise refused from None
+    sys.stderr.write(f"evalflow: {refused}\n")
+    raise SystemExit(int(refused.exit_code)) from None
+
+
 def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
     from evalscope_evalflow.config import FlowConfig
+    from evalscope_evalflow.config.eval_types import eval_type_problem
+    from evalscope_evalflow.config.stock_shapes import shape_problems
     from evalscope_evalflow.config.task import expand_models, read_section
     from evalscope_evalflow.errors import ConfigError, Problem
 
+    shapes = list(shape_problems(_plain(values)))
+    if shapes:
+        raise ConfigError(*shapes)
     values = dict(values)
     section = values.pop(NAME, None)
     backend = values.get("eval_backend") or NAME
@@ -117,6 +151,9 @@ def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
     elif config:
         section = dict(read_section(config))
         given = section.pop(GIVEN, given)  # a TaskConfig that is validated once more
+    problem = eval_type_problem(values.get("eval_type")) if "eval_type" in given else None
+    if problem:
+        raise ConfigError(problem)
     flow = FlowConfig.parse(expand_models(read_section(section)), NAME)
     folded = flow.to_section()
     if values.pop("dry_run", None):  # stock `run_task` would return before we are asked
@@ -127,11 +164,17 @@ def _prepare(values: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are as a file holds them: objects of EvalScope's own are right, and its to look at."""
+    return {name: value for name, value in values.items() if not hasattr(value, "model_dump")}
+
+
 def _merge_file(path: str, values: dict[str, Any]) -> tuple[Any, list[str], dict[str, Any]]:
     """`--eval-config FILE`: the file holds the section, or a whole task, over which explicit options win."""
-    from evalscope_evalflow.config.task import read_mapping, read_section, with_backend
+    from evalscope_evalflow.config.task import read_section, with_backend
+    from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
 
-    data = read_mapping(path)
+    data = with_data_beside(read_mapping(path), path)
     explicit = _explicit(values)
     if NAME not in data:
         return data, list(explicit), values
@@ -184,3 +227,4 @@ def to_task(task_config: TaskConfig) -> Task:
 # Found by EvalScope's side through the entry point's callable.
 run.add_arguments = add_arguments  # type: ignore[attr-defined]
 run.prepare = prepare  # type: ignore[attr-defined]
+run.refuse = refuse  # type: ignore[attr-defined]

@@ -86,18 +86,24 @@ def _offer_in_cli(arguments: Any) -> None:
 def _prepare_tasks(task_config: Any) -> None:
     from pydantic_core import core_schema
 
-    def before(values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        backend = str(values.get("eval_backend") or "").lower()
-        for name in plugins():
-            if name == backend or name in values:
-                prepare = getattr(load(name), "prepare", None)
-                return values if prepare is None else prepare(values)
-        return values
+    def around(values: Any, validate: Callable[[Any], Any]) -> Any:
+        backend = str(values.get("eval_backend") or "").lower() if isinstance(values, Mapping) else ""
+        named = (name for name in plugins() if isinstance(values, Mapping) and (name == backend or name in values))
+        entry = next(map(load, named), None)
+        prepare = getattr(entry, "prepare", None)
+        if prepare is None:
+            return validate(values)
+        values = prepare(values)
+        try:
+            return validate(values)
+        except Exception as error:  # whatever EvalScope's own validators raise of such input
+            refuse = getattr(entry, "refuse", None)
+            if refuse is not None:
+                refuse(error)
+            raise
 
     def schema(cls: Any, source: Any, handler: Any) -> Any:
-        return core_schema.no_info_before_validator_function(before, handler(source))
+        return core_schema.no_info_wrap_validator_function(around, handler(source))
 
     task_config.__get_pydantic_core_schema__ = classmethod(schema)
     task_config.model_rebuild(force=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from evalscope.config import TaskConfig
 from evalscope.report import Report
+from pydantic import SecretStr
 
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.plugin.scored_report import ScoredReport
@@ -38,6 +40,17 @@ def _report(model: str, result: DatasetResult) -> Report:
     return ScoredReport.of(found, result.score)
 
 
+def _unmasked(plain: Any, value: Any) -> Any:
+    """What EvalScope writes of a field, with the keys themselves, still as SecretStr, in place of their masks."""
+    if isinstance(value, SecretStr):
+        return value
+    if isinstance(plain, Mapping) and isinstance(value, Mapping):
+        return {name: _unmasked(item, value.get(name)) for name, item in plain.items()}
+    if isinstance(plain, list) and isinstance(value, (list, tuple)) and len(plain) == len(value):
+        return [_unmasked(item, other) for item, other in zip(plain, value, strict=True)]
+    return plain
+
+
 def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
     """The fields of a TaskConfig that say something, as a user would write them; keys stay SecretStr.
 
@@ -55,7 +68,7 @@ def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
             continue
         if name not in given and value == field.get_default(call_default_factory=True):
             continue
-        values[name] = plain[name]
+        values[name] = _unmasked(plain[name], value)
     values["model"] = task_config.model if "model" in given or isinstance(task_config.model, str) else None
     if "model" not in given and values["model"] == task_config.model_task:
         values.pop("model")  # EvalScope's stand-in for "no model"
@@ -63,13 +76,13 @@ def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
         values.pop("model_id", None)
     if "judge" in values:
         values["judge"] = task_config.judge.model_dump(exclude_unset=True)
-    if task_config.api_key is not None and task_config.api_key.get_secret_value() != "EMPTY":
-        values["api_key"] = task_config.api_key
+    values["api_key"] = task_config.api_key  # not its mask, which `plain` has; `EMPTY`, EvalScope's default, is none
     if "eval_batch_size" not in given and task_config.eval_batch_size in _STOCK_BATCH_SIZES:
         values.pop("eval_batch_size", None)
     generation = dict(plain["generation_config"] or {})
     generation.pop("batch_size", None)  # a copy of eval_batch_size
     values["generation_config"] = generation
+    values.pop("eval_type", None)  # looked at when the task was made; EvalScope sets mock_llm where `model` is not set
     for name in ("timeout", "stream", "sandbox", "use_sandbox", "sandbox_type", "sandbox_manager_config"):
         if name not in given:
             values.pop(name, None)

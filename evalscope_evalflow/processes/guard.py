@@ -30,6 +30,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -45,6 +46,7 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 HOLD_BYTES = 64 * 1024  # of a line that has not ended
 LOG_CAP_BYTES = 64 * 1024 * 1024
 SHM = "/dev/shm"
+MASK, SHORT_KEY = b"**********", 8
 LOOK_S = (0.1, 5.0)  # seconds between looks at what the command's processes are and hold: at first, and at most
 
 
@@ -148,6 +150,16 @@ def remove_shared_memory(noted: set[int]) -> list[str]:
     return removed
 
 
+def blank(data: bytes, secrets: list[bytes]) -> bytes:
+    """Output without keys. A short key is blanked where it is a word: it may be a part of any other."""
+    for secret in secrets:
+        if len(secret) >= SHORT_KEY:
+            data = data.replace(secret, MASK)
+        else:
+            data = re.sub(rb"(?<!\w)" + re.escape(secret) + rb"(?!\w)", MASK, data)
+    return data
+
+
 class Log:
     """Where the command's output goes: a file of bounded size, and the owner's pipe if it wants to see it."""
 
@@ -165,9 +177,7 @@ class Log:
 
     def feed(self, data: bytes, last: bool = False) -> None:
         """Take output; lines are written when they are whole, so that a key is never seen in two halves."""
-        data = self.rest + data
-        for secret in self.secrets:
-            data = data.replace(secret, b"**********")
+        data = blank(self.rest + data, self.secrets)
         cut = len(data) if last else max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if len(data) - cut > HOLD_BYTES:  # a line too long to be held: all of it but what may be the half of a key
             cut = len(data) - max(map(len, self.secrets), default=0)

@@ -189,6 +189,7 @@ class Attempt:
             ),
             env=Environment.find(run.task.flow.worker_env),
             api_key=api_key,
+            api_url=run.model.api_url,
             log=run.record_folder / "worker.log",
             run_id=run.run_id,
             on_event=self._from_worker,

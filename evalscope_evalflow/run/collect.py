@@ -11,6 +11,7 @@ from evalscope_evalflow.backends import DatasetResult, Saved, Stamps
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.run_events import DatasetIncomplete, FailuresStand, NothingLeft
 from evalscope_evalflow.results.outcome import ModelResult
+from evalscope_evalflow.run import answer_batches
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.state import failures, record
@@ -53,13 +54,24 @@ def finished(run: Run) -> ModelResult | None:
     result = ModelResult(run.model, saved.folder, results)
     known = record.read(saved.folder) or {}
     state = "complete" if result.complete else "incomplete"
-    if known.get("state") != state or known.get("results") != json.loads(json.dumps(result.as_record())):
+    if known.get("state") != state or not _says(known.get("results"), json.loads(json.dumps(result.as_record()))):
         return None
     run.emit(NothingLeft())
     if any(item.failures for item in collect(run, {}, saved)):
         run.emit(FailuresStand())
     record.append_event(run.record_folder, NothingLeft())
     return result
+
+
+def _says(known: Any, results: dict[str, Any]) -> bool:
+    """Whether a record says all of the results that its version of EvalFlow wrote down, and nothing stands beside."""
+    if not isinstance(known, dict) or known.keys() != results.keys():
+        return False
+    return all(
+        all(result.get(name) == value for name, value in known[dataset].items())
+        and ("remarks" in known[dataset] or not result["remarks"])
+        for dataset, result in results.items()
+    )
 
 
 def _place_report(saved: Saved, result: DatasetResult) -> DatasetResult:
@@ -85,7 +97,13 @@ def _place_report(saved: Saved, result: DatasetResult) -> DatasetResult:
 
 def _results(run: Run, saved: Saved, before: Stamps) -> list[DatasetResult]:
     results = saved.predicted() if run.task.flow.mode == "infer" else saved.results(before)
-    return [saved.described(result) for result in results]
+    return [_with_origin(saved, saved.described(result)) for result in results]
+
+
+def _with_origin(saved: Saved, result: DatasetResult) -> DatasetResult:
+    """The result with what has to be known of where its answers come from."""
+    remarks = answer_batches.remarks(saved.cell(result.dataset), saved.answers(result.dataset))
+    return replace(result, remarks=[*result.remarks, *remarks])
 
 
 def _say_if_incomplete(result: DatasetResult, saved: Saved, emit: Callable[[Event], None]) -> None:

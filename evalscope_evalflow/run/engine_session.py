@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import (
@@ -81,7 +82,7 @@ class EngineSession:
         endpoint = self.deployment.wait_ready()
         if self.deployment.argv != before:  # a start that failed was tried again, at another port
             self._announce()
-        self.run.emit(EngineReady(self.engine.name, endpoint.api_url, self.deployment.load_s))
+        self.run.emit(EngineReady(self.engine.name, public_url(endpoint.api_url), self.deployment.load_s))
         return endpoint
 
     def watched(self, endpoint: Endpoint) -> AbstractContextManager[object]:

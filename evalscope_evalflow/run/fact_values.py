@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from evalscope_evalflow.config import keys
-from evalscope_evalflow.engines.checkpoints.checkpoint_folder import folder_of
+from evalscope_evalflow.engines.checkpoints.checkpoint_location import locate
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.state.keyed_hashes import keyed_hash
 
@@ -39,7 +39,7 @@ def checkpoint(path: str) -> dict[str, str]:
     The path is not in it, so a checkpoint may be moved; one that training has written again is another. A model of a
     hub counts by its files in the local cache, or by its name where it is not there.
     """
-    root = folder_of(path)
+    root = locate(path)
     if not root.exists():
         return {HUB: path}
     return {name: file_content(file) for name, file in _files(root)}

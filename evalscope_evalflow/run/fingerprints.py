@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig, catalog
+from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, ModelConfig, catalog
 from evalscope_evalflow.config.benchmark_defaults import benchmark_defaults
 from evalscope_evalflow.config.setting_effects import (
     DATASET,
@@ -47,6 +47,8 @@ _OF_TASK = tuple(
 )  # fmt: skip
 # EvalScope's defaults where the task has no `generation_config` at all.
 _NO_GENERATION = {"Native": {"temperature": 0.0}}
+# What VLMEvalKit takes for each key that is not set, for the model as for its judge.
+_VLMEVALKIT_DEFAULTS = {"temperature": 0, "max_tokens": 2048}
 _NO_JUDGE_GENERATION = {"temperature": 0.0, "max_tokens": 4096}
 # Variables by which EvalScope's judge takes what `judge.contract` does not say.
 _JUDGE_VARIABLES = {"system_prompt": "JUDGE_SYSTEM_PROMPT", "prompt_template": "JUDGE_PROMPT_TEMPLATE"}
@@ -67,11 +69,10 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
         "backend": task.flow.backend,
         "model": model.served_name,
         "checkpoint": fact_values.checkpoint(model.path) if model.path else None,
-        "deploy.chat_template": fact_values.template(deploy.chat_template),
         **_of_engine(task, model, deploy),
         **without_defaults({name: stock.get(name) for name in _OF_TASK}, STOCK),
         "sandbox": _sandbox(stock),
-        "dataset_dir": _absolute(stock.get("dataset_dir")),
+        "dataset_dir": _dataset_dir(stock.get("dataset_dir")),
         **_generation(task.generation_config(model), task.flow.backend),
     }
     repeats = found.pop("generation_config.n", None)
@@ -108,17 +109,29 @@ def verdicts(task: Task, dataset: str | None = None) -> dict[str, Any]:
     if dataset is not None:
         args = _settings(task, dataset)
         found["dataset_args"] = _dataset_args(args, dataset_defaults(task, dataset), (Effect.SCORING,))
-    return fact_values.plain(found)
+    return fact_values.plain({SCHEMA: VERSION, **found})
 
 
-def same_verdicts(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def same_verdicts(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    answers: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> bool:
     """Whether verdicts that depend on `before` are those that a task would get now.
 
     Args:
-        before: as `verdicts` has made it, perhaps an earlier version of it, which wrote defaults out.
+        before: as `verdicts` has made it, or EvalFlow 0.1, which wrote defaults out.
         now: as it makes it now.
+        answers: what the answers depend on, as the cell has it: 0.1 had all of the benchmark's settings there.
+        defaults: of the benchmark's settings.
     """
+    if SCHEMA in before:
+        return dict(before) == dict(now)
     older = {**before, "models": [_judge_model(item, "") for item in before.get("models") or ()]}
+    older[SCHEMA] = VERSION
+    settings = (answers or {}).get("dataset_args")
+    older["dataset_args"] = _dataset_args(settings, defaults or {}, (Effect.SCORING,))
     older["contract"] = without_defaults(before.get("contract") or {}, JUDGE_CONTRACT)
     return fact_values.plain(without_defaults(older, JUDGE)) == dict(now)
 
@@ -139,6 +152,32 @@ def compare_predictions(
     return compare(_as_of_today(before, defaults or {}), facts, NOT_IN_0_1)
 
 
+def completed(
+    before: Mapping[str, Any], now: Mapping[str, Any], unknown: Iterable[str], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts of saved answers, with today's in place of those that are unknown.
+
+    Args:
+        before: what the cell has.
+        now: what `predictions` makes now.
+        unknown: their names, as `Compared.unknown` has them.
+        defaults: of the benchmark's settings.
+    """
+    found = dict(before) if SCHEMA in before else {**_as_of_today(before, defaults), SCHEMA: VERSION}
+    for name in unknown:
+        whole, _, part = name.partition(".")
+        whole = f"deploy.{whole}" if f"deploy.{whole}" in now or f"deploy.{whole}" in found else whole
+        value = now.get(whole)
+        if not part:
+            if value not in (None, UNKNOWN):
+                found[whole] = value
+        elif isinstance(value, Mapping) and value.get(part) not in (None, UNKNOWN):
+            found[whole] = {**(found.get(whole) or {}), part: value[part]}
+    if "checkpoint" in unknown and fact_values.HUB in (now.get("checkpoint") or {}):
+        found["checkpoint"] = before.get("checkpoint")  # it is not here to be looked at
+    return dict(sorted(found.items()))
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What has changed, in words, such as "limit was 4 and is 8"."""
     return [item.text for item in compare_predictions(before, now).differences]
@@ -147,8 +186,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _as_of_today(before: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of EvalFlow 0.1, which wrote defaults out, without them."""
     found = without_defaults(before, STOCK)
+    if found.get("engine") == REMOTE:
+        found.pop("deploy.chat_template", None)  # an API that runs elsewhere has its own
     found["sandbox"] = _sandbox(before)
-    found["dataset_dir"] = _absolute(before.get("dataset_dir"))
+    found["dataset_dir"] = _dataset_dir(before.get("dataset_dir"))
     found["dataset_args"] = _dataset_args(before.get("dataset_args"), defaults)
     backend = str(before.get("backend"))
     generation = {
@@ -174,6 +215,7 @@ def _of_engine(task: Task, model: ModelConfig, deploy: DeployConfig) -> dict[str
         "deploy.extra_args": {name: [*map(fact_values.argument, values)] for name, values in options.items()},
         "deploy.env_vars": _variables(engine, deploy, shell=task.flow.mode != "judge"),
         "deploy.max_model_len": engine.context_length(model, deploy) or UNKNOWN,
+        "deploy.chat_template": fact_values.template(deploy.chat_template),
     }
 
 
@@ -195,8 +237,13 @@ def _generation(given: Any, backend: str) -> dict[str, Any]:
     if not isinstance(given or {}, Mapping):
         return {"generation_config": given}  # EvalScope parses it
     settings = {str(name): value for name, value in (given or {}).items() if value is not None}
-    kept = _counting(settings or _NO_GENERATION.get(backend, {}), GENERATION)
+    kept = _without_vlmevalkits(_counting(settings or _NO_GENERATION.get(backend, {}), GENERATION), backend)
     return {f"generation_config.{name}": value for name, value in kept.items()}
+
+
+def _without_vlmevalkits(settings: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    defaults = _VLMEVALKIT_DEFAULTS if backend == "VLMEvalKit" else {}
+    return {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
 
 
 def _counting(settings: Mapping[str, Any], lines: Mapping[str, Setting]) -> dict[str, Any]:
@@ -259,10 +306,16 @@ def _judge_model(given: Any, backend: str) -> Any:
         found.pop("judge_id", None)
     generation = found.get("generation_config")
     if isinstance(generation, Mapping):
-        generation = _counting(generation, GENERATION)
+        generation = _without_vlmevalkits(_counting(generation, GENERATION), backend)
         found["generation_config"] = {} if backend == "Native" and generation == _NO_JUDGE_GENERATION else generation
     patience = ("timeout", "retries", "retry_interval", "max_retries")  # 0.1 knew them here
     return {name: value for name, value in _counting(found, JUDGE_MODEL).items() if name not in patience}
+
+
+def _dataset_dir(path: Any) -> Any:
+    """Where datasets are kept, unless it is EvalScope's default."""
+    default = os.path.join(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope/hub", "datasets")
+    return None if _absolute(path) == _absolute(default) else _absolute(path)
 
 
 def _absolute(path: Any) -> Any:

@@ -39,12 +39,14 @@ from evalscope_evalflow.events.run_events import (
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import fact_values, fingerprints
+from evalscope_evalflow.run.answer_batches import BatchesSubscriber
 from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
 from evalscope_evalflow.run.collect import collect, finished
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.overlap import OverlapMeter
 from evalscope_evalflow.run.resume import Remaining, remaining
+from evalscope_evalflow.run.saved_identity import settle
 from evalscope_evalflow.run.subscribers import CellsSubscriber, ExecutorSubscriber, RegistrySubscriber
 from evalscope_evalflow.state import disk, failures
 from evalscope_evalflow.state.record import Record
@@ -80,6 +82,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
     with ExitStack() as cleanup:
         cleanup.enter_context(run.lock_folder())
         run.subscribe(ModelDisplay(reporter, run.model.name))
+        run.update_cells(settle(run.task, run.model, run.saved()))
         done = finished(run)
         if done is not None:
             return done
@@ -89,6 +92,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
         run.subscribe(_record(run))
         run.subscribe(RegistrySubscriber(entry))
         run.subscribe(CellsSubscriber(run))
+        run.subscribe(BatchesSubscriber(run))
         run.subscribe(OverlapMeter(run.emit))
         run.subscribe(ExecutorSubscriber(run.control))
         output = reporter.output_of(run.model.name) if reporter.forward else None
@@ -165,6 +169,10 @@ def _prepare(run: Run) -> Remaining:
     }
     for dataset, facts in fingerprints.predictions_on(task, model, left.infer).items():
         changes.setdefault(dataset, {}).update(predictions=facts, cause=cause, report=None, error=None)
+    saved = run.saved()
+    for dataset in left.infer:
+        if saved.cell(dataset).accepted:
+            changes[dataset]["mixed"] = True
     run.update_cells(changes)
     return left
 

@@ -10,7 +10,7 @@ from evalscope_evalflow.config import ModelConfig, keys
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement_check import check_placement
-from evalscope_evalflow.engines import check_engine, resolve_engine
+from evalscope_evalflow.engines import check_engine, resolve_engine, version_note
 from evalscope_evalflow.engines.remote import is_url
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import host_checks
@@ -88,6 +88,9 @@ def _problems(
             yield from error.problems
             continue
         yield from check_engine(engine, model, deploy, log, seen)
+        unchecked = version_note(engine, deploy)
+        if unchecked:
+            notify(unchecked)
         if engine.local and on_this_machine:
             yield from check_placement(engine, model, deploy, notify)
             yield from host_checks.check_port(deploy, notify)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, Saved, load_backend
 from evalscope_evalflow.backends.selection import Change
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.events import spending
 from evalscope_evalflow.run import fingerprints
 from evalscope_evalflow.run.saved_identity import identities, refusals
 from evalscope_evalflow.state import failures
+from evalscope_evalflow.state.cells import Cell
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Remaining:
         verdicts: those of them for which the judge, if there is one, is asked something.
         answers: number of saved answers, by dataset; empty where everything is asked again.
         permanent: samples that failed permanently and are not asked again, by dataset.
-        looked_at: datasets of `infer` that have changed, so that it is for the worker to find whether any answer is
-            missing.
+        looked_at: datasets of `infer` that have changed, or are over the budget, so that it is for the worker to find
+            whether anything is asked.
+        changes: how datasets differ from what is answered.
     """
 
     infer: list[str] = field(default_factory=list)
@@ -37,6 +41,7 @@ class Remaining:
     answers: dict[str, int] = field(default_factory=dict)
     permanent: dict[str, int] = field(default_factory=dict)
     looked_at: list[str] = field(default_factory=list)
+    changes: dict[str, Change] = field(default_factory=dict)
 
     @property
     def phases(self) -> list[str]:
@@ -66,21 +71,25 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
     saved = saved or load_backend(task.flow.backend).look(task, model)
     results = {} if mode == "infer" else {item.dataset: item for item in saved.results({})}
     found = Remaining(answers={dataset: saved.answers(dataset) for dataset in task.datasets})
+    room = has_room(task, model)
     for dataset in task.datasets:
         cell, change = saved.cell(dataset), saved.change(dataset)
+        if change is not None:
+            found.changes[dataset] = change
         missing = not all_answered(task, model, saved, dataset)
         if mode != "judge":
             if missing or change is not None:
                 found.infer.append(dataset)
             else:
                 found.permanent[dataset] = max(0, (saved.requested(dataset) or 0) - found.answers[dataset])
-            if not missing and change is not None and change.may_ask_nothing:
+            may_look = not missing and change is not None and change.may_ask_nothing
+            if may_look or (dataset in found.infer and not room):
                 found.looked_at.append(dataset)
         if mode == "infer":
             continue
         earlier = 0
         judge = fingerprints.verdicts(task, dataset)
-        if cell.verdicts is not None and not fingerprints.same_verdicts(cell.verdicts, judge):
+        if cell.verdicts is not None and not _same_judge(task, dataset, cell, judge):
             found.rejudge.append(dataset)
             earlier = saved.earlier_verdicts(dataset, judge)
         asks = missing and mode != "judge"
@@ -93,6 +102,17 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
             if asks or (dataset not in found.rejudge and results[dataset].fallbacks):
                 found.verdicts.append(dataset)
     return found
+
+
+def has_room(task: Task, model: ModelConfig) -> bool:
+    """Whether the budget of tokens, if there is one, may hold another answer of a model."""
+    tokens = task.flow.caps.tokens
+    if tokens is None:
+        return True
+    generation = task.generation_config(model)
+    max_tokens = generation.get("max_tokens") if isinstance(generation, Mapping) else None
+    used = spending.read(task.folder(model) / "evalflow" / spending.FILE).tokens
+    return spending.room_for_an_answer(tokens, used, max_tokens if isinstance(max_tokens, int) else None)
 
 
 class Survey:
@@ -124,8 +144,14 @@ def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> 
     missing = requested - saved.answers(dataset)
     if missing <= 0:
         return True
-    permanent = [item for item in saved.failures(dataset) if not item.transient]
+    permanent = [item for item in saved.failures(dataset) if item.stands]
     return missing <= len(permanent) and cell.cause == failures.cause(task, model)
+
+
+def _same_judge(task: Task, dataset: str, cell: Cell, judge: Mapping[str, Any]) -> bool:
+    """Whether a cell's verdicts are those of the judge, and of the way to score, that the task has now."""
+    defaults = fingerprints.dataset_defaults(task, dataset)
+    return fingerprints.same_verdicts(cell.verdicts or {}, judge, cell.predictions, defaults)
 
 
 def _judged(saved: Saved, result: DatasetResult) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from evalscope_evalflow.backends import Saved
 from evalscope_evalflow.config import ModelConfig
@@ -54,6 +55,41 @@ def identities(task: Task, model: ModelConfig, saved: Saved) -> list[SavedIdenti
         accepted = [item for item in differences if item not in refused]
         found.append(SavedIdentity(dataset, refused, accepted, compared.unknown))
     return found
+
+
+def settle(task: Task, model: ModelConfig, saved: Saved) -> dict[str, dict[str, Any]]:
+    """What a run writes down of saved answers before it uses them, as fields of cells, by dataset.
+
+    Accepted differences stay beside the scores. What was unknown counts, from now on, as it is today, and so is
+    reported once.
+
+    Args:
+        task: the task, of which nothing is refused.
+        model: one of its models.
+        saved: what the model's run folder holds.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    for item in identities(task, model, saved):
+        cell = saved.cell(item.dataset)
+        fields: dict[str, Any] = {}
+        if item.accepted:
+            texts = [*(cell.accepted or ()), *(difference.text for difference in item.accepted)]
+            fields["accepted"] = list(dict.fromkeys(texts))
+        elif cell.accepted and not cell.mixed:
+            fields["accepted"] = None
+        if item.unknown and task.flow.mode != "judge":  # which tells nothing of what the engine was
+            defaults = fingerprints.dataset_defaults(task, item.dataset)
+            now = fingerprints.predictions(task, model, item.dataset)
+            fields["predictions"] = fingerprints.completed(cell.predictions or {}, now, item.unknown, defaults)
+            fields["assumed"] = sorted({*(cell.assumed or ()), *item.unknown})
+            judge = fingerprints.verdicts(task, item.dataset)
+            if cell.verdicts is not None and fingerprints.same_verdicts(
+                cell.verdicts, judge, cell.predictions, defaults
+            ):
+                fields["verdicts"] = judge  # 0.1 had a part of it among the answers' facts
+        if fields:
+            changes[item.dataset] = fields
+    return changes
 
 
 def refusals(saved: Saved, found: Iterable[SavedIdentity]) -> Iterator[Problem]:

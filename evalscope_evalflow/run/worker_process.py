@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import keys
+from evalscope_evalflow.config.api_url import split_api_url
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.loopback import no_proxy_variables
 from evalscope_evalflow.errors import WorkerError
 from evalscope_evalflow.events.base import Event, parse
 from evalscope_evalflow.events.worker_events import WorkerExited, WorkerFailed
 from evalscope_evalflow.events.worker_requests import JudgeAnswers, ModelReady, StartTask, WorkerRequest
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
+from evalscope_evalflow.run.url_parts import UrlParts
 from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.worker import credentials as secrets
+from evalscope_evalflow.worker.api_clients import URL_PARTS
 
 _FOLDER = Path(secrets.__file__).parent  # run by its path
 # How ModelScope (in Chinese, too), Hugging Face and their HTTP clients say that something cannot be downloaded.
@@ -59,6 +63,7 @@ class Worker:
         *,
         env: Environment,
         api_key: str,
+        api_url: str | None = None,
         log: Path,
         run_id: str,
         on_event: Callable[[Event], None],
@@ -71,6 +76,7 @@ class Worker:
             request: what to do; keys in it may be SecretStr or `${VAR}`.
             env: environment that has EvalScope.
             api_key: key of the model's endpoint.
+            api_url: the model's API, where that is not ours; it may hold user, password and query.
             log: file for what EvalScope prints.
             run_id: identifies every process of the run.
             on_event: is called, in a thread, with every event; the last one is WorkerExited.
@@ -80,15 +86,17 @@ class Worker:
         self.log = log
         self._on_event = on_event
         found: dict[str, str] = {}
-        public = keys.to_environment(request.as_dict(), found, secrets.KEY_PREFIX)
-        self._keys = [key for key in (api_key, *found.values()) if key != keys.NO_KEY]
+        urls = UrlParts(api_url)
+        public = urls.taken_from(keys.to_environment(request.as_dict(), found, secrets.KEY_PREFIX))
+        found.update({f"{secrets.KEY_PREFIX}URL_{number}": secret for number, secret in enumerate(urls.secrets)})
+        self._keys = sorted({key for key in (api_key, *found.values()) if key != keys.NO_KEY}, key=len, reverse=True)
         status, status_end = os.pipe()
         variables = env.variables(os.environ)
         variables.update(found)
         variables.update({secrets.MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
         variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
-        variables.setdefault("no_proxy", "127.0.0.1,localhost")
-        variables.setdefault("NO_PROXY", variables["no_proxy"])
+        variables[URL_PARTS] = urls.as_json()
+        variables.update(no_proxy_variables(variables, urls.bases))
         self.process = SupervisedProcess(
             env.wrap([str(env.python), str(_FOLDER)]),
             env=variables,
@@ -111,7 +119,7 @@ class Worker:
 
     def go(self, api_url: str, judge_ahead: Sequence[str] = ()) -> None:
         """Let it ask the model, and the judge about one answer of each of these datasets."""
-        self._send(ModelReady(api_url, list(judge_ahead)))
+        self._send(ModelReady(split_api_url(api_url).base, list(judge_ahead)))
 
     def judge(self, at_once: int | None = None) -> None:
         """Let it judge what is saved; `at_once` answers at a time, where that is not what the task says."""
@@ -153,19 +161,17 @@ class Worker:
     def _listen(self, status: int) -> None:
         with os.fdopen(status, encoding="utf-8") as lines:
             for line in lines:
-                for key in self._keys:  # servers repeat keys in their errors
-                    line = line.replace(key, keys.MASK)
-                event = _parse_line(line)
+                event = _parse_line(line, self._keys)  # servers repeat keys in their errors
                 if event is not None:
                     self._on_event(event)
         self.process.exited.wait()
         self._on_event(WorkerExited())
 
 
-def _parse_line(line: str) -> Event | None:
-    """The event of a line; None for half a line, of a process that was killed."""
+def _parse_line(line: str, known: Sequence[str] = ()) -> Event | None:
+    """The event of a line, without keys; None for half a line, of a process that was killed."""
     try:
         data = json.loads(line)
     except ValueError:
         return None
-    return parse(data) if isinstance(data, dict) else None
+    return parse(secrets.mask_fields(data, known)) if isinstance(data, dict) else None

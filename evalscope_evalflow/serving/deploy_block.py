@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.devices.placement_check import check_placement
-from evalscope_evalflow.engines import check_engine, resolve_engine
+from evalscope_evalflow.engines import check_engine, resolve_engine, version_note
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.serving.deployment import Deployment
@@ -139,6 +139,9 @@ def _deployment(config: ModelConfig, settings: DeployConfig, log_dir: str | Path
     )
     if chosen.local:
         problems += check_placement(chosen, config, settings, warnings.warn)
+        note = version_note(chosen, settings)
+        if note and not problems:
+            warnings.warn(note, stacklevel=3)
     if not problems and config.api_url and not chosen.local:
         found = check_api("api_url", config.api_url, reveal(config.api_key), config.name)
         problems += [found] if found else []

@@ -13,6 +13,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.api_url import api_base, public_url
 from evalscope_evalflow.config.keys import NO_KEY, reveal
 from evalscope_evalflow.devices.nvml import split
 from evalscope_evalflow.devices.placement import choosing
@@ -22,7 +23,6 @@ from evalscope_evalflow.processes import cleanup
 from evalscope_evalflow.processes.exit_reason import Exit
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
-from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.engine_failure import RetryableStartError, engine_failure
 from evalscope_evalflow.serving.engine_identity import Identity, identity
@@ -179,7 +179,7 @@ class Deployment:
             for state in (EngineState.STARTING, EngineState.READY):
                 self._machine.to(state)
             if self._entry is not None:
-                self._entry.set(api_url=http.public(self._endpoint().api_url))
+                self._entry.set(api_url=public_url(self._endpoint().api_url))
             return
         if self._request.entry is None:
             with contextlib.suppress(OSError):
@@ -273,7 +273,7 @@ class Deployment:
         return self._endpoint()
 
     def _endpoint(self) -> Endpoint:
-        url = self._server.api_url if self._server is not None else http.api_base(self.model.api_url or "")
+        url = self._server.api_url if self._server is not None else api_base(self.model.api_url or "")
         return Endpoint(url, self.model.served_name, self.api_key)
 
     def _fail(self) -> None:

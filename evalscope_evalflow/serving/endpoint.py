@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from evalscope_evalflow.config.api_url import split_api_url
 from evalscope_evalflow.config.keys import NO_KEY
-from evalscope_evalflow.serving import http
+from evalscope_evalflow.config.loopback import is_loopback
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -17,7 +19,7 @@ class Endpoint:
     """An OpenAI-compatible API that serves a model.
 
     Attributes:
-        api_url: base URL, ending in `/v1` for local engines.
+        api_url: base URL, ending in `/v1` for local engines; one of an API that runs elsewhere may have a query.
         model: the name to request.
         api_key: the key to send; "EMPTY" where the API asks for none.
     """
@@ -28,9 +30,14 @@ class Endpoint:
 
     def client(self, **options: Any) -> OpenAI:
         """A client of the openai package; `options` go to its constructor."""
-        import httpx
-        from openai import OpenAI
+        import openai
 
-        if http.is_loopback(self.api_url):
-            options.setdefault("http_client", httpx.Client(trust_env=False))  # no proxy between us
-        return OpenAI(base_url=self.api_url, api_key=self.api_key, **options)
+        url = split_api_url(self.api_url)
+        if is_loopback(url.base):  # no proxy between us, whatever the variables say; of them, only certificates count
+            direct = openai.DefaultHttpxClient(trust_env=False, verify=ssl.create_default_context())
+            options.setdefault("http_client", direct)
+        if url.query:
+            options.setdefault("default_query", url.query)
+        if url.authorization:
+            options.setdefault("default_headers", {"Authorization": url.authorization})
+        return openai.OpenAI(base_url=url.base, api_key=self.api_key, **options)

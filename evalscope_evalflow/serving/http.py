@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import ipaddress
 import json
 import ssl
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from evalscope_evalflow.config.keys import MASK
+from evalscope_evalflow.config.api_url import split_authorization
+from evalscope_evalflow.config.keys import mask_text
+from evalscope_evalflow.config.loopback import is_loopback
+from evalscope_evalflow.serving import socks_proxy
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Reply:
     """A server's answer; `status` 0 means that there was none, and `text` then says why.
 
     Attributes:
+        text: the body, or why there is none, as it may be shown.
         cut: whether the connection was refused or broken off, which a server that is only slow does not do.
         untrusted: why its TLS certificate is not trusted; empty if that is not what is wrong.
         tls: whether TLS failed, be it for that reason.
@@ -35,6 +38,8 @@ class Reply:
     untrusted: str = ""
     tls: bool = False
     retry_after: float | None = None
+    body: str | None = field(default=None, repr=False)  # as it came, for reading; None: the text
+    key: str = field(default="", repr=False)  # that servers like to repeat
 
     @property
     def ok(self) -> bool:
@@ -44,7 +49,7 @@ class Reply:
     def json(self) -> Any:
         """The body as JSON, or None where it is none."""
         with contextlib.suppress(ValueError):
-            return json.loads(self.text)
+            return json.loads(self.text if self.body is None else self.body)
         return None
 
     @property
@@ -55,28 +60,8 @@ class Reply:
             error = body.get("error", body)
             found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
             if found:
-                return str(found)[:500]
+                return mask_text(str(found), [self.key])[:500]
         return " ".join(self.text.split())[:500]
-
-
-def api_base(url: str) -> str:
-    """The base URL that clients take, from any form: with a slash at the end, or up to `/chat/completions`."""
-    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
-
-
-def public(url: str) -> str:
-    """A URL without user, password and query, any of which may be a key."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL leads to this machine, so that no proxy may be asked."""
-    host = ""
-    with contextlib.suppress(ValueError):
-        host = urlsplit(url).hostname or ""
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -110,11 +95,18 @@ def request(
     api_key = (api_key or "").strip()
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
+    url, basic = split_authorization(url)
+    if basic:  # as the openai package's client has it
+        headers["Authorization"] = basic
     data, cut, retry_after = None, False, None
     untrusted, tls = "", False
     if body is not None:
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
+    if not direct and not is_loopback(url) and socks_proxy.applies_to(url):
+        status, text, asked = socks_proxy.ask(url, headers, data, timeout_s)
+        shown = mask_text(text, [api_key])
+        return Reply(status, shown, retry_after=seconds_of(asked), body=text if status else None, key=api_key)
     try:
         with _opener(url, direct).open(urllib.request.Request(url, data, headers), timeout=timeout_s) as answer:
             status, text = answer.status, answer.read().decode("utf-8", "replace")
@@ -128,7 +120,8 @@ def request(
         tls = isinstance(reason, ssl.SSLError)
         if isinstance(reason, ssl.SSLCertVerificationError):
             untrusted = reason.verify_message or text
-    return Reply(status, text.replace(api_key, MASK) if api_key else text, cut, untrusted, tls, retry_after)
+    shown = mask_text(text, [api_key])
+    return Reply(status, shown, cut, untrusted, tls, retry_after, body=text if status else None, key=api_key)
 
 
 def _opener(url: str, direct: bool) -> urllib.request.OpenerDirector:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt
 
+from evalscope_evalflow.config.api_url import api_base, endpoint_of, public_url
 from evalscope_evalflow.errors import Problem, nearest
 from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.readiness import listed_models, one_token
@@ -33,9 +34,9 @@ def check_api(
     Returns:
         What is wrong, or None.
     """
-    base = http.api_base(url)
-    shown = http.public(base)
-    listing = http.request(f"{base}/models", api_key=api_key, timeout_s=TIMEOUT_S)
+    base = api_base(url)
+    shown = public_url(base)
+    listing = http.request(endpoint_of(base, "/models"), api_key=api_key, timeout_s=TIMEOUT_S)
     if listing.status == 0:
         return _unreachable(where, base, shown, listing)
     if listing.status in (401, 403):
@@ -80,7 +81,7 @@ def _patiently(base: str, api_key: str | None, model: str) -> http.Reply:
     body = one_token(model)
 
     def ask() -> http.Reply:
-        reply = http.request(f"{base}/chat/completions", api_key=api_key, body=body, timeout_s=TIMEOUT_S)
+        reply = http.request(endpoint_of(base, "/chat/completions"), api_key=api_key, body=body, timeout_s=TIMEOUT_S)
         if reply.status == 400 and "max_completion_tokens" in reply.text and "max_tokens" in body:
             body["max_completion_tokens"] = body.pop("max_tokens")
             return ask()

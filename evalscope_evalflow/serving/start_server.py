@@ -9,6 +9,7 @@ from collections.abc import Callable
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import is_secret_name, reveal
+from evalscope_evalflow.config.loopback import no_proxy_variables
 from evalscope_evalflow.devices.nvml import CUDA_VISIBLE_DEVICES, split
 from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, Engine, command_of
@@ -65,12 +66,13 @@ def prepare_server(
         limits = _device_variables(deploy)
         public = {**limits, **command.env, **deploy.env_vars}  # as written: a reference may be to a key
         shown = [f"{name}={shlex.quote(public[name])}" for name in public if name not in secret]
+        variables = {**env.variables(os.environ), **limits, **command.env, **values}
         launch = Launch(request.run_id, env.wrap(command.argv), shown, placement, identity)
         request.log.parent.mkdir(parents=True, exist_ok=True)
         variables = {**env.variables(os.environ), **limits, **command.env, **values}
         process = SupervisedProcess(
             launch.argv,
-            env={**cache_variables(variables), **variables},
+            env={**cache_variables(variables), **variables, **no_proxy_variables(variables)},
             log=request.log,
             run_id=f"{request.run_id}-engine",
             secrets=secret,

@@ -31,6 +31,12 @@ class Cell:
         counted: rows of its files, so that they need not be counted again while a file is as it was: by the file's
             path in the run folder, [bytes, when it was written (ns since the epoch), rows].
         error: what ended its last run before its report; None: nothing did.
+        accepted: what was another setting when its answers were made, in words, and was accepted.
+        mixed: whether answers were added while there were such differences; else these are forgotten when the task is
+            again as it was.
+        assumed: names of what was not recorded when its answers were made, and was taken to be as it was later.
+        batches: what its answers came from, in their order: for each engine, or way to run one, a mapping with `from`
+            (answers that were there before) and what is known of it (see run/answer_batches.py).
         metrics_failed: metrics that could not be computed: of how many samples, and what went wrong with the first.
     """
 
@@ -42,6 +48,10 @@ class Cell:
     report: int | None = None
     counted: dict[str, list[int]] | None = None
     error: str | None = None
+    accepted: list[str] | None = None
+    mixed: bool | None = None
+    assumed: list[str] | None = None
+    batches: list[dict[str, Any]] | None = None
     metrics_failed: dict[str, Any] | None = None
 
 

@@ -29,7 +29,7 @@ from evalscope_evalflow.events.run_events import (
     RunStarted,
     WorkPlanned,
 )
-from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
 
 FOLDER = "evalflow"
 OURS = "evalscope-evalflow"
@@ -104,7 +104,11 @@ class Record:
         """
         new = self.folder / ".run.json.new"  # one run a folder: nobody else writes it
         try:
-            new.write_text(json.dumps(self._data, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+            new.write_text(
+                json.dumps(self._data, indent=2, ensure_ascii=False, default=str) + "\n",
+                encoding="utf-8",
+                errors=ESCAPED,
+            )
             new.replace(self.folder / "run.json")
         finally:
             new.unlink(missing_ok=True)
@@ -222,7 +226,7 @@ def mark_dead(run_folder: Path, run_id: str) -> None:
     new = run_folder / FOLDER / ".run.json.new"
     with suppress(OSError):
         try:
-            new.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            new.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPED)
             new.replace(run_folder / FOLDER / "run.json")
         finally:
             new.unlink(missing_ok=True)

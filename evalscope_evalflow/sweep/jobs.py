@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+from evalscope_evalflow.config.api_url import api_base
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.run.preflight import judges
 from evalscope_evalflow.run.resume import Survey
-from evalscope_evalflow.serving.http import api_base
 from evalscope_evalflow.sweep.job import Job, single_model_task
 from evalscope_evalflow.sweep.order import Order, Part, best_order
 from evalscope_evalflow.sweep.size import samples, size

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.devices.claims import Claim, claim
 from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.engines import resolve_engine
@@ -36,6 +37,6 @@ def claim_here(job: Job) -> Claim:
     model, deploy = job.model, job.deploy
     engine = resolve_engine(model, deploy)
     if not engine.local:
-        api = urlsplit(model.api_url or "").netloc
+        api = urlsplit(public_url(model.api_url or "")).netloc
         return Claim(tuple(f"the API at {api} ({number + 1})" for number in range(AT_ONCE)), 1)
     return claim(engine, model, deploy)

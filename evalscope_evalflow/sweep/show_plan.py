@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim, settle
@@ -21,6 +22,7 @@ from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, command_of, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
+from evalscope_evalflow.run.purchase import budget_lines, purchase
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
@@ -39,18 +41,24 @@ class Cell:
             none are.
         answers: how many answers are saved.
         permanent: samples that failed permanently, and are not asked again.
+        change: how it differs from what is answered, in words; empty where it does not.
     """
 
     dataset: str
     state: Literal["done", "answered", "started", "to do"]
     answers: int = 0
     permanent: int = 0
+    change: str = ""
 
     def __str__(self) -> str:
-        answers = f", {self.answers} answers are saved" if self.answers else ""
-        return f"{self.dataset}: {self.state}{answers}" + (
-            f", {self.permanent} failed permanently" if self.permanent else ""
-        )
+        parts = [f"{self.dataset}: {self.state}"]
+        if self.answers:
+            parts.append(f"{self.answers} answers are saved")
+        if self.permanent:
+            parts.append(f"{self.permanent} failed permanently")
+        if self.change:
+            parts.append(f"{self.change}, and answers to the same questions count")
+        return ", ".join(parts)
 
 
 def cells(task: Task, model: ModelConfig, left: Remaining | None = None) -> list[Cell]:
@@ -67,11 +75,12 @@ def cells(task: Task, model: ModelConfig, left: Remaining | None = None) -> list
     found = []
     for dataset in task.datasets:
         answers = left.answers[dataset]
+        change = left.changes[dataset].value if answers and dataset in left.changes else ""
         if dataset in left.infer:
-            found.append(Cell(dataset, "started" if answers else "to do", answers))
+            found.append(Cell(dataset, "started" if answers else "to do", answers, change=change))
         else:
             state: Literal["answered", "done"] = "answered" if dataset in left.judge else "done"
-            found.append(Cell(dataset, state, answers, left.permanent.get(dataset, 0)))
+            found.append(Cell(dataset, state, answers, left.permanent.get(dataset, 0), change))
     return found
 
 
@@ -118,6 +127,10 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
             console.print("  no engine: every answer that can be had is saved")
         else:
             console.print("  nothing is left to do")
+        if left.phases:
+            console.print(f"  {escape(str(purchase(task, model, left)))}")
+        for line in budget_lines(task, model):
+            console.print(f"  {escape(line)}")
         counts = answer_counts.read(task.folder(model))
         for cell in cells(task, model, left):
             console.print(f"  {escape(str(cell))}")
@@ -169,7 +182,7 @@ def _serving(job: Job, turn: _Turn, waiting: int) -> list[str]:
     model, deploy, claim = job.model, job.deploy, turn.claim
     engine = resolve_engine(model, deploy)
     if not engine.local:
-        return [f"{engine.name}: {model.api_url}, which answers"]
+        return [f"{engine.name}: {public_url(model.api_url or '')}, which answers"]
     if waiting and not claim.measured:
         settings = settle(engine, model, deploy, claim, claim.devices, waiting)
         deploy = deploy.model_copy(update=settings or {})

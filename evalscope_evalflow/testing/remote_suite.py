@@ -19,6 +19,7 @@ from typing import ClassVar
 import pytest
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.api_url import api_base
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import protect
 from evalscope_evalflow.engines import Engine, load_engine
@@ -122,12 +123,12 @@ class APIConformance:
     @area("readiness")
     @pytest.mark.parametrize("end", ["", "/", "/chat/completions", "/chat/completions/"])
     def test_preflight_finds_it_well_in_every_form_of_its_url(self, tested: API, end: str) -> None:
-        assert tested.problem(tested.key, tested.name, http.api_base(tested.url) + end) is None
+        assert tested.problem(tested.key, tested.name, api_base(tested.url) + end) is None
 
     @area("readiness")
     def test_it_is_ready_at_once_and_answers(self, tested: API, deployment: Deployment) -> None:
         endpoint = deployment.wait_ready()
-        assert endpoint.api_url == http.api_base(tested.url)
+        assert endpoint.api_url == api_base(tested.url)
         assert tested.chat(endpoint) == 200
 
     @area("key")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
+import re
+from collections.abc import Iterable
 from typing import Any
 
 KEY_PREFIX = "EVALFLOW_KEY_"  # variables that the parent puts keys into
 MODEL_KEY = "EVALSCOPE_API_KEY"  # read by EvalScope where a task has no key of its own
 MASK = "**********"
+SHORT = 8  # characters; a key of fewer may be an ordinary word
+# Fields of messages that programs read, ours and servers': they are never changed.
+NO_TEXT = frozenset({"event", "kind", "dataset", "subset", "sample", "code", "type", "param", "object", "status"})
 
 
 def resolve(node: Any, secret: bool = False) -> Any:
@@ -35,11 +41,31 @@ def known_keys() -> list[str]:
     return sorted({key for key in found if key and key != "EMPTY"}, key=len, reverse=True)
 
 
+def mask_text(text: str, keys: Iterable[str]) -> str:
+    """A text that is shown, without keys. A short key is masked where it is a word: it may be a part of any other."""
+    for key in keys:
+        text = text.replace(key, MASK) if len(key) >= SHORT else re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", MASK, text)
+    return text
+
+
+def mask_fields(data: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """A parsed message without keys in its texts; what it is about, and of what kind, stays as it is."""
+    keys = tuple(keys)
+
+    def convert(node: Any, name: str = "") -> Any:
+        if isinstance(node, dict):
+            return {key: convert(value, str(key)) for key, value in node.items()}
+        if isinstance(node, list):
+            return [convert(value, name) for value in node]
+        return mask_text(node, keys) if isinstance(node, str) and name not in NO_TEXT else node
+
+    masked_data: dict[str, Any] = convert(data)
+    return masked_data
+
+
 def masked(text: str) -> str:
     """A text without keys."""
-    for key in known_keys():
-        text = text.replace(key, MASK)
-    return text
+    return mask_text(text, known_keys())
 
 
 def mask_keys() -> None:
@@ -50,10 +76,7 @@ def mask_keys() -> None:
     format_record = logging.Handler.format
 
     def format_masked(self: logging.Handler, record: logging.LogRecord) -> str:
-        text = format_record(self, record)
-        for key in known:
-            text = text.replace(key, MASK)
-        return text
+        return mask_text(format_record(self, record), known)
 
     logging.Handler.format = format_masked  # type: ignore[method-assign]
     for name in ("httpx", "httpx2"):  # which of them openai uses depends on its version
@@ -61,14 +84,25 @@ def mask_keys() -> None:
             _mask_errors(importlib.import_module(name).Response, known)
 
 
+def mask_body(body: bytes, keys: Iterable[str]) -> bytes:
+    """The body of an error without keys; JSON stays the JSON that it is."""
+    text = body.decode("utf-8", "replace")
+    if not any(key in text for key in keys):
+        return body
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return mask_text(text, keys).encode()
+    return json.dumps(mask_fields({"": data}, keys)[""]).encode()
+
+
 def _mask_errors(response_class: Any, known: list[str]) -> None:
     """Mask keys in the body of every reply that is an error. An answer is never touched: a key may be a word of it."""
     read, aread = response_class.read, response_class.aread
 
     def masked(response: Any) -> bytes:
-        if response.is_error:
-            for key in known:
-                response._content = response._content.replace(key.encode(), MASK.encode())
+        if response.is_error and known:
+            response._content = mask_body(response._content, known)
         return bytes(response._content)
 
     def read_masked(self: Any) -> bytes:

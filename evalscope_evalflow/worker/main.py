@@ -19,11 +19,13 @@ from evalscope_evalflow.events.worker_events import (
 )
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.api_calls import ApiCalls
+from evalscope_evalflow.worker.api_clients import patch_clients
 from evalscope_evalflow.worker.channel import Channel, open_channel
 from evalscope_evalflow.worker.circuit import Pace
 from evalscope_evalflow.worker.credentials import mask_keys
 from evalscope_evalflow.worker.priority import give_way
 from evalscope_evalflow.worker.request_slots import RequestSlots
+from evalscope_evalflow.worker.unicode_text import mend_texts
 
 BACKENDS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "backends")
 OURS = "evalscope_evalflow.backends"
@@ -77,6 +79,8 @@ def run(request: StartTask, channel: Channel) -> None:
         slots=RequestSlots(*request.request_slots) if request.request_slots else None,
     )
     with contextlib.suppress(ImportError):  # a backend of somebody's own may ask models by other means
+        patch_clients()
+        mend_texts()
         calls.install()
     channel.emit(WorkerImported())
     if "infer" in request.phases:

@@ -14,7 +14,8 @@ import urllib.request
 from collections.abc import Collection
 from typing import Any
 
-from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.worker.api_clients import is_loopback
 from evalscope_evalflow.worker.credentials import masked
 
 # Servers' words for a prompt that does not fit: OpenAI and vLLM, llama.cpp, DashScope, SGLang, Anthropic's gateway.
@@ -103,7 +104,7 @@ class Failures:
             "dataset": dataset, "subset": subset, "sample": sample,
             "kind": kind, "transient": transient, "message": " ".join(said.split())[:500], "cause": cause,
         }  # fmt: skip
-        with self._lock, open(self._file, "a", encoding="utf-8") as file:
+        with self._lock, open(self._file, "a", encoding="utf-8", errors=ESCAPED) as file:
             file.write(json.dumps(item, ensure_ascii=False, default=str) + "\n")
 
     def expect(self, dataset: str, subset: str, sample: Any, cause: str) -> None:
@@ -166,7 +167,7 @@ def models_listed(error: Any) -> str:
     if getattr(error, "status_code", None) != 404 or request is None:
         return ""
     url = str(request.url).split("?")[0].removesuffix("/chat/completions") + "/models"
-    handlers = [urllib.request.ProxyHandler({})] if request.url.host in ("127.0.0.1", "localhost", "::1") else []
+    handlers = [urllib.request.ProxyHandler({})] if is_loopback(str(request.url)) else []
     try:
         ask = urllib.request.Request(url)
         if "authorization" in request.headers:  # not for where a redirect leads

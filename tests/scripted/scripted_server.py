@@ -90,6 +90,38 @@ ERRORS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+# What real servers answer beside plain text: the message, and the finish reason.
+ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
+    "text": ({"content": "ANSWER: A"}, "stop"),
+    "thoughts-and-text": ({"content": "ANSWER: A", "reasoning_content": "Maybe B."}, "stop"),
+    "cut": ({"content": "Let me see. First"}, "length"),
+    "open-thought-cut": ({"content": "<think>Maybe A. But wait"}, "length"),
+    "thoughts-cut": ({"content": None, "reasoning_content": "Maybe A. But wait"}, "length"),
+    "only-thoughts": ({"content": "", "reasoning": "It is A."}, "stop"),
+    "only-tagged-thoughts": ({"content": "<think>It is A.</think>"}, "stop"),
+    "empty": ({"content": ""}, "stop"),
+    "null": ({"content": None}, "stop"),
+    "tool": (
+        {
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        "tool_calls",
+    ),
+    "refusal": ({"content": None, "refusal": "I cannot help with that."}, "stop"),
+    "filtered": ({"content": ""}, "content_filter"),
+    "aborted": ({"content": "Let me"}, "abort"),
+}
+
+
+def text_said(text: str) -> tuple[str, str]:
+    """`TEXT=ANSWER`, one of ANSWERS."""
+    found, name = text.rsplit("=", 1)
+    if name not in ANSWERS:
+        raise ValueError(name)
+    return found, name
+
+
 def text_form(text: str) -> tuple[str, str]:
     """`TEXT=FORM`."""
     found, form = text.rsplit("=", 1)
@@ -110,6 +142,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--answer-prompt", type=text_answer, action="append", default=[], metavar="TEXT=ANSWER",
         help="answer prompts that hold the text with this",
+    )  # fmt: skip
+    add(
+        "--say", type=text_said, action="append", default=[], metavar="TEXT=ANSWER",
+        help=f"answer prompts that hold the text as real servers do: {', '.join(ANSWERS)}",
     )  # fmt: skip
     start = parser.add_argument_group("the start")
     add = start.add_argument
@@ -359,11 +395,9 @@ def serve(script: Script) -> None:
             if body.get("stream"):
                 self.send(200, "text/event-stream", b"".join(chunks(script.name, text, usage)))
                 return
-            choice = {
-                "index": 0,
-                "message": {"role": "assistant", "content": text},
-                "finish_reason": args.finish_reason,
-            }
+            said = next((ANSWERS[name] for found, name in args.say if found in prompt), None)
+            message, reason = said or ({"content": text}, args.finish_reason)
+            choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": reason}
             self.reply(
                 200,
                 {

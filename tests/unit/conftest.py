@@ -90,6 +90,7 @@ def make_checkpoint(tmp_path):
         folder.mkdir(parents=True)
         config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096, **config}
         (folder / "config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text("{}")
         checkpoints.write_file(folder / "model.safetensors", [("model.norm.weight", "BF16", (64,))])
         return folder
 

@@ -65,7 +65,7 @@ def _compare(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = sorted(key for key in before.keys() | now.keys() if _digest(before.get(key)) != _digest(now.get(key)))
     raise ValueError(
         f"the answers on {name} that are saved here are those of another version of it ({', '.join(changed)} changed); "
-        "set `reuse: false` to archive them and start again"
+        "set `reuse: false` to archive them and start again, or `reuse: {accept: [dataset_args]}` to go on with them"
     )
 
 

@@ -63,11 +63,13 @@ class Native(Backend):
 
     def worker_settings(self, task: Task, model: ModelConfig) -> dict[str, Any]:
         saved = NativeSaved(task, model)
+        accepts = any(name.partition(".")[0] == "dataset_args" for name in task.flow.accepted)
         return {
             "chosen": chosen(task.stock),
             "content": {dataset: saved.content(dataset) for dataset in task.datasets},
             "judges": {dataset: judge_id(saved.cell(dataset).verdicts) for dataset in task.datasets},
-            "answered": [dataset for dataset in task.datasets if saved.answers(dataset)],
+            # Those whose prompts have to be as they were: another one may have been accepted.
+            "answered": [] if accepts else [dataset for dataset in task.datasets if saved.answers(dataset)],
         }
 
     def look(self, task: Task, model: ModelConfig) -> Saved:

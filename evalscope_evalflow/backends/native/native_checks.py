@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,13 @@ def _dataset_args_problems(task: Task, known: list[str], keys: tuple[str, ...]) 
                 yield Problem(f"{where}.{key}", "EvalScope would ignore it", nearest(str(key), keys))
         path = settings.get("local_path")
         if path and not Path(path).expanduser().exists():
-            yield Problem(f"{where}.local_path", f"{path} does not exist", "Give the folder that holds its files.")
+            yield Problem(f"{where}.local_path", _not_there(path), "Give the folder that holds its files.")
+
+
+def _not_there(path: str) -> str:
+    """What to say of a path that leads nowhere, with where it was looked for."""
+    full = os.path.abspath(os.path.expanduser(path))
+    return f"{path} does not exist" + ("" if full == path else f": neither {full}, nor beside the task's file")
 
 
 def _judge_problems(judge: Mapping[str, Any], known: Mapping[str, tuple[str, ...]]) -> Iterable[Problem]:

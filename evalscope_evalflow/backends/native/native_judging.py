@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from evalscope_evalflow.worker.budget import Budget
 from evalscope_evalflow.worker.credentials import masked
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
@@ -23,11 +24,12 @@ class JudgeFailed(Exception):
         super().__init__(f"{kind}: {said}" + (f" ({status})" if status else ""))
 
 
-def patch_judge(probe: JudgeProbe) -> None:
+def patch_judge(probe: JudgeProbe, budget: Budget) -> None:
     """Patch EvalScope's judge: errors are no replies, each is of a kind, and what a probe was told is not asked again.
 
     Args:
         probe: this worker's.
+        budget: what requests are counted by.
     """
     from evalscope.metrics import LLMJudge
 
@@ -40,8 +42,13 @@ def patch_judge(probe: JudgeProbe) -> None:
     def generate_or_say_why(self: Any, messages: Any) -> Any:
         judge = str(getattr(self, "judge_id", None) or self.model_id)
         asked = [[item.role, item.model_dump(mode="json", include={"content"})] for item in messages]
+
+        def ask() -> Any:
+            budget.judge_request()
+            return generate(self, messages)
+
         try:
-            return probe.ask(json.dumps([judge, self.api_url, asked]), lambda: generate(self, messages))
+            return probe.ask(json.dumps([judge, self.api_url, asked]), ask)
         except Exception as error:
             raise JudgeFailed(error) from error
 

@@ -8,6 +8,7 @@ said, without a value, and is made anew by the next run.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ def scores_only_verdicts(default: Any, folder: Path) -> Any:
         def __init__(self, **parts: Any) -> None:
             super().__init__(**parts)
             self._unjudged: dict[str, int] = {}  # samples without a verdict, by subset
+            self._judge_said = _ask_rules_only_before_the_judge(self.benchmark)
 
         def _review_task_state(self, task_state: Any) -> Any:
+            self._judge_said.nothing = False
             return without_a_rules_value(super()._review_task_state(task_state))
 
         def _aggregate_scores(self, *args: Any) -> Any:
@@ -58,6 +61,8 @@ def scores_only_verdicts(default: Any, folder: Path) -> Any:
             judge = _judge_summary(self._sample_scores_by_subset.values())
             if judge is not None and unjudged and not judge.scored:
                 agg_score_dict = {}  # what is left needed no judge, and stands for none that did
+            if not execution_summary.succeeded:
+                agg_score_dict = {}  # some benchmarks count what is missing as wrong
             report = super().get_report(agg_score_dict, execution_summary)
             report.judge_summary = judge
             name_headline(report)
@@ -98,6 +103,40 @@ def without_a_rules_value(sample_score: Any) -> Any:
         if summary.status.is_usable:
             score.judge_summary = summary.model_copy(update={"status": score.status, "scored": 0, "coverage": 0.0})
     return sample_score
+
+
+def _ask_rules_only_before_the_judge(benchmark: Any) -> threading.local:
+    """Have a benchmark compute no rule's score of a sample that the judge gave no verdict on.
+
+    It would not count; and what a rule lacks, such as data of a package, would be the reason that is given.
+
+    Args:
+        benchmark: EvalScope's, whose methods are replaced.
+
+    Returns:
+        Whether the judge said nothing, as `nothing`; to be set to False before each sample.
+    """
+    said = threading.local()
+    ask, rule = getattr(benchmark, "score_with_judge_contracts", None), getattr(benchmark, "match_score", None)
+    if ask is None or rule is None:
+        return said
+
+    def ask_judge(*args: Any, **options: Any) -> Any:
+        score = ask(*args, **options)
+        said.nothing = not score.status.is_usable
+        return score
+
+    def match(*args: Any, **options: Any) -> Any:
+        if not getattr(said, "nothing", False):
+            return rule(*args, **options)
+        from evalscope.api.metric import Score
+
+        return Score(
+            prediction=options.get("original_prediction"), extracted_prediction=options.get("filtered_prediction")
+        )
+
+    benchmark.score_with_judge_contracts, benchmark.match_score = ask_judge, match
+    return said
 
 
 def name_headline(report: Any) -> None:

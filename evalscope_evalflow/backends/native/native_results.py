@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -239,9 +240,10 @@ def metric(item: dict[str, Any], primary: Any) -> Metric:
     name = str(item.get("legacy_name") or identity.get("name") or item.get("name"))
     if identity.get("aggregation") not in (None, "mean"):
         dimensions.insert(0, str(identity["aggregation"]))
+    score = item.get("score")
     return Metric(
         f"{name} ({', '.join(dimensions)})" if dimensions else name,
-        item.get("score"),
+        score if score is None or math.isfinite(score) else None,  # the mean of nothing is NaN
         int(item.get("num") or 0),
         primary=primary is not None and identity == primary,
     )

@@ -24,7 +24,7 @@ _ANSWERS = ("answer", "answers", "label", "labels", "target", "gold", "response"
 _QUESTIONS = ("question", "query", "prompt", "problem", "instruction", "input", "text", "content")
 _OPTIONS = ("options", "choices", "option", "choice", "candidates", "answers")
 _LETTERS = "ABCDEFGHIJ"  # EvalScope's general_mcq reads ten
-_PLACEHOLDER = re.compile(r"<(image|video|audio)[_ ](\d+)>")
+_PLACEHOLDER = re.compile(r"<(image|video|audio)[_ ](\d{1,9})>")
 _MEDIA = ("image", "video", "audio")
 
 

@@ -49,7 +49,7 @@ def why_missing(review: dict[str, Any]) -> tuple[str, str, str]:
         known = _FAILED.match(error)
         return (known[1], known[2], "") if known else ("error", error, "")
     kinds = kinds_of(attempt.get("model_output") or {})
-    cut = " (it was cut off at its max_tokens)" if AnswerKind.CUT_OFF in kinds else ""
+    cut = "; it was cut off at its max_tokens" if AnswerKind.CUT_OFF in kinds else ""
     expected = _expected(attempt) + cut
     said = str(attempt.get("raw_response") or "").strip()
     if AnswerKind.ONLY_THOUGHTS in kinds or AnswerKind.OPEN_THOUGHT in kinds:
@@ -91,7 +91,9 @@ def drop_fallbacks(files: Iterable[Path]) -> int:
     dropped = 0
     for path in filter(Path.exists, files):
         keep, lost, rows = [], 0, 0
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        # No other sign than a newline ends a row: EvalScope writes U+2028 and its like as they are.
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        for line in re.findall(r"[^\n]*\n|[^\n]+", text):
             fallback = incomplete = False
             with contextlib.suppress(ValueError):  # half a line, of a process that was killed
                 row = json.loads(line)
@@ -101,7 +103,7 @@ def drop_fallbacks(files: Iterable[Path]) -> int:
                 keep.append(line)
         if len(keep) < rows:
             new = path.with_suffix(".new")
-            new.write_text("".join(keep), encoding="utf-8")
+            new.write_text("".join(keep), encoding="utf-8", errors="surrogateescape")
             os.replace(new, path)
         dropped += lost
     return dropped

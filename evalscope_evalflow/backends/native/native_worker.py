@@ -27,6 +27,7 @@ from evalscope_evalflow.backends.native.native_verdicts import is_fallback, why_
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
+from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import resolve
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry_only_what_is_transient
@@ -59,6 +60,7 @@ class NativeWorker:
         self.failures = Failures(request.failures_file, request.failure_cause)
         settings = self.stock_task.get("generation_config") or {}
         self.kinds = KindsFile(os.path.dirname(request.failures_file), settings.get("max_tokens"))
+        self.budget = Budget(os.path.dirname(request.failures_file), request.budget, settings.get("max_tokens"))
         self.probe = JudgeProbe(channel)
         self.datasets: list[str] = list(self.stock_task["datasets"])
         self.judging = False
@@ -80,7 +82,7 @@ class NativeWorker:
         self._look_at_evaluators()
         self.data.watch()
         retry_only_what_is_transient()
-        patch_judge(self.probe)
+        patch_judge(self.probe, self.budget)
         answered = self.request.settings.get("answered", self.datasets)
         check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json", answered)
 
@@ -118,10 +120,12 @@ class NativeWorker:
             if self.judging:
                 raise ValueError("the model is asked for while its answers are judged: set `mode: all`, and run again")
             # Not in the task: EvalScope takes a new port for a new task, and would not resume.
-            os.environ[_BASE_URL] = self.channel.wait_for_model(self._import_ahead)
+            ready = self.budget.has_room  # else no request is sent, and the model not waited for
+            os.environ[_BASE_URL] = self.channel.wait_for_model(self._import_ahead) if ready else NOWHERE
             # EvalScope unwraps keys for its judges, and not for the model's client.
             model = make(task_config.model_copy(update={"model_args": get_secret_value(task_config.model_args)}))
             refuse_error_texts(model)
+            self.budget.watch(model)
             return model
 
         model_module.get_model_with_task_config = make_when_ready
@@ -202,7 +206,8 @@ class NativeWorker:
 
     def _alone(self, dataset: str, evaluate: Callable[[], Any]) -> Any:
         """A dataset, which ends no other if it fails; if all do, the run ends as the first did."""
-        self.data.file = ""
+        self.data.begin()
+        self.budget.dataset = dataset
         try:
             return evaluate()
         except Exception as error:  # noqa: BLE001 - whatever a benchmark raises
@@ -225,7 +230,7 @@ class NativeWorker:
         self.failures.expect(dataset, subset, sample, cause)
         try:
             if missing:
-                raise Unanswered("bad_data", False, f"{missing[0]} does not exist")
+                raise Unanswered("bad_data", False, f"{self.data.row(subset, sample)}{missing[0]} does not exist")
             state = evaluator._predict_sample(item.sample, folder)
         except Exception as error:
             kind, transient = ("bad_data", False) if is_half_a_character(error) else classify(error)
@@ -234,8 +239,12 @@ class NativeWorker:
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
             raise
         self.kinds.add(dataset, subset, sample, kinds_of_output(state.output, tools=bool(item.sample.tools)))
-        with evaluator._prediction_cache_lock:
-            evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        try:
+            with evaluator._prediction_cache_lock:
+                evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        except Exception as error:
+            self.failures.add(dataset, subset, sample, cause, "saving", True, error_text(error))
+            raise
         item.prediction_persisted = True
         if dataset in self.channel.judge_ahead and getattr(evaluator.benchmark, "use_llm_judge", False):
             self.probe.offer(dataset, partial(_judge_ahead, evaluator, state))

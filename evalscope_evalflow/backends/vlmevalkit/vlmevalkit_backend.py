@@ -16,6 +16,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKit
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import VERSIONS, changed_places
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.eval_types import ASKED_BY
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
@@ -182,6 +183,11 @@ def _judge_problems(task: Task) -> Iterator[Problem]:
     models = judge.get("models") or []
     if isinstance(models, list) and len(models) > 1:
         yield Problem("judge.models", "VLMEvalKit asks one judge", f"Keep one of the {len(models)}.")
+    for number, model in enumerate([models] if isinstance(models, Mapping) else models):
+        eval_type = model.get("eval_type") if isinstance(model, Mapping) else None
+        if eval_type not in (None, *ASKED_BY):
+            what = f"is {eval_type!r}, but VLMEvalKit's judge is asked for chat completions (openai_api)"
+            yield Problem(f"judge.models.{number}.eval_type", what, "Leave it out.")
     if str(judge.get("repeats") or 1) != "1":
         yield Problem("judge.repeats", "VLMEvalKit asks its judge once", "Leave it out.")
     for name in _JUDGE_CANNOT:

@@ -11,6 +11,8 @@ from typing import Any
 
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of
 
+_REFERENCE = 64  # characters; a shorter picture is the index of another row
+
 
 class DataError(ValueError):
     """A dataset's file is not as it should be; the message says what to do."""
@@ -65,7 +67,8 @@ def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify
         where = f" from {url}" if url else ""
         if not file.exists():
             raise DataError(f"{dataset} cannot be downloaded{where} ({error}): put its file at {file}") from error
-        raise DataError(f"{dataset} cannot be read from {file}: {said(error)}") from error
+        row = row_without_picture(file) if isinstance(error, AssertionError) else ""
+        raise DataError(f"{dataset} cannot be read from {file}{row}: {said(error)}") from error
     if found is None:
         raise DataError(f"VLMEvalKit does not take {file}: it needs a column `question`")
     if type(found).__name__ == "CustomVQADataset":
@@ -76,7 +79,54 @@ def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify
         _check_indexes(dataset, file, found.data)
     _check_same(dataset, file, files)
     files.write(own=bool(own or kind is None))
+    if (own or kind is None) and getattr(found, "img_root", None):
+        from vlmeval.smp import decode_base64_to_image_file
+
+        renew_pictures(found.data, Path(found.img_root), file.stat().st_mtime_ns, decode_base64_to_image_file)
     return found
+
+
+def renew_pictures(data: Any, folder: Path, changed_ns: int, decode: Callable[[str, str], Any]) -> None:
+    """Write pictures anew that VLMEvalKit wrote before the dataset's file was changed: it would ask with the old ones.
+
+    Args:
+        data: the dataset's rows.
+        folder: where VLMEvalKit writes pictures.
+        changed_ns: when the dataset's file was changed (ns since the epoch).
+        decode: writes a picture in base64 to a file.
+    """
+    if "image" not in data or "image_path" in data or not folder.is_dir():  # paths are the user's own files
+        return
+    for index, pictures in zip(data["index"], data["image"], strict=True):
+        several = isinstance(pictures, list)
+        for number, picture in enumerate(pictures if several else [pictures]):
+            path = folder / (f"{index}_{number}.png" if several else f"{index}.jpg")
+            try:
+                if path.stat().st_mtime_ns >= changed_ns:
+                    continue
+            except OSError:
+                continue  # not written yet
+            new = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+            try:
+                decode(picture, str(new))
+                os.replace(new, path)  # at once: another run may be reading it
+            finally:
+                new.unlink(missing_ok=True)
+
+
+def row_without_picture(file: Path) -> str:
+    """Which row has a short text for a picture that is the index of no row; empty if none has."""
+    import pandas
+
+    try:
+        data = pandas.read_csv(file, sep="\t", usecols=["index", "image"], dtype=str).dropna()
+    except ValueError:  # it has no such columns, or cannot be read
+        return ""
+    whole = set(data["index"][data["image"].str.len() > _REFERENCE])
+    for number, index, picture in zip(data.index, data["index"], data["image"], strict=True):
+        if len(picture) <= _REFERENCE and picture not in whole:
+            return f", row {number + 1} (index {index})"
+    return ""
 
 
 def said(error: Exception) -> str:

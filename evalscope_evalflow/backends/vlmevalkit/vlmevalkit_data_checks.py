@@ -48,9 +48,11 @@ def data_problems(task: Task, notify: Callable[[str], None]) -> Iterator[Problem
         path = catalog.lmudata() / f"{dataset}.tsv"
         if not path.is_file():
             continue
-        look = _Look(dataset, DataFile(path, patience), scored=task.flow.mode != "infer")
+        # The published file is known by its MD5, and may have gigabytes.
+        published = task.flow.verify_md5 and _is_published(dataset, task.flow.worker_env, ask=False)
+        look = _Look(dataset, DataFile(path, Patience(0) if published else patience), task.flow.mode != "infer")
         problems, notes = look.problems(limit)
-        if problems and not look.broken and _is_published(dataset, task.flow.worker_env):
+        if not look.broken and (published or (problems and _is_published(dataset, task.flow.worker_env, ask=True))):
             continue  # its class has rules of its own
         yield from problems
         for note in as_notes(notes):
@@ -59,12 +61,12 @@ def data_problems(task: Task, notify: Callable[[str], None]) -> Iterator[Problem
             notify(f"{place(dataset, path)}: {look.file.looked_at()}")
 
 
-def _is_published(dataset: str, worker_env: str | None) -> bool:
-    """Whether VLMEvalKit has a dataset of this name; it may take half a minute to say so, once."""
+def _is_published(dataset: str, worker_env: str | None, *, ask: bool) -> bool:
+    """Whether VLMEvalKit has a dataset of this name; to be asked, it is imported once, for half a minute."""
     if dataset in catalog.DEFAULT_VLM_DATASETS:
         return True
     try:
-        return dataset in catalog.vlmevalkit_datasets(worker_env)
+        return dataset in catalog.vlmevalkit_datasets(worker_env, ask=ask)
     except (ConfigError, FileNotFoundError):  # it cannot be asked
         return False
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
 
 FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
 
@@ -31,6 +31,11 @@ _ESCAPE = re.compile("_x([0-9A-F]{4})_")  # how they write what XML cannot
 def model_type(name: str) -> str:
     """How VLMEvalKit's files name a model, as EvalScope makes it."""
     return os.path.basename(name).replace(":", "-").replace(".", "_")
+
+
+def datasets_in(work_dir: Path) -> set[str]:
+    """Datasets that a run folder has files of, and some names that are none."""
+    return {path.stem for path in (work_dir / "evalflow" / "vlmevalkit").glob("*.json")}
 
 
 class Files:
@@ -94,7 +99,7 @@ class Files:
         data = {"schema": SCHEMA, **self.read(), **changes}
         self.state.parent.mkdir(parents=True, exist_ok=True)
         new = self.state.with_suffix(".new")
-        new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8")
+        new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8", errors=ESCAPED)
         os.replace(new, self.state)
 
     def rows(self) -> dict[str, list[str]]:
@@ -149,7 +154,7 @@ class Files:
         if long:
             self.long.parent.mkdir(parents=True, exist_ok=True)
             new = self.long.with_suffix(".new")
-            new.write_text(json.dumps({**self._long(), **long}, ensure_ascii=False), encoding="utf-8")
+            new.write_text(json.dumps({**self._long(), **long}, ensure_ascii=False), encoding="utf-8", errors=ESCAPED)
             os.replace(new, self.long)
 
     def with_texts(self, data: Any) -> Any:
@@ -209,7 +214,7 @@ class Journal:
     def add(self, index: Any, prediction: str) -> None:
         """Save one."""
         line = json.dumps({"index": str(index), "prediction": prediction}, ensure_ascii=False) + "\n"
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
+        with self._lock, self._path.open("a", encoding="utf-8", errors=ESCAPED) as file:
             file.write(line)
 
 

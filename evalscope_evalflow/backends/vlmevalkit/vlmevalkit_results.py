@@ -12,7 +12,7 @@ from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.backends.native.native_results import metrics_of, read_json
 from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.selection import Change, change
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of, datasets_in
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import failures
@@ -90,8 +90,7 @@ class VLMEvalKitSaved(Saved):
     @cached_property
     def _datasets(self) -> set[str]:
         """Of the task, and of others in this folder."""
-        others = (path.stem for path in (self.folder / "evalflow" / "vlmevalkit").glob("*.json"))
-        return {*self.task.datasets, *others}
+        return {*self.task.datasets, *datasets_in(self.folder)}
 
     def _report(self, dataset: str) -> Path:
         """Where the report is, if there is one."""
@@ -125,4 +124,5 @@ class VLMEvalKitSaved(Saved):
             succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
             failed=requested - answered, report=path if report is not None else None, notes=notes,
             failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
+            left_out=left_out if report is not None else 0,
         )  # fmt: skip

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
+from evalscope_evalflow.engines.checkpoints.checkpoint_location import (
+    HUB_NAME,
+    gguf_files,
+    huggingface_cache,
+    is_gguf,
+    locate,
+)
 from evalscope_evalflow.engines.checkpoints.shape import language_config
 from evalscope_evalflow.errors import Problem
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+ADAPTER_TODO = (
+    "Merge it into its base model (peft: merge_and_unload(), then save_pretrained()) and give that folder; or serve "
+    "both yourself, and evaluate the adapter as an API: {name: ADAPTER, api_url: http://127.0.0.1:PORT/v1}."
+)
 
 
 def check(path: str | None, where: str = "path") -> Iterable[Problem]:
@@ -23,33 +32,76 @@ def check(path: str | None, where: str = "path") -> Iterable[Problem]:
     if not path:
         yield Problem(where, "no checkpoint is given", "Set the folder of the checkpoint.")
         return
-    folder = Path(path).expanduser()
+    folder = locate(path)
     if not folder.exists():
-        if _HUB_ID.fullmatch(path):
-            if hub_snapshot(path) is None:
-                yield Problem(
-                    where,
-                    f"{path} is neither a folder nor in the Hugging Face cache",
-                    f"Download it first (`hf download {path}`), or give the checkpoint's folder.",
-                )
-        else:
-            yield Problem(where, f"{path} does not exist", "Give the checkpoint's folder.")
+        yield _not_there(path, where)
     elif folder.is_file():
-        yield Problem(where, f"{path} is a file, not a checkpoint's folder", "A .gguf file is for engine llamacpp.")
+        yield from _file(path, folder, where)
     elif not (folder / "config.json").is_file():
-        inside = ", ".join(sorted(item.name for item in folder.iterdir())[:5]) or "nothing"
-        yield Problem(where, f"{path} is no checkpoint: it has no config.json (it holds {inside})")
+        yield _no_checkpoint(path, folder, where)
     elif read_config(path) is None:
         yield Problem(where, f"{path} is no checkpoint: its config.json is not JSON")
     elif not any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
-        yield Problem(where, f"{path} has a config.json, but no weights ({', '.join(_WEIGHTS)})")
+        todo = f"Download the rest: hf download {path}" if _is_hub_name(path) else ""
+        yield Problem(where, f"{path} has a config.json, but no weights ({', '.join(_WEIGHTS)})", todo)
     else:
         try:
             weights.read(folder)
         except weights.Damaged as error:
-            yield Problem(where, f"{path} is damaged: {error}", "Download or copy it again.")
+            again = f"Download it again: hf download {path}" if _is_hub_name(path) else "Download or copy it again."
+            yield Problem(where, f"{path} is damaged: {error}", again)
         except OSError as error:
             yield Problem(where, f"{error.filename} cannot be read: {error.strerror}")
+
+
+def _not_there(path: str, where: str) -> Problem:
+    full = os.path.abspath(os.path.expanduser(path))
+    if not HUB_NAME.fullmatch(path):
+        at = "" if full == path else f" (looked for at {full})"
+        return Problem(where, f"{path} does not exist{at}", "Give the checkpoint's folder.")
+    return Problem(
+        where,
+        f"{path} is neither a folder ({full}) nor in the Hugging Face cache ({huggingface_cache()})",
+        f"Nothing is downloaded in a run. If it is a model on the hub: hf download {path}",
+    )
+
+
+def _file(path: str, file: Path, where: str) -> Iterable[Problem]:
+    if is_gguf(path):
+        what = (
+            f"{path} is {'' if file.name == os.path.basename(path) else f'{file}, '}a GGUF file, which llamacpp serves"
+        )
+        yield Problem(where, what, "Leave `engine` out (--deploy_backend), or set it to llamacpp.")
+    else:
+        yield Problem(where, f"{path} is a file, not a checkpoint's folder", "A .gguf file is for engine llamacpp.")
+
+
+def _no_checkpoint(path: str, folder: Path, where: str) -> Problem:
+    adapter = read_adapter(folder)
+    if adapter is not None:
+        base = adapter.get("base_model_name_or_path")
+        of = f" of {base}" if base else ""
+        kind = adapter.get("peft_type") or "LoRA"
+        return Problem(where, f"{path} is an adapter ({kind}){of}, not a checkpoint of its own", ADAPTER_TODO)
+    files = gguf_files(folder)
+    if len(files) > 1:
+        listed = ", ".join(file.name for file in files[:5])
+        return Problem(where, f"{path} holds {len(files)} GGUF models: {listed}", "Give the path of one of them.")
+    inside = ", ".join(sorted(item.name for item in folder.iterdir())[:5]) or "nothing"
+    return Problem(where, f"{path} is no checkpoint: it has no config.json (it holds {inside})")
+
+
+def read_adapter(folder: Path) -> dict[str, Any] | None:
+    """The adapter_config.json of an adapter's folder; None if it is none."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _is_hub_name(path: str) -> bool:
+    return bool(HUB_NAME.fullmatch(path)) and not Path(path).expanduser().exists()
 
 
 def check_context(model: ModelConfig, deploy: DeployConfig, unless: tuple[str, ...]) -> Iterable[Problem]:
@@ -64,24 +116,9 @@ def check_context(model: ModelConfig, deploy: DeployConfig, unless: tuple[str, .
         )
 
 
-def hub_snapshot(model_id: str) -> Path | None:
-    """The newest snapshot of a hub model in the local cache."""
-    cache = os.environ.get("HF_HUB_CACHE") or os.path.join(
-        os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"), "hub"
-    )
-    snapshots = Path(cache, "models--" + model_id.replace("/", "--"), "snapshots")
-    return max((item for item in snapshots.glob("*") if item.is_dir()), key=os.path.getmtime, default=None)
-
-
-def folder_of(path: str) -> Path:
-    """Where a checkpoint is: its path, or, for a hub model, its folder in the local cache."""
-    folder = Path(path).expanduser()
-    return folder if folder.exists() else hub_snapshot(path) or folder
-
-
 def read_config(path: str) -> dict[str, Any] | None:
     """The checkpoint's config.json, or None where there is none that can be read."""
-    folder = folder_of(path)
+    folder = locate(path)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints import gguf, shape
 from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
+from evalscope_evalflow.engines.checkpoints.checkpoint_location import locate
 from evalscope_evalflow.engines.checkpoints.safetensors_headers import Damaged, Weights
 from evalscope_evalflow.engines.checkpoints.shape import Shape
 
@@ -147,7 +148,7 @@ def demand(path: str | None, tokens: int | None, memory: Memory) -> Demand:
         tokens: length of a sequence; default: the model's own.
         memory: what the engine does with a device's memory.
     """
-    where = checkpoint.folder_of(path) if path else None
+    where = locate(path) if path else None
     if where is None or not where.exists():
         return Demand(None, Shape(), tokens or UNKNOWN_CONTEXT, memory)
     try:

@@ -27,6 +27,7 @@ COLUMNS = (
     "fallbacks",  # samples that the judge gave no usable verdict on
     "cut_off",  # answers that the limit of tokens cut off; the score covers them
     "empty",  # answers without any text; the score covers them
+    "remarks",  # what stands beside the score, such as answers of two versions of the engine
 )
 
 
@@ -37,7 +38,7 @@ class CsvExporter(Exporter):
     interface_version = 1
 
     def export(self, result: FlowResult, folder: Path) -> None:
-        with (folder / FILE).open("w", encoding="utf-8", newline="") as file:
+        with (folder / FILE).open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(map(_fields, score_rows(result)))
@@ -47,6 +48,7 @@ def _fields(row: ScoreRow) -> dict[str, str]:
     """A row's fields by their columns."""
     values = {name: getattr(row, name) for name in COLUMNS}
     values |= {"score": row.score_text, "why_not": " ".join(row.why_not.split())}
+    values["remarks"] = " ".join(row.remarks.split())
     return {name: _text(value) for name, value in values.items()}
 
 

@@ -391,20 +391,23 @@ def test_urls_of_both_forms_are_the_same_judge(run: Callable[..., Any], judge: J
 
 
 def test_a_dataset_that_fails_fails_alone(run: Callable[..., Any], stock_task: dict[str, Any], tmp_path: Path) -> None:
-    """Its data cannot be read; the others are answered and scored, and once it can, only it is asked."""
+    """Its data cannot be read, which nothing but EvalScope's reader of Parquet can tell; the others are answered and
+    scored, and once it can, only it is asked.
+    """
     data = tmp_path / "qa"
     data.mkdir()
-    (data / "late.jsonl").write_text("{ this is no JSON\n")
+    (data / "late.parquet").write_bytes(b"PAR1 this is no Parquet PAR1")
     settings = {"general_qa": {"local_path": str(data), "subset_list": ["late"], "metric_list": ["Rouge"]}}
     changes = {
         "datasets": ["general_qa", "general_mcq"],
         "dataset_args": {**stock_task["dataset_args"], **settings},
     }
     done = run(code=3, **changes)
-    assert "m: general_qa failed: " in done.stderr
+    assert f"m: general_qa failed: {data}/late.parquet: " in done.stderr
     assert next(line for line in done.stdout.splitlines() if "│ general_mcq" in line).count("8/8") == 1
     assert "m / general_qa: it was ended by " in done.stdout
     assert record(tmp_path / "work")["state"] == "incomplete"
+    (data / "late.parquet").unlink()
     (data / "late.jsonl").write_text(
         json.dumps({"query": "What is the capital of France?", "response": "Paris"}) + "\n"
     )

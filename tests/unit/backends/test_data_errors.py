@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     names = ("jsonl_to_list", "csv_to_list", "tsv_to_list", "parquet_to_list", "data_to_samples")
     for name in names:
         monkeypatch.setattr(loader, name, getattr(loader, name))
+    monkeypatch.setattr(loader.LocalDataLoader, "load", loader.LocalDataLoader.load)
     errors = DataErrors()
     errors.watch()
 
@@ -70,6 +72,23 @@ def test_a_row_of_the_wrong_kind(load: Any) -> None:
     )
 
 
+def test_where_a_sample_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evalscope.api.dataset import Sample
+
+    for name in ("jsonl_to_list", "data_to_samples"):
+        monkeypatch.setattr(loader, name, getattr(loader, name))
+    monkeypatch.setattr(loader.LocalDataLoader, "load", loader.LocalDataLoader.load)
+    errors = DataErrors()
+    errors.watch()
+    (tmp_path / "t.jsonl").write_text('{"q": "a"}\n{"q": "b"}\n')
+    for shuffle, said in ((False, f"{tmp_path}/t.jsonl, row 2: "), (True, f"{tmp_path}/t.jsonl: ")):
+        errors.begin()
+        assert errors.row("t", 3) == ""
+        options = {"sample_fields": lambda record: Sample(input=record["q"]), "repeats": 2, "shuffle": shuffle}
+        samples = loader.LocalDataLoader(str(tmp_path), split="test", subset="t", **options).load()
+        assert errors.row("t", samples[3].id) == said
+
+
 def test_any_other_error_has_the_datasets_name() -> None:
     assert str(DataErrors().named("gsm8k", KeyError("x"))) == "gsm8k: KeyError: 'x'"
 
@@ -105,11 +124,37 @@ class TestVLMEvalKit:
         with pytest.raises(vlmevalkit_data.DataError, match=r"^/data/x\.tsv, row 4: TypeError"):
             made(3)
 
+    def test_a_picture_that_vlmevalkit_does_not_expect(self, tmp_path: Path) -> None:
+        file = tmp_path / "x.tsv"
+        long = "A" * 65
+        file.write_text(f"index\tquestion\timage\n7\tq\t{long}\n8\tq\t7\n9\tq\t\n10\tq\tno\n")
+        assert vlmevalkit_data.row_without_picture(file) == ", row 4 (index 10)"
+        file.write_text(f"index\tquestion\timage\n7\tq\t{long}\n8\tq\t7\n")
+        assert vlmevalkit_data.row_without_picture(file) == ""
+        file.write_text("question\nq\n")
+        assert vlmevalkit_data.row_without_picture(file) == ""
+
     def test_an_index_that_two_rows_have(self) -> None:
         data = pandas.DataFrame({"index": [1, 2, 1]})
         with pytest.raises(vlmevalkit_data.DataError, match=r"mine, /x\.tsv: several rows have the index 1"):
             vlmevalkit_data._check_indexes("mine", Path("/x.tsv"), data)
         vlmevalkit_data._check_indexes("mine", Path("/x.tsv"), data[:2])
+
+    def test_pictures_that_are_older_than_the_file_are_written_anew(self, tmp_path: Path) -> None:
+        """VLMEvalKit takes whatever lies in its folder for the picture of the row."""
+        for name in ("1.jpg", "2.jpg", "3_0.png"):
+            (tmp_path / name).write_text("old")
+            os.utime(tmp_path / name, ns=(5, 5 if name != "2.jpg" else 20))
+        data = pandas.DataFrame({"index": [1, 2, 3, 4], "image": ["one", "two", ["three"], "four"]})
+        vlmevalkit_data.renew_pictures(data, tmp_path, 10, lambda text, path: Path(path).write_text(text))
+        found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert found == {"1.jpg": "one", "2.jpg": "old", "3_0.png": "three"}
+
+    def test_pictures_of_the_users_own_are_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "1.jpg").write_text("old")
+        data = pandas.DataFrame({"index": [1], "image": ["one"], "image_path": ["1.jpg"]})
+        vlmevalkit_data.renew_pictures(data, tmp_path, 2**62, lambda text, path: Path(path).write_text(text))
+        assert (tmp_path / "1.jpg").read_text() == "old"
 
     def test_a_missing_picture_is_asked_for_again_when_it_is_there(self, tmp_path: Path) -> None:
         path = tmp_path / "0.png"

@@ -72,6 +72,10 @@ def test_a_line_that_is_a_list_is_no_row(look):
     assert "t_val.jsonl:1: it is a list, not a JSON object" in one(look(b'["q", "a"]\n'))
 
 
+def test_json_that_python_refuses(look):
+    assert "t_val.jsonl:1: its JSON cannot be read: Exceeds the limit" in one(look(b'{"a": ' + b"9" * 5000 + b"}\n"))
+
+
 HANZI = "1,\u9996\u90fd\u662f\u54ea\u91cc\uff1f,\u5317\u4eac,\u4e0a\u6d77,A\n"
 KANA = "1,\u9996\u90fd\u306f\u3069\u3053\u3067\u3059\u304b,\u6771\u4eac,\u5927\u962a,A\n"
 LATIN = "1,Quelle est la capitale fran\u00e7aise r\u00e9elle,Orl\u00e9ans,N\u00eemes,A\n"
@@ -306,6 +310,14 @@ def test_files_that_a_benchmark_finds_by_itself_are_told_not_refused(look):
     problems, notes, path = look(b"{oops\n", dataset="gsm8k", name="test.jsonl", settings={"subset_list": ["main"]})
     assert problems == []
     assert notes == [f"gsm8k, {path}:1: it is no JSON: Expecting property name enclosed in double quotes (column 2)"]
+
+
+def test_a_broken_line_in_the_file_of_the_split_is_refused(look, tmp_path):
+    rows = b'{"question": "q", "answer": "1"}\n{oops\n'
+    assert "gsm8k, test.jsonl:2: it is no JSON" in one(look(rows, dataset="gsm8k", name="test.jsonl"))
+    (tmp_path / "data" / "README.md").write_text("configs:\n- data_files: main/*.jsonl\n")
+    problems, notes, _ = look(rows, dataset="gsm8k", name="test.jsonl")
+    assert (problems, len(notes)) == ([], 1)
 
 
 def test_a_large_file_is_looked_at_in_part_and_that_is_said(look, monkeypatch):

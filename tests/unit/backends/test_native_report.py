@@ -102,6 +102,42 @@ class Evaluator:
         return report
 
 
+class Judged(Benchmark):
+    """A benchmark with a judge and rules, as EvalScope asks them."""
+
+    def __init__(self, status, first=False):
+        self.status, self.first, self.rules = status, first, 0
+
+    def score_with_judge_contracts(self, **_):
+        return sample(self.status, valid=0).score
+
+    def match_score(self, **_):
+        self.rules += 1
+        return Score(value={"acc": 0.5})
+
+    def review(self):
+        if self.first:  # `llm_recall`
+            self.match_score()
+        score = self.score_with_judge_contracts(original_prediction="a")
+        rule = self.match_score(original_prediction="a") if not score.status.is_usable else score
+        return SampleScore(score=rule.model_copy(update={"judge_summary": score.judge_summary}))
+
+
+@pytest.mark.parametrize(
+    ("status", "first", "rules", "value"),
+    [("parse_error", False, 0, {}), ("success", False, 0, {"acc": 1.0}), ("parse_error", True, 2, {})],
+)
+def test_no_rule_is_asked_where_the_judge_said_nothing(status, first, rules, value, tmp_path):
+    """What it lacks, such as nltk's data, would else be the reason of the missing score."""
+    benchmark = Judged(status, first)
+    review = lambda self, _: benchmark.review()  # noqa: E731
+    scorer = scores_only_verdicts(type("Judging", (Evaluator,), {"_review_task_state": review}), tmp_path)
+    made = scorer(benchmark=benchmark, folder=tmp_path, scores={})
+    for _ in range(2):
+        assert made._review_task_state(None).score.value == value
+    assert benchmark.rules == rules
+
+
 def evaluate(folder, benchmark=None, **scores):
     """A report on subsets of samples, and where it lies."""
     made = scores_only_verdicts(Evaluator, folder)(benchmark=benchmark or Benchmark(), folder=folder, scores=scores)
@@ -144,6 +180,13 @@ def test_without_any_verdict_there_is_no_figure_and_the_report_lies_elsewhere(be
     assert report.metrics == []
     assert places == {"evalflow"}
     assert report.judge_summary.scored == 0
+
+
+def test_a_figure_of_nothing_is_none(tmp_path):
+    made = scores_only_verdicts(Evaluator, tmp_path)(benchmark=Benchmark(), folder=tmp_path, scores={})
+    report = made.get_report({"a": [0.0]}, ExecutionSummary(requested=3, succeeded=0, errored=3))
+    assert report.metrics == []
+    assert [path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("d.json")] == ["evalflow"]
 
 
 def test_a_report_is_what_it_was_where_every_verdict_is_there(tmp_path):

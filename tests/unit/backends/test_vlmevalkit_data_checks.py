@@ -7,6 +7,7 @@ import sys
 import pytest
 import vlm_data
 
+from evalscope_evalflow.backends import data_files
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_data_checks
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.config import catalog
@@ -25,7 +26,7 @@ def rows(*changes, drop=()):
 @pytest.fixture
 def look(tmp_path, monkeypatch):
     monkeypatch.setenv("LMUData", str(tmp_path))
-    monkeypatch.setattr(catalog, "vlmevalkit_datasets", lambda env: frozenset({"SEEDBench_IMG", *vlm_data.OTHERS}))
+    monkeypatch.setattr(catalog, "vlmevalkit_datasets", lambda env, ask: frozenset({"SEEDBench_IMG", *vlm_data.OTHERS}))
 
     def look(content, *, dataset="mine", flow=None, **stock):
         path = tmp_path / f"{dataset}.tsv"
@@ -171,6 +172,17 @@ def test_an_encoding_is_named(look):
 def test_published_datasets_have_rules_of_their_own(look):
     nothing(look(rows({"answer": "Yes"}, drop=["A", "B"]), dataset="SEEDBench_IMG"))
     nothing(look(rows({"answer": "Yes"}, drop=["A", "B"]), dataset="LogicVista"))
+
+
+def test_a_published_file_of_any_size_costs_no_time(look, monkeypatch):
+    """It is known by its MD5; VLMEvalKit is not imported for it."""
+    monkeypatch.setattr(data_files, "ALWAYS", 1 << 12)
+    asked = []
+    monkeypatch.setattr(catalog, "vlmevalkit_datasets", lambda env, ask: asked.append(ask) or frozenset({"MME"}))
+    late = rows(*[{}] * 2000, {"answer": "D"})
+    nothing(look(late, dataset="MME"))
+    assert asked == [False]
+    assert len(look(late, dataset="mine")[0]) == 1
 
 
 def test_a_large_file_is_looked_at_in_part_and_that_is_said(look, monkeypatch):

@@ -10,6 +10,7 @@ from evalscope_evalflow.cli.flags import FLAGS, add_flags, mapping_from_flags, n
 from evalscope_evalflow.config import DeployConfig, FlowConfig, ModelConfig, keys
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
+from evalscope_evalflow.config.section import Reuse
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.engines import Address, resolve_engine
 from evalscope_evalflow.errors import ConfigError
@@ -71,7 +72,9 @@ ROWS = [
     (JUDGE, "settings.judge.api_url", "https://judge.example/v1/chat/completions"),
     (JUDGE, "settings.judge.api_key", KEY),
     (f"{JUDGE} --judge_max_num_seqs 7", "judge_batch_size", 7),
+    ('--budget {"tokens":5}', "flow.budget.tokens", 5),
     ("--reuse False", "flow.reuse", False),
+    ("--reuse_accept extra_args max_model_len", "flow.reuse.accept", ["extra_args", "max_model_len"]),
     ("--verify_md5 False", "flow.verify_md5", False),
     (JUDGE, "TaskConfig.judge.models.0.model_id", "j"),
     (JUDGE, "TaskConfig.judge.models.0.api_url", "https://judge.example/v1/chat/completions"),  # which it understands
@@ -300,7 +303,7 @@ def test_a_flags_name_in_the_section_is_refused_with_the_right_key(name, spellin
 
 @pytest.mark.parametrize("place", sorted({place for places in FLAG_PLACES.values() for place in places}))
 def test_the_key_that_is_named_exists(place):
-    homes = {"deploy": DeployConfig, "models[]": ModelConfig}
+    homes = {"deploy": DeployConfig, "models[]": ModelConfig, "reuse": Reuse}
     inside, _, path = place.partition("evalflow.")
     if inside:
         assert place in {flag.target for flag in FLAGS} or place.startswith("judge.models[].")  # EvalScope's own

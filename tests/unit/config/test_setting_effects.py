@@ -12,7 +12,7 @@ from evalscope_evalflow.cli.flags import FLAGS
 from evalscope_evalflow.config.benchmark_defaults import benchmark_defaults
 from evalscope_evalflow.config.catalog import evalscope_folder
 from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
-from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig
+from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig, Reuse
 from evalscope_evalflow.config.setting_effects import (
     ACCEPTABLE,
     DATASET,
@@ -42,6 +42,7 @@ def stock_models():
         "judge.contract": config.JudgeContractConfig,
         "sandbox": config.SandboxTaskConfig,
         "evalflow": FlowConfig,
+        "evalflow.reuse": Reuse,
         "evalflow.models[]": ModelConfig,
         "evalflow.deploy": DeployConfig,
     }

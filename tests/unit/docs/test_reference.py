@@ -12,6 +12,7 @@ import evalscope_evalflow
 from evalscope_evalflow.cli.command_line import COMMANDS
 from evalscope_evalflow.cli.flags import FLAGS
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig
+from evalscope_evalflow.config.setting_effects import TABLE, Effect
 from evalscope_evalflow.engines import known_engines
 from evalscope_evalflow.errors import ExitCode
 
@@ -25,6 +26,16 @@ EXPECTED = {
     "deploy-keys": list(DeployConfig.model_fields),
     "commands": [f"evalflow {name}" for name in COMMANDS],
     "exit-codes": [str(int(code)) for code in ExitCode],
+}
+EXPECTED |= {
+    "effects": [effect.value for effect in Effect],
+    "effects-task": list(TABLE[""]),
+    "effects-parts": [
+        f"{place}.{name}" for place in TABLE if place and not place.startswith("evalflow") for name in TABLE[place]
+    ],
+    "effects-section": [f"{place}.{name}" for place in TABLE if place.startswith("evalflow") for name in TABLE[place]],
+    "effects-flags": [f"--{flag.name}" for flag in FLAGS],
+    "effects-engines": ["vllm", "lmdeploy", "sglang", "llamacpp", "any"],
 }
 
 

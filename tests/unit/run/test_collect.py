@@ -95,6 +95,24 @@ def test_permanent_failures_are_reported_with_why_where_and_what_to_do(task, cap
     assert "samples that failed permanently are asked again when their cause changes, or with `reuse: false`" in said
 
 
+def test_what_has_no_score_and_nothing_left_is_finished_too(task):
+    """Every sample failed permanently: the report lies outside `reports/`, and is found there."""
+    model, folder = task.models[0], task.folder(task.models[0])
+    for dataset in task.datasets:
+        write(task, dataset, answers=0)
+        noted = Failures(str(failures.path_in(folder)), failures.cause(task, model))
+        for number in range(4):
+            noted.add(dataset, "s", number, "c", "request_refused", False, "no")
+    record = Record(folder, "run-1", task=task.part(model), model="m")
+    results = collect(make_run(task), {})
+    assert [item.score.value for item in results] == [None, None]
+    assert list((folder / "reports").rglob("*.json")) == []
+    record.on_event(RunFinished(RunState.INCOMPLETE, results=ModelResult(model, folder, results).as_record()))
+    done = finished(make_run(task))
+    assert done is not None
+    assert [(item.score.value, item.report.is_file()) for item in done.datasets] == [(None, True)] * 2
+
+
 def test_without_a_record_or_with_something_left_it_is_not_finished(task):
     folder = finish(task)
     (folder / "evalflow" / "run.json").rename(folder / "elsewhere")

@@ -7,12 +7,13 @@ import re
 import pytest
 import yaml
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker import MODEL_DEFAULTS
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run import fingerprints, preflight
 from evalscope_evalflow.run.fact_values import endpoint
 from evalscope_evalflow.run.resume import remaining
-from evalscope_evalflow.run.saved_identity import identities, notes, refusals
+from evalscope_evalflow.run.saved_identity import identities, notes, refusals, settle
 from evalscope_evalflow.state import cells, failures, keyed_hashes
 
 JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "api_key": "sk-1"}]}
@@ -21,6 +22,7 @@ JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "api_k
 @pytest.fixture(autouse=True)
 def state_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("MODELSCOPE_CACHE", raising=False)
     for name in list(os.environ):
         if name.startswith("VLLM_"):
             monkeypatch.delenv(name)
@@ -138,6 +140,7 @@ def test_an_adapter_and_a_file_in_extra_args_count_by_their_content(make, tmp_pa
         ({}, engine(env_vars={"VLLM_LOGGING_LEVEL": "DEBUG", "HF_HOME": "/x", "CUDA_VISIBLE_DEVICES": "1"})),
         ({}, {"seed": 42, "repeats": 1, "model_task": "text_generation", "dataset_hub": "modelscope"}),
         ({}, {"generation_config": {"temperature": 0.0}}),
+        ({}, {"dataset_dir": "~/.cache/modelscope/hub/datasets"}),
         (
             {"generation_config": {"top_p": 1}},
             {"generation_config": {"top_p": 1.0, "n": 1, "timeout": 5, "retries": 9}},
@@ -155,7 +158,10 @@ def test_an_adapter_and_a_file_in_extra_args_count_by_their_content(make, tmp_pa
             {"url": "https://user:pass@A.example:443/v1/?tenant=1"},
             {"url": "https://a.example/v1/chat/completions", "api_key": "sk-2"},
         ),
-        ({"url": "http://a.example/v1"}, {"url": "http://a.example/v1", **engine(max_model_len=9, engine="remote")}),
+        (
+            {"url": "http://a.example/v1"},
+            {"url": "http://a.example/v1", **engine(max_model_len=9, engine="remote", chat_template="{{ x }}")},
+        ),
         ({}, {"debug": True, "analysis_report": True, "collect_perf": False, "timeout": 3, "eval_batch_size": 9}),
     ],
 )
@@ -232,6 +238,22 @@ def test_a_judges_defaults_and_address_are_no_other_judge(make, monkeypatch):
     assert by_variable == fingerprints.verdicts(make(judge={**JUDGE, "contract": {"system_prompt": "Be strict."}}))
 
 
+def test_what_vlmevalkit_takes_by_itself_may_be_written_out(make):
+    assert fingerprints._VLMEVALKIT_DEFAULTS == MODEL_DEFAULTS
+    section, judge = (
+        {"backend": "VLMEvalKit"},
+        {"models": [{"model_id": "j", "generation_config": {"temperature": 0.0}}]},
+    )
+    written = make(section, generation_config={"temperature": 0.0, "max_tokens": 2048}, judge=judge)
+    silent = make(section, judge={"models": [{"model_id": "j"}]})
+    assert fingerprints.predictions(written, written.models[0], "x") == fingerprints.predictions(
+        silent, silent.models[0], "x"
+    )
+    assert fingerprints.verdicts(written) == fingerprints.verdicts(silent)
+    other = make(section, generation_config={"temperature": 0.0, "max_tokens": 9})
+    assert "generation_config.max_tokens" in fingerprints.predictions(other, other.models[0], "x")
+
+
 # Doors.
 
 
@@ -258,6 +280,29 @@ def test_the_notebook_and_the_command_are_the_same_door(tmp_path, stock):
     facts = [fingerprints.predictions(item, item.models[0], "general_qa") for item in (file, objects)]
     assert facts[0] == facts[1]
     assert fingerprints.verdicts(file, "general_qa") == fingerprints.verdicts(objects, "general_qa")
+
+
+def test_what_evalscopes_own_command_writes_out_is_no_difference(tmp_path):
+    import argparse
+
+    from evalscope.arguments import add_argument
+    from evalscope.config import parse_task_config
+
+    from evalscope_evalflow.plugin.evalflow_backend import to_task
+
+    task = {
+        "model": "m", "api_url": "http://127.0.0.1:1/v1", "api_key": "sk", "datasets": ["general_qa"],
+        "work_dir": str(tmp_path), "evalflow": {"backend": "Native"},
+    }  # fmt: skip
+    parser = argparse.ArgumentParser()
+    add_argument(parser)
+    words = f"--model m --api-url {task['api_url']} --api-key sk --datasets general_qa --work-dir {tmp_path}"
+    words += ' --eval-backend evalflow --evalflow {"backend":"Native"}'
+    other, file = to_task(parse_task_config(parser.parse_args(words.split()))), Task.parse(task)
+    assert fingerprints.predictions(file, file.models[0], "general_qa") == fingerprints.predictions(
+        other, other.models[0], "general_qa"
+    )
+    assert fingerprints.verdicts(file, "general_qa") == fingerprints.verdicts(other, "general_qa")
 
 
 # Secrets.
@@ -353,6 +398,22 @@ def test_reuse_is_a_switch_as_before(make):
                        "evalflow": accepting.flow.to_section()}).flow.accepted == ("deploy.extra_args",)  # fmt: skip
 
 
+def settled(task):
+    """The cell after a run has begun."""
+    saved, _ = look(task)
+    return cells.update_all(task.work_dir, settle(task, task.models[0], saved))["general_qa"]
+
+
+def test_what_is_accepted_stands_beside_the_score_until_the_task_is_as_it_was(make):
+    answered(make())
+    accepting = make({"reuse": {"accept": ["max_model_len"]}}, {"max_model_len": 9})
+    assert settled(accepting).accepted == ["max_model_len was 4096 and is 9"]
+    assert settled(make()).accepted is None
+    settled(accepting)
+    cells.update(accepting.work_dir, "general_qa", mixed=True)
+    assert settled(make()).accepted == ["max_model_len was 4096 and is 9"]
+
+
 # Folders of 0.1.
 
 
@@ -371,6 +432,12 @@ def test_what_0_1_did_not_record_is_unknown_and_does_not_block(make, monkeypatch
     saved, found = look(make(**now))
     assert list(refusals(saved, found)) == []
     assert found[0].unknown == ["env_vars", "extra_args", "max_model_len"]
+    now["dataset_args"]["general_qa"]["metric_list"] = ["Rouge"]
+    cells.update(saved.folder, "general_qa", verdicts={})
+    assert settled(make(**now)).assumed == ["env_vars", "extra_args", "max_model_len"]
+    assert remaining(make(**now), make().models[0]).rejudge == []
+    assert [item.unknown for item in look(make(**now))[1]] == [[]], "it is told once"
+    assert refused(make(deploy={**now["deploy"], "extra_args": []}, dataset_args=now["dataset_args"]))
     assert refused(make(**now, seed=7)) == ["seed was not set and is 7"]
 
 

@@ -135,6 +135,13 @@ VLLM = [
         "there is not enough memory for the KV cache: Available memory on node 0",
         "lower VLLM_CPU_KVCACHE_SPACE",
     ),
+    (  # as of 0.33
+        CORE + "ValueError: The worker already uses 3.2 GiB (model weights and runtime), more than the 2.0 GiB of CPU "
+        "memory reserved for it on node 0, leaving none for the KV cache. On the CPU backend, the flag controls it.",
+        "there is not enough memory for the KV cache: The worker already uses 3.2 GiB (model weights and runtime), "
+        "more than the 2.0 GiB of CPU memory reserved",
+        "Raise --gpu-memory-utilization",
+    ),
     (
         CORE + "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.",
         "one of vLLM's processes was killed: Worker proc VllmWorker-0 died unexpectedly (exit code: -9)",

@@ -1,8 +1,11 @@
 import socket
+import sys
 import threading
 
 import pytest
 
+from evalscope_evalflow.config.api_url import api_base
+from evalscope_evalflow.config.loopback import is_loopback
 from evalscope_evalflow.serving import http
 from evalscope_evalflow.serving.remote_api import check_api
 
@@ -89,19 +92,59 @@ def test_other_hosts_are_asked_through_the_proxy(api, monkeypatch):
         ("http://127.9.9.9/v1", True),
         ("http://localhost/v1", True),
         ("http://[::1]:8000/v1", True),
+        ("http://[::ffff:127.0.0.1]:8000/v1", True),
+        ("http://0.0.0.0:8000/v1", True),
+        ("http://api.localhost./v1", True),
+        ("http://user:word@127.0.0.1:8000/v1", True),
+        ("http://127.0.0.1.nip.example/v1", False),
+        ("http://[broken/v1", False),
         ("http://10.0.0.1/v1", False),
         ("https://api.example/v1", False),
     ],
 )
 def test_loopback_is_known_by_its_address(url, here):
-    assert http.is_loopback(url) is here
+    assert is_loopback(url) is here
+
+
+def test_a_short_key_is_masked_in_words_and_never_in_what_is_parsed(api):
+    api.replies["/x"] = (200, {"data": "1 of 10", "error": {"message": "the key data is none of 1"}})
+    for key in ("data", "1"):
+        reply = http.request(f"{api.root}/x", api_key=key)
+        assert reply.json["data"] == "1 of 10"
+        assert f" {key} " not in f" {reply.message} "
+    assert "10" in http.request(f"{api.root}/x", api_key="1").text
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+def test_a_socks_proxy_is_named_where_it_cannot_be_used(monkeypatch, variable):
+    monkeypatch.setenv(variable, "socks5://user:word@127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    reply = http.request("http://elsewhere.invalid/v1/models")
+    assert reply.status == 0
+    assert "socks5://127.0.0.1:9 is a SOCKS proxy" in reply.text
+    assert "pip install socksio" in reply.text
+
+
+def test_loopback_takes_no_socks_proxy(api, monkeypatch):
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    assert http.request(f"{api.url}/models").ok
+
+
+def test_what_a_url_holds_beside_an_address_is_sent_and_not_shown(api):
+    api.replies["/v1/models?api-version=2&sig=abc"] = (200, {"data": [{"id": "m"}]})
+    api.replies["/v1/chat/completions?api-version=2&sig=abc"] = (401, {"error": {"message": "no"}})
+    url = api.url.replace("//", "//me:word@") + "/chat/completions?api-version=2&sig=abc"
+    message = check(api, KEY, url=url)
+    assert api.paths == ["/v1/models?api-version=2&sig=abc", "/v1/chat/completions?api-version=2&sig=abc"]
+    assert {headers["Authorization"] for _, _, headers, _ in api.seen} == {"Basic bWU6d29yZA=="}
+    assert message.startswith(f"model m: {api.url} refuses the key (401): no")
 
 
 @pytest.mark.parametrize(
     "url", ["http://x/v1", "http://x/v1/", "http://x/v1/chat/completions", "http://x/v1/chat/completions/"]
 )
 def test_every_form_of_a_url_has_one_base(url):
-    assert http.api_base(url) == "http://x/v1"
+    assert api_base(url) == "http://x/v1"
 
 
 @pytest.mark.parametrize(

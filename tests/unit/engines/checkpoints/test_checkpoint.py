@@ -2,12 +2,14 @@ import json
 import os
 import struct
 
+import checkpoints
 import pytest
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints import gguf
+from evalscope_evalflow.engines.checkpoints.checkpoint_location import hub_snapshot
 
 
 def told(path):
@@ -30,19 +32,26 @@ def hub(tmp_path, monkeypatch):
     for age, (name, length) in enumerate([("new", 8192), ("old", 1024)]):
         (snapshots / name).mkdir(parents=True)
         (snapshots / name / "config.json").write_text(json.dumps({"max_position_embeddings": length}))
+        checkpoints.write_file(snapshots / name / "model.safetensors", [("model.norm.weight", "BF16", (64,))])
         os.utime(snapshots / name, (1000 - age, 1000 - age))
     return snapshots
 
 
 def test_a_hub_id_is_found_in_the_cache(hub):
     assert told("org/model") == []
-    assert checkpoint.hub_snapshot("org/model") == hub / "new"
+    assert hub_snapshot("org/model") == hub / "new"
     assert checkpoint.context_length("org/model") == 8192
 
 
 def test_the_caches_own_variable_is_respected(hub, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
-    assert checkpoint.hub_snapshot("org/model") is None
+    assert hub_snapshot("org/model") is None
+
+
+def test_a_hub_model_that_is_not_whole_says_how_to_fetch_the_rest(hub):
+    (hub / "new" / "model.safetensors").unlink()
+    assert "no weights" in told("org/model")[0]
+    assert "hf download org/model" in told("org/model")[0]
 
 
 def test_a_hub_id_that_is_not_here_says_how_to_fetch_it():
@@ -51,7 +60,8 @@ def test_a_hub_id_that_is_not_here_says_how_to_fetch_it():
 
 @pytest.mark.parametrize("path", ["/models/none", "./org/model", "a/b/c", "model"])
 def test_a_path_that_does_not_exist_is_not_taken_for_a_hub_id(path):
-    assert told(path) == [f"model m: {path} does not exist\n    Give the checkpoint's folder."]
+    at = "" if os.path.isabs(path) else f" (looked for at {os.path.abspath(path)})"
+    assert told(path) == [f"model m: {path} does not exist{at}\n    Give the checkpoint's folder."]
 
 
 @pytest.mark.parametrize(

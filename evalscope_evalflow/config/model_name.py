@@ -1,0 +1,25 @@
+"""A model's name where the user gives none: the last part of its path."""
+
+from __future__ import annotations
+
+import os
+import re
+
+_GGUF = re.compile(r"\.gguf$", re.IGNORECASE)
+_HUB_FOLDER = re.compile(r"models--(?:.+--)?(.+)")
+_NO_NAME = re.compile(r"\.*|.*[\0-\x1f\x7f].*", re.DOTALL)
+
+
+def name_of(path: str) -> str:
+    """The name of the folder or file that a path leads to, without `.gguf`; `..` and `~` are followed.
+
+    A model's folder in Hugging Face's cache (`models--org--name`) has the model's name.
+    """
+    last = os.path.basename(os.path.abspath(os.path.expanduser(path)))
+    found = _HUB_FOLDER.fullmatch(last)
+    return found[1] if found else _GGUF.sub("", last) or last
+
+
+def is_name(name: str) -> bool:
+    """Whether a model can be called so: folders and files have its name."""
+    return not _NO_NAME.fullmatch(name.strip())

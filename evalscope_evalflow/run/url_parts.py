@@ -1,0 +1,53 @@
+"""What the URLs of a task's APIs hold beside an address: it goes to the worker in a variable, and into no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from evalscope_evalflow.config.api_url import split_api_url
+
+_URL_FIELDS = ("api_url", "base_url")
+
+
+class UrlParts:
+    """Users, passwords and queries of URLs.
+
+    Attributes:
+        bases: the URLs without them.
+        secrets: what of them may be a key, and so is masked in what is shown.
+    """
+
+    def __init__(self, *urls: str | None) -> None:
+        """
+        Args:
+            urls: URLs beside those of the task.
+        """
+        self.bases: list[str] = []
+        self.secrets: list[str] = []
+        self._parts: dict[str, dict[str, Any]] = {}
+        for url in urls:
+            if url:
+                self._base_of(url)
+
+    def taken_from(self, tree: Any, name: str = "") -> Any:
+        """A copy of a task in which every URL of an API is its base."""
+        if isinstance(tree, Mapping):
+            return {key: self.taken_from(value, str(key)) for key, value in tree.items()}
+        if isinstance(tree, (list, tuple)):
+            return [self.taken_from(value, name) for value in tree]
+        return self._base_of(tree) if isinstance(tree, str) and name in _URL_FIELDS else tree
+
+    def as_json(self) -> str:
+        """What the worker's clients add to their requests, by base."""
+        return json.dumps(self._parts)
+
+    def _base_of(self, url: str) -> str:
+        found = split_api_url(url)
+        self.bases.append(found.base)
+        if found.is_plain:
+            return url
+        self._parts[found.base] = {"query": found.query, "authorization": found.authorization}
+        self.secrets += filter(None, [found.secret, *found.query.values()])
+        return found.base

@@ -1,0 +1,167 @@
+"""Writes down what is bought, and stops asking where a budget is reached.
+
+A request is admitted only if the most that it may cost still fits, beside those that are on their way: its prompt, as
+estimated by its length, and `max_tokens`. Without `max_tokens`, the largest answer so far stands for it, and a budget
+may be exceeded by the answers that are on their way when it is reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.spending import ANSWER, FILE, JUDGE_REQUEST, read, room_for_an_answer
+from evalscope_evalflow.worker.request_failures import Unanswered
+
+OVER_BUDGET = "over_budget"
+NOWHERE = "http://127.0.0.1:9/v1"  # the address of a model that will not be asked
+_CHARACTERS_PER_TOKEN = 3  # an estimate on the safe side for most languages
+_TOKENS_PER_FILE = 1_500  # of an image, likewise
+
+
+class Budget:
+    """What may be bought in this run folder.
+
+    Attributes:
+        dataset: the dataset that is asked, or judged, now.
+    """
+
+    def __init__(self, folder: str, limits: Mapping[str, Any], max_tokens: int | None) -> None:
+        """
+        Args:
+            folder: `evalflow` in the run folder.
+            limits: `tokens` and `judge_requests`; what is None or not there is not limited.
+            max_tokens: the most tokens of an answer, as the task says.
+        """
+        self.dataset = ""
+        self._path = Path(folder, FILE)
+        self._tokens, self._judge_requests = limits.get("tokens"), limits.get("judge_requests")
+        self._max_tokens = max_tokens
+        self._spent = read(self._path)
+        self._reserved = 0
+        self._change = threading.Condition()
+        _end_line(self._path)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the model may be asked at all."""
+        return room_for_an_answer(self._tokens, self._spent.tokens, self._max_tokens)
+
+    def watch(self, model: Any) -> None:
+        """Have a model of EvalScope's ask through this budget."""
+        generate, generate_async = model.generate, model.generate_async
+
+        def ask(input: Any, *others: Any, **options: Any) -> Any:
+            reserved = self._admit(input)
+            try:
+                output = generate(input, *others, **options)
+            except BaseException:
+                self._release(reserved)
+                raise
+            self._take(reserved, input, output)
+            return output
+
+        async def ask_async(input: Any, *others: Any, **options: Any) -> Any:
+            reserved = await asyncio.to_thread(self._admit, input)
+            try:
+                output = await generate_async(input, *others, **options)
+            except BaseException:
+                self._release(reserved)
+                raise
+            self._take(reserved, input, output)
+            return output
+
+        model.generate, model.generate_async = ask, ask_async
+
+    def judge_request(self) -> None:
+        """A request to the judge is about to be sent.
+
+        Raises:
+            Unanswered: the budget is used up.
+        """
+        with self._change:
+            used = self._spent.judge_requests
+            if self._judge_requests is not None and used >= self._judge_requests:
+                raise Unanswered(
+                    OVER_BUDGET,
+                    True,
+                    f"the budget of {self._judge_requests:,} judge requests is used up: raise budget.judge_requests",
+                )
+            self._write({"kind": JUDGE_REQUEST, "dataset": self.dataset})
+
+    def _admit(self, prompt: Any) -> int:
+        """Tokens that are reserved for a request. It waits while those on their way may leave enough.
+
+        Raises:
+            Unanswered: the budget is used up.
+        """
+        if self._tokens is None:
+            return 0
+        wanted = _tokens_of(prompt) + (self._max_tokens or 0)
+        with self._change:
+            wanted = max(wanted, 0 if self._max_tokens else self._spent.largest, 1)
+            while self._spent.tokens + self._reserved + wanted > self._tokens:
+                if not self._reserved:
+                    raise Unanswered(
+                        OVER_BUDGET,
+                        True,
+                        f"the budget of {self._tokens:,} tokens is used up: {self._spent.tokens:,} are used, and an "
+                        f"answer may take {wanted:,}: raise budget.tokens",
+                    )
+                self._change.wait()
+            self._reserved += wanted
+        return wanted
+
+    def _release(self, reserved: int) -> None:
+        with self._change:
+            self._reserved -= reserved
+            self._change.notify_all()
+
+    def _take(self, reserved: int, prompt: Any, output: Any) -> None:
+        usage = getattr(output, "usage", None)
+        tokens = 0
+        if usage is not None:
+            tokens = usage.total_tokens or usage.input_tokens + usage.output_tokens
+        if not tokens:  # the server does not say
+            tokens = _tokens_of(prompt) + len(str(getattr(output, "completion", ""))) // _CHARACTERS_PER_TOKEN
+        with self._change:
+            self._reserved -= reserved
+            self._write({"kind": ANSWER, "dataset": self.dataset, "tokens": int(tokens)})
+            self._change.notify_all()
+
+    def _write(self, item: dict[str, Any]) -> None:
+        self._spent.add(item)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"schema": SCHEMA, **item}) + "\n")
+
+
+def _tokens_of(prompt: Any) -> int:
+    """An estimate of a prompt's tokens."""
+    if isinstance(prompt, str):
+        return len(prompt) // _CHARACTERS_PER_TOKEN + 1
+    tokens = 0
+    for message in prompt:
+        content = getattr(message, "content", message)
+        if isinstance(content, str):
+            tokens += len(content) // _CHARACTERS_PER_TOKEN + 1
+            continue
+        for part in content if isinstance(content, list) else ():
+            text = getattr(part, "text", None)
+            tokens += len(text) // _CHARACTERS_PER_TOKEN + 1 if isinstance(text, str) else _TOKENS_PER_FILE
+    return tokens
+
+
+def _end_line(path: Path) -> None:
+    """Half a line, of a process that was killed, must not swallow the next."""
+    if path.exists():
+        with path.open("rb+") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
