@@ -145,7 +145,8 @@ def test_a_folder_of_vlmevalkits_is_done_and_scored_again_from_its_verdicts(vlme
     done = evalflow("run", task, **variables)
     assert done.returncode == 0, done.stderr
     assert "nothing was started" in done.stderr
-    assert files(work) == before
+    after = files(work)
+    assert {name for name in after if after[name] != before.get(name)} == {"evalflow/cells.json"}
     shutil.rmtree(work / "reports")
     done = evalflow("run", task, **variables)
     assert done.returncode == 0, done.stderr
