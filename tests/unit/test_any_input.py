@@ -12,6 +12,7 @@ from hypothesis import example, given
 
 from evalscope_evalflow.cli import command_line
 from evalscope_evalflow.config import DeployConfig, FlowConfig, ModelConfig, catalog
+from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, ExitCode
 from evalscope_evalflow.plugin.evalflow_backend import to_task
@@ -25,6 +26,7 @@ def _nothing_is_asked(tmp_path_factory):
     """No network, and a folder of its own; the checks of APIs have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preflight_module, "check_api", lambda *_: None)
+        patch.setattr(Environment, "why_no_module", lambda *_: "")  # which starts an interpreter
         patch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
         patch.chdir(tmp_path_factory.mktemp("here"))
