@@ -57,6 +57,7 @@ class DatasetResult:
         answered: samples that were answered.
         judged: samples with a verdict of the judge's own; None where no judge is used.
         fallbacks: samples that the judge gave no verdict on, whether scored by a rule instead or not at all.
+        left_out: of those that succeeded, samples that the score leaves out, as others of their group are missing.
         report: the report's file; None where there is none.
         notes: why the score is missing or incomplete, such as a judge that failed; with any, it is not complete.
         failures: how many samples have no answer or no score, by kind.
@@ -80,6 +81,7 @@ class DatasetResult:
     predicted_only: bool = False
     answer_kinds: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    left_out: int = 0
 
     @property
     def score(self) -> Score:

@@ -61,6 +61,8 @@ class Score:
             "value": self.value,
             "metric": self.metric,
             "n": self.n,
+            "requested": self.requested,
+            "answered": self.answered,
             "judged": self.judged,
             "failed": self.failed,
             "unjudged": self.unjudged,
@@ -87,7 +89,7 @@ def score_of(result: DatasetResult) -> Score:
     return Score(
         value=value,
         metric=headline.name if headline else "",
-        n=result.succeeded if value is not None else 0,
+        n=result.succeeded - result.left_out if value is not None else 0,
         requested=result.requested,
         answered=result.answered or result.succeeded,
         judged=result.judged,
@@ -109,7 +111,7 @@ def _no_verdict(result: DatasetResult) -> bool:
 def _complete(result: DatasetResult, value: float | None) -> bool:
     if result.predicted_only:
         return result.requested > 0 and result.answered >= result.requested
-    whole = not result.failed and result.succeeded >= result.requested
+    whole = not result.failed and not result.left_out and result.succeeded >= result.requested
     return value is not None and whole and not result.fallbacks and not result.notes
 
 

@@ -55,7 +55,10 @@ def _line(event: api.ApiEvent) -> str:
     match event:
         case api.ApiFailing(reason=reason, requests=requests):
             number = "a request" if requests == 1 else f"{requests} requests"
-            return f"{where} fails {number} ({reason}), but answers others; what failed is asked again"
+            return (
+                f"{where} fails {number} ({reason}), but answers others; what failed is asked again as often as "
+                "generation_config.retries says"
+            )
         case api.ApiDown(reason=reason, hangs=hangs, give_up_s=give_up_s):
             what = "hangs" if hangs else "does not work"
             return (

@@ -80,7 +80,7 @@ def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
     counts = {
         "requested": score.requested,
         "answered": score.answered,
-        "scored": result.succeeded,
+        "scored": result.succeeded - result.left_out,
         "failed": score.failed,
         "judged": score.judged,
         "fallbacks": score.unjudged,

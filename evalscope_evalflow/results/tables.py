@@ -44,7 +44,8 @@ def show_table(
             table.add_row(escape(model), "[red]failed[/red]", escape(error.splitlines()[0]), "", "", "")
         for row in rows:
             name = row.metrics[0].name if row.metrics else ""
-            samples = f"{row.answered if row.predicted_only else row.succeeded}/{row.requested}"
+            covered = row.answered if row.predicted_only else row.succeeded - row.left_out
+            samples = f"{covered}/{row.requested}"
             judged = [] if not judge else [""] if row.judged is None else [f"{row.judged}/{row.judged + row.fallbacks}"]
             cells = escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), *judged
             beside = [*([str(row.score.cut_off)] if cut else []), *([str(row.score.empty)] if empty else [])]

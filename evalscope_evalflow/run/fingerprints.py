@@ -71,7 +71,7 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
         **_of_engine(task, model, deploy),
         **without_defaults({name: stock.get(name) for name in _OF_TASK}, STOCK),
         "sandbox": _sandbox(stock),
-        "dataset_dir": _absolute(stock.get("dataset_dir")),
+        "dataset_dir": _dataset_dir(stock.get("dataset_dir")),
         **_generation(task.generation_config(model), task.flow.backend),
     }
     repeats = found.pop("generation_config.n", None)
@@ -186,7 +186,7 @@ def _as_of_today(before: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     """The facts of EvalFlow 0.1, which wrote defaults out, without them."""
     found = without_defaults(before, STOCK)
     found["sandbox"] = _sandbox(before)
-    found["dataset_dir"] = _absolute(before.get("dataset_dir"))
+    found["dataset_dir"] = _dataset_dir(before.get("dataset_dir"))
     found["dataset_args"] = _dataset_args(before.get("dataset_args"), defaults)
     backend = str(before.get("backend"))
     generation = {
@@ -301,6 +301,12 @@ def _judge_model(given: Any, backend: str) -> Any:
         found["generation_config"] = {} if backend == "Native" and generation == _NO_JUDGE_GENERATION else generation
     patience = ("timeout", "retries", "retry_interval", "max_retries")  # 0.1 knew them here
     return {name: value for name, value in _counting(found, JUDGE_MODEL).items() if name not in patience}
+
+
+def _dataset_dir(path: Any) -> Any:
+    """Where datasets are kept, unless it is EvalScope's default."""
+    default = os.path.join(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope/hub", "datasets")
+    return None if _absolute(path) == _absolute(default) else _absolute(path)
 
 
 def _absolute(path: Any) -> Any:

@@ -82,6 +82,11 @@ def settle(task: Task, model: ModelConfig, saved: Saved) -> dict[str, dict[str, 
             now = fingerprints.predictions(task, model, item.dataset)
             fields["predictions"] = fingerprints.completed(cell.predictions or {}, now, item.unknown, defaults)
             fields["assumed"] = sorted({*(cell.assumed or ()), *item.unknown})
+            judge = fingerprints.verdicts(task, item.dataset)
+            if cell.verdicts is not None and fingerprints.same_verdicts(
+                cell.verdicts, judge, cell.predictions, defaults
+            ):
+                fields["verdicts"] = judge  # 0.1 had a part of it among the answers' facts
         if fields:
             changes[item.dataset] = fields
     return changes

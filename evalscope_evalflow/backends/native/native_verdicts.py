@@ -49,7 +49,7 @@ def why_missing(review: dict[str, Any]) -> tuple[str, str, str]:
         known = _FAILED.match(error)
         return (known[1], known[2], "") if known else ("error", error, "")
     kinds = kinds_of(attempt.get("model_output") or {})
-    cut = " (it was cut off at its max_tokens)" if AnswerKind.CUT_OFF in kinds else ""
+    cut = "; it was cut off at its max_tokens" if AnswerKind.CUT_OFF in kinds else ""
     expected = _expected(attempt) + cut
     said = str(attempt.get("raw_response") or "").strip()
     if AnswerKind.ONLY_THOUGHTS in kinds or AnswerKind.OPEN_THOUGHT in kinds:

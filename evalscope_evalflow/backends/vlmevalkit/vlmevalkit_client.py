@@ -6,15 +6,22 @@ name, and print the key. These raise what went wrong, and mean by `generation_co
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import digest
 from evalscope_evalflow.events.answers import AnswerKind
 from evalscope_evalflow.worker.answer_kinds import kinds_of_output
+from evalscope_evalflow.worker.budget import NOWHERE
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
+from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
 
+JUDGE_PATIENCE = {"timeout": 300, "retries": 3, "retry_interval": 5}
+_JUDGED_WITH = {"temperature": 0, "max_tokens": 2048}
 _SAMPLING = ("temperature", "max_tokens", "top_p")
 
 
@@ -180,13 +187,14 @@ def converse(model: Any, messages: list[dict[str, Any]], dataset_name: str) -> l
     return answers
 
 
-def make_judge_class(api: Api | None, heard: threading.local) -> Any:
+def make_judge_class(api: Api | None, heard: threading.local, probe: JudgeProbe) -> Any:
     """VLMEvalKit's judge, whatever name a dataset gives it.
 
     Args:
         api: the judge's; None where none is configured.
         heard: is told, in `failed`, why the judge gave no reply, as some datasets catch every exception, and in `said`,
             what it replied last.
+        probe: this worker's.
     """
     from vlmeval.api.base import BaseAPI
     from vlmeval.api.gpt import OpenAIWrapper
@@ -216,9 +224,9 @@ def make_judge_class(api: Api | None, heard: threading.local) -> Any:
             try:
                 if api is None:
                     raise NoVerdict("no_judge", "it takes a judge, and none is configured")
-                said = api.ask(request, **{"temperature": 0, "max_tokens": 2048, **self.settings, **given})
+                said, kinds = probe.ask(*_one(api, request, {**_JUDGED_WITH, **self.settings, **given}))
                 if not said:
-                    raise _no_text(api.answered.kinds)
+                    raise _no_text(kinds)
                 heard.said = said
                 return said
             except Exception as error:
@@ -229,6 +237,55 @@ def make_judge_class(api: Api | None, heard: threading.local) -> Any:
         chat = generate
 
     return Judge
+
+
+def _one(api: Api, request: Any, settings: dict[str, Any]) -> tuple[str, Callable[[], tuple[str, list[AnswerKind]]]]:
+    """A request to the judge: what tells it apart, and how it is made."""
+
+    def ask() -> tuple[str, list[AnswerKind]]:
+        return api.ask(request, **settings), api.answered.kinds
+
+    return digest(json.dumps([request, settings], sort_keys=True, default=str)), ask
+
+
+def install_judge(
+    judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, before_request: Callable[[], None]
+) -> None:
+    """Have every dataset ask the task's judge, whatever it makes its judge of.
+
+    Args:
+        judge: EvalScope's settings of the judge; None where there is none.
+        heard: see `make_judge_class`.
+        probe: this worker's.
+        before_request: is called before each request to the judge.
+    """
+    import vlmeval.api
+
+    api = None
+    if judge is not None:
+        settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
+        key = plain(judge.get("api_key")) or "EMPTY"
+        api = Api(judge["model_id"], judge["api_url"], key, settings, client_args(judge.get("model_args")))
+        api.before_request = before_request
+        # For datasets that make a client of their own; nothing else in this process reads them.
+        os.environ["OPENAI_API_BASE"] = f"{base_url(judge['api_url'])}/chat/completions"
+        os.environ["LOCAL_LLM"], os.environ["OPENAI_API_KEY"] = judge["model_id"], key
+    else:  # with neither, VLMEvalKit asks a public host
+        os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = f"{NOWHERE}/chat/completions", "EMPTY"
+        os.environ.pop("LOCAL_LLM", None)
+    judge_class = make_judge_class(api, heard, probe)
+    for name in ("OpenAIWrapper", "SiliconFlowAPI", "HFChatModel"):  # all that VLMEvalKit makes judges of
+        setattr(vlmeval.api, name, judge_class)
+
+
+def client_args(model_args: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of the OpenAI client: it is EvalScope that asks again."""
+    return {"max_retries": 0, **{name: plain(value) for name, value in (model_args or {}).items()}}
+
+
+def plain(value: Any) -> Any:
+    """A key itself, where it is a SecretStr."""
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
 
 
 def _no_text(kinds: list[AnswerKind]) -> NoVerdict:

@@ -66,7 +66,12 @@ class Outcome:
 
 
 class Judging:
-    """What VLMEvalKit's functions do while a dataset is judged."""
+    """What VLMEvalKit's functions do while a dataset is judged.
+
+    Attributes:
+        heard: why the judge said nothing, and what it said last, in each thread.
+        examples: what the judge said, by the kind of its failure.
+    """
 
     def __init__(self, load: Callable[..., Any], dump: Callable[..., Any]) -> None:
         """
@@ -80,7 +85,7 @@ class Judging:
         self._rows: set[str] = set()
         self._lenient = False
         self._unmapped = 0
-        self._examples: dict[str, str] = {}
+        self.examples: dict[str, str] = {}
 
     def load_chosen(self, f: Any, fmt: Any = None) -> Any:
         """VLMEvalKit's `load`: of the answers' file, only what is to be scored now."""
@@ -111,7 +116,7 @@ class Judging:
         outcome = Outcome()
         groups = group_of(files.dataset, data)
         self._files, self._lenient, self._unmapped = files, False, 0
-        self._examples = outcome.examples
+        self.examples = outcome.examples
         torn = {group for row, group in groups.items() if row not in answered}
         rows = [row for row in groups if row in answered]
         while True:
@@ -192,7 +197,7 @@ class Judging:
 
     def _missing(self, kind: str, said: str) -> str:
         """Keep the first example of each kind."""
-        self._examples.setdefault(kind, masked(said)[:500])
+        self.examples.setdefault(kind, masked(said)[:500])
         return kind
 
 

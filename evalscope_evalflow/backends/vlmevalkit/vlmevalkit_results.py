@@ -124,4 +124,5 @@ class VLMEvalKitSaved(Saved):
             succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
             failed=requested - answered, report=path if report is not None else None, notes=notes,
             failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
+            left_out=left_out if report is not None else 0,
         )  # fmt: skip

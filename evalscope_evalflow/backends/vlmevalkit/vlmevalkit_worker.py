@@ -20,12 +20,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_ahead_judging import JudgeAhead
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers, bring_in_line
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import (
     Api,
-    base_url,
+    client_args,
     converse,
-    make_judge_class,
+    install_judge,
     make_model_class,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
@@ -56,6 +57,7 @@ from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 MODEL = "CustomAPIModel"  # the name under which EvalScope makes VLMEvalKit ask an API
@@ -63,7 +65,6 @@ MODEL_DEFAULTS = {"temperature": 0, "max_tokens": 2048}  # VLMEvalKit's own, whe
 MODEL_PATIENCE = {"timeout": 600, "retries": 3}
 # Variables by which VLMEvalKit would write files of another kind, or to another place, or ask another class of client.
 ELSEWHERE = ("MMEVAL_ROOT", "PRED_FORMAT", "EVAL_FORMAT", "FWD_API")
-JUDGE_PATIENCE = {"timeout": 300, "retries": 3, "retry_interval": 5}
 
 
 class VLMEvalKitWorker:
@@ -81,7 +82,8 @@ class VLMEvalKitWorker:
         self.failures = Failures(request.failures_file, request.failure_cause)
         limits = {**MODEL_DEFAULTS, **(self.settings.get("generation_config") or {})}
         self.kinds = KindsFile(os.path.dirname(request.failures_file), limits["max_tokens"])
-        self.judge_config: dict[str, Any] | None = resolve(self.settings.get("judge"))
+        judged = "judge" in request.phases  # else its key may be missing
+        self.judge_config: dict[str, Any] | None = resolve(self.settings.get("judge")) if judged else None
         self.files: dict[str, Files] = {}
         self.data: dict[str, Any] = {}  # VLMEvalKit's datasets
         self.errors: dict[str, str] = {}
@@ -89,6 +91,7 @@ class VLMEvalKitWorker:
         self.api: Api | None = None
         self.budget = Budget(os.path.dirname(request.failures_file), request.budget, limits["max_tokens"])
         self.answered = threading.local()  # of this thread: what is unusual about the model's last answer
+        self.probe = JudgeProbe(channel, every_thread=True)
         self.answers: dict[str, Answers] = {}
         self.now: Answers | None = None  # on the dataset that is asked
         self.open: set[tuple[str, str]] = set()  # samples that the model has still to be asked
@@ -142,31 +145,16 @@ class VLMEvalKitWorker:
             else:
                 self._note_answers(dataset)
         if left:
+            if self.judge_config is not None:  # one answer of each dataset is judged ahead
+                self._install_judge()
             self._run("infer", left, self.stock_task["eval_config"]["nproc"])
         self._raise_if_nothing_worked(left, "answered")
 
     def judge(self, at_once: int | None) -> None:
         """Score what is saved; the model is gone."""
         self.errors.clear()
-        judge = self.judge_config
-        api = None
-        if judge is not None:
-            settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
-            key = _plain(judge.get("api_key")) or "EMPTY"
-            api = Api(judge["model_id"], judge["api_url"], key, settings, _client(judge.get("model_args")))
-            api.before_request = self.budget.judge_request
-            # For datasets that make a client of their own; this process does nothing else from here on.
-            os.environ["OPENAI_API_BASE"] = f"{base_url(judge['api_url'])}/chat/completions"
-            os.environ["LOCAL_LLM"], os.environ["OPENAI_API_KEY"] = judge["model_id"], key
-        else:
-            # With neither, VLMEvalKit asks a public host.
-            os.environ["OPENAI_API_BASE"], os.environ["OPENAI_API_KEY"] = f"{NOWHERE}/chat/completions", "EMPTY"
-            os.environ.pop("LOCAL_LLM", None)
-        import vlmeval.api
-
-        judge_class = make_judge_class(api, self.judging.heard)
-        for name in ("OpenAIWrapper", "SiliconFlowAPI", "HFChatModel"):  # all that VLMEvalKit makes judges of
-            setattr(vlmeval.api, name, judge_class)
+        self.probe.wait()
+        self._install_judge()
         left = []
         for dataset in self.settings["datasets"]:
             self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
@@ -180,6 +168,9 @@ class VLMEvalKitWorker:
         if left:
             self._run("eval", left, at_once or self.stock_task["eval_config"]["nproc"])
         self._raise_if_nothing_worked(left, "judged")
+
+    def _install_judge(self) -> None:
+        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget.judge_request)
 
     def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
         """A stock task."""
@@ -215,6 +206,7 @@ class VLMEvalKitWorker:
         load, dump = seam(vlmeval.smp.file, "load"), seam(vlmeval.smp.file, "dump")
         self.load, self.dump = load, whole_writes(dump)
         self.judging = Judging(load, self.dump)
+        self.ahead = JudgeAhead(self.probe, load, self.dump, self.judging.heard)
         replace_everywhere(load, self.judging.load_chosen)
         replace_everywhere(dump, self.judging.dump_made)
         replace_everywhere(seam(vlmeval.utils.mp_util, "track_progress_rich"), self._track)
@@ -240,7 +232,7 @@ class VLMEvalKitWorker:
             url = self.channel.wait_for_model(self._import_ahead) if ready else NOWHERE
             settings = {**MODEL_PATIENCE, **(self.settings.get("generation_config") or {})}
             settings.pop("batch_size", None)
-            model_args = _client(resolve(self.settings.get("model_args")))
+            model_args = client_args(resolve(self.settings.get("model_args")))
             self.api = Api(self.settings["served_name"], url, os.environ[MODEL_KEY], settings, model_args)
             self.api.answered = self.answered
             self.budget.watch(self.api.model)
@@ -285,6 +277,8 @@ class VLMEvalKitWorker:
         """VLMEvalKit's `track_progress_rich`, in either phase."""
         if self.mode == "eval":
             return self.judging.track(func, tasks, nproc, save, keys)
+        if self.probe.asks_here:
+            return self.ahead.track(func, tasks, nproc, save, keys)
         tasks = list(tasks)
         if keys is None or save is None:  # not what is saved: such as frames of videos
             with ThreadPoolExecutor(max(1, nproc)) as pool:
@@ -341,6 +335,7 @@ class VLMEvalKitWorker:
             return f"{FAILED} via API."
         self.kinds.add(dataset, "default", row, getattr(self.answered, "kinds", []))
         now.journal.add(key, answer)
+        self.ahead.offer(self.data[dataset], key, answer, self.channel.judge_ahead)
         return answer
 
     # verdicts
@@ -389,12 +384,3 @@ class VLMEvalKitWorker:
             files.report, dataset=dataset, model=self.settings["model"], found=found, scored=len(outcome.scored),
             requested=requested, judge=judge, fallbacks=kinds, own=bool(files.read().get("own")),
         )  # fmt: skip
-
-
-def _client(model_args: dict[str, Any] | None) -> dict[str, Any]:
-    """Arguments of the OpenAI client: it is EvalScope that asks again."""
-    return {"max_retries": 0, **{name: _plain(value) for name, value in (model_args or {}).items()}}
-
-
-def _plain(value: Any) -> Any:
-    return value.get_secret_value() if hasattr(value, "get_secret_value") else value

@@ -218,12 +218,17 @@ def test_an_answer_at_its_length_limit_is_one(scripted: Any) -> None:
     run = scripted("--finish-reason", "length")
     assert run.code == 0, run.said
     assert len(run.answers) == ITEMS
+    score = run.result["score"]
+    assert (score["complete"], score["cut_off"], score["answer_kinds"]) == (True, ITEMS, {"cut_off": ITEMS})
+    assert f"{ITEMS} of {ITEMS} answers were cut off at max_tokens " in run.said
 
 
 def test_an_empty_answer_is_one(scripted: Any) -> None:
     run = scripted("--answer", "")
     assert run.code == 0, run.said
     assert set(run.answers.values()) == {""}
+    assert run.result["score"]["empty"] == ITEMS
+    assert f"{ITEMS} of {ITEMS} answers hold no text: {ITEMS} × nothing at all" in run.said
 
 
 def test_a_prompt_that_is_too_long_for_llamacpp(

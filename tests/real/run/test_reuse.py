@@ -52,7 +52,7 @@ class Task:
         self.api.asked.clear()
         done = subprocess.run(
             [BIN / "evalflow", command, "task.yaml"],
-            cwd=self.folder, capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ),
+            cwd=self.folder, capture_output=True, text=True, timeout=200, check=False, env=dict(os.environ),
         )  # fmt: skip
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -91,3 +91,22 @@ def test_a_folder_is_used_again_with_other_data_limits_and_datasets(api: TlsServ
     task.evalflow("run", "general_qa")
     assert not api.asked
     assert task.result("general_qa") == (1.0, 1)
+
+
+def test_a_budget_ends_the_asking_and_holds_for_the_next_run(api: TlsServer, tmp_path: Path) -> None:
+    body = completion("m", "ANSWER: A")
+    body["usage"] = {"prompt_tokens": 40, "completion_tokens": 10, "total_tokens": 50}
+    api.reply = lambda _: (200, {}, body)
+    task = Task(tmp_path, api)
+    task.rows(("one", "A"), ("two", "A"), ("three", "B"), ("four", "A"))
+    flow = {"budget": {"tokens": 180}}
+    said = task.evalflow("run", code=3, flow=flow)
+    asked = len(api.asked)
+    assert 1 <= asked <= 3
+    assert task.result()[1] == asked
+    assert f"budget of 180 tokens is used up: {50 * asked} are used" in " ".join(said.split())
+    said = task.evalflow("run", code=3, flow=flow)
+    assert not api.asked
+    assert "is used up" in said
+    task.evalflow("run", flow={"budget": {"tokens": 1000}})
+    assert len(api.asked) == 4 - asked

@@ -49,13 +49,13 @@ def reviews(tmp_path):
         (unreadable(""), f"the judge's reply was empty for 1 of 2 answers; {EXPECTED}"),
         (
             unreadable("", "max_tokens", [{"type": "reasoning", "reasoning": "Hm"}]),
-            f"the judge only thought, and gave no verdict, for 1 of 2 answers; {EXPECTED} (it was cut off at its "
-            "max_tokens)",
+            f"the judge only thought, and gave no verdict, for 1 of 2 answers; {EXPECTED}; it was cut off at its "
+            "max_tokens",
         ),
         (
             unreadable('{"verdict', "max_tokens"),
             "the judge's reply could not be parsed for 1 of 2 answers, e.g. '{\"verdict'; " + EXPECTED
-            + " (it was cut off at its max_tokens)",
+            + "; it was cut off at its max_tokens",
         ),
         (
             failed("JudgeFailed: server_error: judge down (500)"),

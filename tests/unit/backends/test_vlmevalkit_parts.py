@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas
@@ -19,6 +20,7 @@ from evalscope.report import Report
 
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_worker as worker
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_backend import VLMEvalKit
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import NoVerdict, base_url, converse
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import DataError, check_same_version, correct_wemath
@@ -36,6 +38,7 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.request_failures import Failures
 
 JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1"}]}
 
@@ -260,7 +263,7 @@ def test_a_conversation_is_answered_as_a_whole_or_not_at_all() -> None:
         converse(talker, told, "d")
 
 
-ANSWERS = ["=1+1", "None", "NA", "42", "x" * 40_000, "http://a.b/c", "a\r\nb\x01c", "plain"]
+ANSWERS = ["=1+1", "None", "NA", "42", "x" * 40_000, "http://a.b/c", "a\r\nb\x01c", "plain", ""]
 
 
 def test_excel_loses_nothing_of_an_answer(tmp_path: Path) -> None:
@@ -272,6 +275,21 @@ def test_excel_loses_nothing_of_an_answer(tmp_path: Path) -> None:
     read = pandas.read_excel(files.predictions)
     assert list(read["prediction"]) != ANSWERS
     assert list(files.with_texts(read)["prediction"]) == ANSWERS
+
+
+def test_an_empty_answer_is_one_also_where_there_is_no_other(tmp_path: Path) -> None:
+    files = Files(tmp_path, "m", "d")
+    files.folder.mkdir()
+    rows = pandas.DataFrame({"index": [1, 2], "question": ["a", "b"]})
+    failures = Failures(str(tmp_path / "failures.jsonl"), "cause")
+    answers = Answers(files, SimpleNamespace(data=rows), None, failures, pandas.read_excel, whole_writes(None))
+    journal = Journal(files)
+    for index in (1, 2):
+        journal.add(index, "")
+    answers.clean()
+    assert answers.texts() == {"1": "", "2": ""}
+    assert answers.answered() == {"1", "2"}
+    assert answers.to_ask() == []
 
 
 def load(path: str, *_: Any) -> Any:

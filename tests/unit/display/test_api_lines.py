@@ -16,9 +16,8 @@ MODEL: tuple[str, str, str] = (api.MODEL, URL, "m")
 JUDGE: tuple[str, str, str] = (api.JUDGE, URL, "j")
 
 SHOWN = {
-    f"the API at {URL} fails a request (500: no memory), but answers others; what failed is asked again": (
-        api.ApiFailing(*MODEL, "500: no memory", 1)
-    ),
+    f"the API at {URL} fails a request (500: no memory), but answers others; what failed is asked again as "
+    "often as generation_config.retries says": (api.ApiFailing(*MODEL, "500: no memory", 1)),
     f"the API at {URL} does not work: connection refused; one request at a time asks again until it is answered, "
     "for 300 s at most (deploy.stall_timeout_s)": api.ApiDown(*MODEL, "connection refused", False, 300.0),
     f"the judge at {URL} hangs: no answer for 60 s to 8 requests; one request at a time asks again until it is "

@@ -140,7 +140,7 @@ def test_native(task, name):
     assert kept.exists() == (value is None and how.get("reported", True)), "evidence is kept, outside reports/"
 
 
-def vlmevalkit(folder, scored, fallbacks=(), requested=4, answered=4, judge="referee"):
+def vlmevalkit(folder, scored, fallbacks=(), requested=4, answered=4, left_out=0, judge="referee"):
     """A run folder of the VLMEvalKit backend: three of four right, where they are scored."""
     import pandas
 
@@ -148,7 +148,7 @@ def vlmevalkit(folder, scored, fallbacks=(), requested=4, answered=4, judge="ref
     files.predictions.parent.mkdir(parents=True)
     files.predictions.write_bytes(b"x")
     files.write(
-        requested=requested, answered=answered, scored=scored, left_out=0, judged=scored if judge else None,
+        requested=requested, answered=answered, scored=scored, left_out=left_out, judged=scored if judge else None,
         fallbacks={str(number): kind for number, kind in enumerate(fallbacks)}, judge=judge, error=None,
         stamp=files.stamp(),
     )  # fmt: skip
@@ -167,6 +167,7 @@ VLM_CASES = {
     "judge partly down": ({"scored": 3, "fallbacks": ["server_error"]}, 0.75, False),
     "judge that nobody can read": ({"scored": 0, "fallbacks": ["unreadable"] * 4}, None, False),
     "failed samples": ({"scored": 3, "answered": 3}, 0.75, False),
+    "a group without all its members": ({"scored": 2, "answered": 3, "left_out": 1}, 0.75, False),
 }
 
 
@@ -177,7 +178,8 @@ def test_vlmevalkit(task, name):
     vlmevalkit(task.folder(task.models[0]), **how)
     result = finish(task)
     assert doors.agree(result) == {VLM: value}
-    assert result.models[0].datasets[0].score.complete == complete
+    score = result.models[0].datasets[0].score
+    assert (score.complete, score.n) == (complete, how["scored"])
 
 
 def test_what_evalscope_itself_reads_of_reports_is_what_the_tests_read(task):

@@ -21,6 +21,7 @@ JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "api_k
 @pytest.fixture(autouse=True)
 def state_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("MODELSCOPE_CACHE", raising=False)
     for name in list(os.environ):
         if name.startswith("VLLM_"):
             monkeypatch.delenv(name)
@@ -138,6 +139,7 @@ def test_an_adapter_and_a_file_in_extra_args_count_by_their_content(make, tmp_pa
         ({}, engine(env_vars={"VLLM_LOGGING_LEVEL": "DEBUG", "HF_HOME": "/x", "CUDA_VISIBLE_DEVICES": "1"})),
         ({}, {"seed": 42, "repeats": 1, "model_task": "text_generation", "dataset_hub": "modelscope"}),
         ({}, {"generation_config": {"temperature": 0.0}}),
+        ({}, {"dataset_dir": "~/.cache/modelscope/hub/datasets"}),
         (
             {"generation_config": {"top_p": 1}},
             {"generation_config": {"top_p": 1.0, "n": 1, "timeout": 5, "retries": 9}},
@@ -258,6 +260,29 @@ def test_the_notebook_and_the_command_are_the_same_door(tmp_path, stock):
     facts = [fingerprints.predictions(item, item.models[0], "general_qa") for item in (file, objects)]
     assert facts[0] == facts[1]
     assert fingerprints.verdicts(file, "general_qa") == fingerprints.verdicts(objects, "general_qa")
+
+
+def test_what_evalscopes_own_command_writes_out_is_no_difference(tmp_path):
+    import argparse
+
+    from evalscope.arguments import add_argument
+    from evalscope.config import parse_task_config
+
+    from evalscope_evalflow.plugin.evalflow_backend import to_task
+
+    task = {
+        "model": "m", "api_url": "http://127.0.0.1:1/v1", "api_key": "sk", "datasets": ["general_qa"],
+        "work_dir": str(tmp_path), "evalflow": {"backend": "Native"},
+    }  # fmt: skip
+    parser = argparse.ArgumentParser()
+    add_argument(parser)
+    words = f"--model m --api-url {task['api_url']} --api-key sk --datasets general_qa --work-dir {tmp_path}"
+    words += ' --eval-backend evalflow --evalflow {"backend":"Native"}'
+    other, file = to_task(parse_task_config(parser.parse_args(words.split()))), Task.parse(task)
+    assert fingerprints.predictions(file, file.models[0], "general_qa") == fingerprints.predictions(
+        other, other.models[0], "general_qa"
+    )
+    assert fingerprints.verdicts(file, "general_qa") == fingerprints.verdicts(other, "general_qa")
 
 
 # Secrets.
@@ -387,7 +412,10 @@ def test_what_0_1_did_not_record_is_unknown_and_does_not_block(make, monkeypatch
     saved, found = look(make(**now))
     assert list(refusals(saved, found)) == []
     assert found[0].unknown == ["env_vars", "extra_args", "max_model_len"]
+    now["dataset_args"]["general_qa"]["metric_list"] = ["Rouge"]
+    cells.update(saved.folder, "general_qa", verdicts={})
     assert settled(make(**now)).assumed == ["env_vars", "extra_args", "max_model_len"]
+    assert remaining(make(**now), make().models[0]).rejudge == []
     assert [item.unknown for item in look(make(**now))[1]] == [[]], "it is told once"
     assert refused(make(deploy={**now["deploy"], "extra_args": []}, dataset_args=now["dataset_args"]))
     assert refused(make(**now, seed=7)) == ["seed was not set and is 7"]
