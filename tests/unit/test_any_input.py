@@ -133,6 +133,7 @@ def test_a_task_config(task_config, data):
     ("change", "said"),
     [
         ({"judge": {"models": [None]}}, "judge.models.0: is no mapping (nothing)"),
+        ({"judge": {"contract": True}}, "judge.contract: is no mapping (true or false)"),
         ({"judge": {"models": 3}}, "judge.models: is no list (a number)"),
         ({"dataset_args": {0: {}}}, "dataset_args.0: is no name of a benchmark"),
         ({"dataset_args": {"general_mcq": {"local_path": ["x"]}}}, "dataset_args.general_mcq.local_path: is no text"),
