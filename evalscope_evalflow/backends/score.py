@@ -33,6 +33,7 @@ class Score:
         complete: whether the value covers every sample, each judged as it should be. In `mode: infer`: whether every
             sample is answered.
         why_not: why the value is missing or incomplete; empty where it is complete.
+        remarks: what stands beside the value and takes nothing from it, such as answers of two versions of the engine.
     """
 
     value: float | None
@@ -49,6 +50,7 @@ class Score:
     interval: tuple[float, float] | None = None
     complete: bool = False
     why_not: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -100,6 +102,7 @@ def score_of(result: DatasetResult) -> Score:
         answer_kinds=dict(result.answer_kinds),
         complete=complete,
         why_not="" if complete and not result.predicted_only else _why_not(result, value),
+        remarks=tuple(result.remarks),
     )
 
 

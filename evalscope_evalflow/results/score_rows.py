@@ -28,6 +28,7 @@ class ScoreRow:
         empty: answers without any text; the score covers them.
         complete: whether the score covers every sample.
         why_not: why the score is missing or incomplete; empty where it is complete.
+        remarks: what stands beside the score, such as answers of two versions of the engine; several joined by "; ".
         headline: whether it is the dataset's headline metric, which is the one in the table.
     """
 
@@ -45,6 +46,7 @@ class ScoreRow:
     empty: int | None = None
     complete: bool = False
     why_not: str = ""
+    remarks: str = ""
     headline: bool = True
 
     @property
@@ -88,6 +90,7 @@ def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
         "empty": score.empty,
         "complete": score.complete,
         "why_not": score.why_not,
+        "remarks": "; ".join(score.remarks),
     }
     if not result.metrics:
         yield ScoreRow(model, result.dataset, **counts)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig, catalog
+from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, ModelConfig, catalog
 from evalscope_evalflow.config.benchmark_defaults import benchmark_defaults
 from evalscope_evalflow.config.setting_effects import (
     DATASET,
@@ -47,6 +47,8 @@ _OF_TASK = tuple(
 )  # fmt: skip
 # EvalScope's defaults where the task has no `generation_config` at all.
 _NO_GENERATION = {"Native": {"temperature": 0.0}}
+# What VLMEvalKit takes for each key that is not set, for the model as for its judge.
+_VLMEVALKIT_DEFAULTS = {"temperature": 0, "max_tokens": 2048}
 _NO_JUDGE_GENERATION = {"temperature": 0.0, "max_tokens": 4096}
 # Variables by which EvalScope's judge takes what `judge.contract` does not say.
 _JUDGE_VARIABLES = {"system_prompt": "JUDGE_SYSTEM_PROMPT", "prompt_template": "JUDGE_PROMPT_TEMPLATE"}
@@ -67,7 +69,6 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
         "backend": task.flow.backend,
         "model": model.served_name,
         "checkpoint": fact_values.checkpoint(model.path) if model.path else None,
-        "deploy.chat_template": fact_values.template(deploy.chat_template),
         **_of_engine(task, model, deploy),
         **without_defaults({name: stock.get(name) for name in _OF_TASK}, STOCK),
         "sandbox": _sandbox(stock),
@@ -185,6 +186,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _as_of_today(before: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of EvalFlow 0.1, which wrote defaults out, without them."""
     found = without_defaults(before, STOCK)
+    if found.get("engine") == REMOTE:
+        found.pop("deploy.chat_template", None)  # an API that runs elsewhere has its own
     found["sandbox"] = _sandbox(before)
     found["dataset_dir"] = _dataset_dir(before.get("dataset_dir"))
     found["dataset_args"] = _dataset_args(before.get("dataset_args"), defaults)
@@ -212,6 +215,7 @@ def _of_engine(task: Task, model: ModelConfig, deploy: DeployConfig) -> dict[str
         "deploy.extra_args": {name: [*map(fact_values.argument, values)] for name, values in options.items()},
         "deploy.env_vars": _variables(engine, deploy, shell=task.flow.mode != "judge"),
         "deploy.max_model_len": engine.context_length(model, deploy) or UNKNOWN,
+        "deploy.chat_template": fact_values.template(deploy.chat_template),
     }
 
 
@@ -233,8 +237,13 @@ def _generation(given: Any, backend: str) -> dict[str, Any]:
     if not isinstance(given or {}, Mapping):
         return {"generation_config": given}  # EvalScope parses it
     settings = {str(name): value for name, value in (given or {}).items() if value is not None}
-    kept = _counting(settings or _NO_GENERATION.get(backend, {}), GENERATION)
+    kept = _without_vlmevalkits(_counting(settings or _NO_GENERATION.get(backend, {}), GENERATION), backend)
     return {f"generation_config.{name}": value for name, value in kept.items()}
+
+
+def _without_vlmevalkits(settings: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    defaults = _VLMEVALKIT_DEFAULTS if backend == "VLMEvalKit" else {}
+    return {name: value for name, value in settings.items() if name not in defaults or value != defaults[name]}
 
 
 def _counting(settings: Mapping[str, Any], lines: Mapping[str, Setting]) -> dict[str, Any]:
@@ -297,7 +306,7 @@ def _judge_model(given: Any, backend: str) -> Any:
         found.pop("judge_id", None)
     generation = found.get("generation_config")
     if isinstance(generation, Mapping):
-        generation = _counting(generation, GENERATION)
+        generation = _without_vlmevalkits(_counting(generation, GENERATION), backend)
         found["generation_config"] = {} if backend == "Native" and generation == _NO_JUDGE_GENERATION else generation
     patience = ("timeout", "retries", "retry_interval", "max_retries")  # 0.1 knew them here
     return {name: value for name, value in _counting(found, JUDGE_MODEL).items() if name not in patience}

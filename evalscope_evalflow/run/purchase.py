@@ -31,10 +31,18 @@ class Amount:
         return Amount(self.number + other.number, self.exact and other.exact, self.more + other.more)
 
     def words(self, what: str) -> str:
-        """Such as "12 answers", or "about 1,200 answers, and those on gsm8k"."""
+        """Such as "12 answers", "about 1,200 answers, and those on gsm8k", or "the answers on gsm8k"."""
         about = "" if self.exact or not self.number else "about "
         text = f"{about}{self.number:,} {what if self.number != 1 else what.removesuffix('s')}"
-        return f"{text}, and those on {', '.join(self.more)}" if self.more else text
+        if not self.more:
+            return text
+        those = f"on {', '.join(self.more)} (nobody knows yet how many)"
+        return f"{text}, and those {those}" if self.number else f"the {what} {those}"
+
+    @property
+    def nothing(self) -> bool:
+        """Whether it is known to be none."""
+        return not self.number and not self.more
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,13 @@ class Purchase:
     verdicts: Amount | None
 
     def __str__(self) -> str:
-        text = f"it would buy {self.answers.words('answers')}"
-        if self.answers.number or self.answers.more:
-            text += " (tokens unknown)" if self.tokens is None else f" (about {self.tokens:,} tokens)"
-        return text if self.verdicts is None else f"{text}; {self.verdicts.words('verdicts')} of the judge"
+        parts = []
+        if not self.answers.nothing:
+            tokens = "tokens unknown" if self.tokens is None else f"about {self.tokens:,} tokens"
+            parts.append(f"{self.answers.words('answers')}, {tokens}")
+        if self.verdicts is not None and not self.verdicts.nothing:
+            parts.append(f"{self.verdicts.words('verdicts')}")
+        return f"it would buy {'; '.join(parts) or 'nothing'}"
 
 
 def purchase(task: Task, model: ModelConfig, left: Remaining) -> Purchase:
@@ -67,6 +78,7 @@ def purchase(task: Task, model: ModelConfig, left: Remaining) -> Purchase:
         left: what is left of it.
     """
     saved = load_backend(task.flow.backend).look(task, model)
+    fallbacks = {item.dataset: item.fallbacks for item in saved.results({})} if left.verdicts else {}
     cost = tokens_per_answer(task, model)
     answers, verdicts = Amount(), Amount()
     tokens: float | None = 0
@@ -81,7 +93,9 @@ def purchase(task: Task, model: ModelConfig, left: Remaining) -> Purchase:
             unknown = bool(asked.more) or (asked.number and per_answer is None)
             tokens = None if unknown or tokens is None else tokens + asked.number * (per_answer or 0)
         if dataset in left.verdicts:
-            judged = 0 if dataset in left.rejudge or not task.flow.reuse else saved.verdicts(dataset)
+            judged = (
+                0 if dataset in left.rejudge or not task.flow.reuse else saved.verdicts(dataset) - fallbacks[dataset]
+            )
             missing = Amount(max(0, have + asked.number - judged), asked.exact, asked.more)
             if dataset in left.changes:
                 missing = Amount(missing.number, False, missing.more)

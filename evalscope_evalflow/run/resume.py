@@ -144,7 +144,7 @@ def all_answered(task: Task, model: ModelConfig, saved: Saved, dataset: str) -> 
     missing = requested - saved.answers(dataset)
     if missing <= 0:
         return True
-    permanent = [item for item in saved.failures(dataset) if not item.transient]
+    permanent = [item for item in saved.failures(dataset) if item.stands]
     return missing <= len(permanent) and cell.cause == failures.cause(task, model)
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config import ModelConfig, keys
 from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
 
 FILE = "failures.jsonl"
 SHOWN = 160  # characters of a server's words, where a line shows them; the file has more
+BAD_DATA = "bad_data"  # the kind of a sample that its row, or its picture, keeps from being asked
 SCORING = "scoring"  # the kind of a sample that was answered, but could not be scored
 
 # What of `deploy` and of `generation_config` decides whether a request is refused.
@@ -48,6 +49,11 @@ class Failure:
     time: str
 
     @property
+    def stands(self) -> bool:
+        """Whether the same task fails in the same way again. Data may have been mended: the worker sees it."""
+        return not self.transient and self.kind != BAD_DATA
+
+    @property
     def words(self) -> str:
         """The kind as a user reads it."""
         return f"{self.kind.replace('_', ' ')} ({'transient' if self.transient else 'permanent'})"
@@ -72,6 +78,7 @@ def cause(task: Task, model: ModelConfig) -> str:
         "generation": {name: value for name, value in generation.items() if name not in PATIENCE_KEYS},
         "dataset_args": task.stock.get("dataset_args"),
     }
+    facts = keys.redact(facts)  # a secret could be found by trying
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

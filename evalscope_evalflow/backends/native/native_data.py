@@ -28,6 +28,16 @@ class DataErrors:
 
     def __init__(self) -> None:
         self.file = ""
+        self._rows: dict[str, Callable[[int], str]] = {}  # where a sample of a subset comes from
+
+    def begin(self) -> None:
+        """Another dataset is loaded from now on."""
+        self.file = ""
+        self._rows.clear()
+
+    def row(self, subset: str, sample: int | None) -> str:
+        """Where a sample comes from, as the beginning of a sentence; empty where that is not known."""
+        return self._rows[subset](sample) if subset in self._rows and sample is not None else ""
 
     def watch(self) -> None:
         """Have EvalScope's loader say where it is."""
@@ -38,12 +48,26 @@ class DataErrors:
                 setattr(loader, name, self._reading(getattr(loader, name)))
         if hasattr(loader, "data_to_samples"):
             loader.data_to_samples = self._making(loader.data_to_samples)
+        loader.LocalDataLoader.load = self._loading(loader.LocalDataLoader.load)
 
     def named(self, dataset: str, error: Exception) -> Exception:
         """An error that ended a dataset, with the dataset's name."""
         if isinstance(error, DataError):
             return DataError(f"{dataset}, {error}")
         return DataError(f"{dataset}: {type(error).__name__}: {error}")
+
+    def _loading(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        def load_and_note(loader: Any) -> Any:
+            found = load(loader)
+            file, shuffled, repeats = self.file, bool(loader.shuffle), max(1, int(loader.repeats or 1))
+            # The first is what is asked; few-shot examples come after it.
+            self._rows.setdefault(
+                str(loader.subset),
+                lambda sample: f"{file}: " if shuffled else f"{file}, row {sample // repeats + 1}: ",
+            )
+            return found
+
+        return load_and_note
 
     def _reading(self, read: Callable[..., Any]) -> Callable[..., Any]:
         def read_and_say(path: str, *args: Any, **options: Any) -> Any:

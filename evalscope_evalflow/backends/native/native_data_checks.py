@@ -67,7 +67,7 @@ def data_problems(task: Task, notify: Callable[[str], None]) -> Iterator[Problem
         if by_name:
             yield from _check_by_name(look, settings, home)
         else:
-            _look_around(look, home)
+            yield from _look_around(look, home)
 
 
 def _use(
@@ -226,8 +226,12 @@ def _parquet_problems(dataset: str, path: Path) -> Iterator[Problem]:
         yield Problem(place(dataset, path), what, "Write it anew.")
 
 
-def _look_around(look: _Look, home: Path) -> None:
-    """A folder in which a benchmark finds its files by rules of its own, or one: what is broken is only said."""
+def _look_around(look: _Look, home: Path) -> Iterator[Problem]:
+    """A folder in which a benchmark finds its files by rules of its own, or a file.
+
+    What is broken is only said, but for lines in the file that has the name of the split that is asked.
+    """
+    split = _named(look.use.source, "eval_split")
     inside = sorted(home.rglob("*")) if home.is_dir() else [home]
     files = (path for path in inside if path.suffix in ENDINGS[:3] and path.is_file())
     for path, _ in zip(files, range(_MOST_FILES), strict=False):
@@ -236,7 +240,21 @@ def _look_around(look: _Look, home: Path) -> None:
             for _row in file.rows():
                 pass
         except BrokenFile as error:
-            look.notify(f"{place(look.use.dataset, path, error.line)}: {error.what}")
+            where = place(look.use.dataset, path, error.line)
+            # With rows before that line, it is no JSON of another form, which EvalScope may read as well.
+            if split and path == home / f"{split}.jsonl" and file.rows_read and _is_for_all(home, path.name):
+                yield Problem(where, error.what, error.todo)
+            else:
+                look.notify(f"{where}: {error.what}")
+
+
+def _is_for_all(home: Path, name: str) -> bool:
+    """Whether a folder's README, which may say which files it is made of, names a file, or none at all."""
+    try:
+        about = (home / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return "data_files" not in about or name in about
 
 
 def _named(source: str, key: str) -> str:

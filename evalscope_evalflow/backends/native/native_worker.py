@@ -206,7 +206,7 @@ class NativeWorker:
 
     def _alone(self, dataset: str, evaluate: Callable[[], Any]) -> Any:
         """A dataset, which ends no other if it fails; if all do, the run ends as the first did."""
-        self.data.file = ""
+        self.data.begin()
         self.budget.dataset = dataset
         try:
             return evaluate()
@@ -230,7 +230,7 @@ class NativeWorker:
         self.failures.expect(dataset, subset, sample, cause)
         try:
             if missing:
-                raise Unanswered("bad_data", False, f"{missing[0]} does not exist")
+                raise Unanswered("bad_data", False, f"{self.data.row(subset, sample)}{missing[0]} does not exist")
             state = evaluator._predict_sample(item.sample, folder)
         except Exception as error:
             kind, transient = ("bad_data", False) if is_half_a_character(error) else classify(error)

@@ -27,6 +27,7 @@ COLUMNS = (
     "fallbacks",  # samples that the judge gave no usable verdict on
     "cut_off",  # answers that the limit of tokens cut off; the score covers them
     "empty",  # answers without any text; the score covers them
+    "remarks",  # what stands beside the score, such as answers of two versions of the engine
 )
 
 
@@ -47,6 +48,7 @@ def _fields(row: ScoreRow) -> dict[str, str]:
     """A row's fields by their columns."""
     values = {name: getattr(row, name) for name in COLUMNS}
     values |= {"score": row.score_text, "why_not": " ".join(row.why_not.split())}
+    values["remarks"] = " ".join(row.remarks.split())
     return {name: _text(value) for name, value in values.items()}
 
 

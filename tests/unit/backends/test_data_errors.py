@@ -31,6 +31,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     names = ("jsonl_to_list", "csv_to_list", "tsv_to_list", "parquet_to_list", "data_to_samples")
     for name in names:
         monkeypatch.setattr(loader, name, getattr(loader, name))
+    monkeypatch.setattr(loader.LocalDataLoader, "load", loader.LocalDataLoader.load)
     errors = DataErrors()
     errors.watch()
 
@@ -69,6 +70,23 @@ def test_a_row_of_the_wrong_kind(load: Any) -> None:
     assert load("t.jsonl", b'{"question": "q", "answer": 4}\n').startswith(
         "mine, t.jsonl, row 1: ValidationError: 2 validation errors for Sample"
     )
+
+
+def test_where_a_sample_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evalscope.api.dataset import Sample
+
+    for name in ("jsonl_to_list", "data_to_samples"):
+        monkeypatch.setattr(loader, name, getattr(loader, name))
+    monkeypatch.setattr(loader.LocalDataLoader, "load", loader.LocalDataLoader.load)
+    errors = DataErrors()
+    errors.watch()
+    (tmp_path / "t.jsonl").write_text('{"q": "a"}\n{"q": "b"}\n')
+    for shuffle, said in ((False, f"{tmp_path}/t.jsonl, row 2: "), (True, f"{tmp_path}/t.jsonl: ")):
+        errors.begin()
+        assert errors.row("t", 3) == ""
+        options = {"sample_fields": lambda record: Sample(input=record["q"]), "repeats": 2, "shuffle": shuffle}
+        samples = loader.LocalDataLoader(str(tmp_path), split="test", subset="t", **options).load()
+        assert errors.row("t", samples[3].id) == said
 
 
 def test_any_other_error_has_the_datasets_name() -> None:

@@ -312,6 +312,14 @@ def test_files_that_a_benchmark_finds_by_itself_are_told_not_refused(look):
     assert notes == [f"gsm8k, {path}:1: it is no JSON: Expecting property name enclosed in double quotes (column 2)"]
 
 
+def test_a_broken_line_in_the_file_of_the_split_is_refused(look, tmp_path):
+    rows = b'{"question": "q", "answer": "1"}\n{oops\n'
+    assert "gsm8k, test.jsonl:2: it is no JSON" in one(look(rows, dataset="gsm8k", name="test.jsonl"))
+    (tmp_path / "data" / "README.md").write_text("configs:\n- data_files: main/*.jsonl\n")
+    problems, notes, _ = look(rows, dataset="gsm8k", name="test.jsonl")
+    assert (problems, len(notes)) == ([], 1)
+
+
 def test_a_large_file_is_looked_at_in_part_and_that_is_said(look, monkeypatch):
     monkeypatch.setattr(data_files, "ALWAYS", 1 << 16)
     monkeypatch.setattr(native_data_checks, "Patience", lambda: data_files.Patience(0))

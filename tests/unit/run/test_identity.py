@@ -7,6 +7,8 @@ import re
 import pytest
 import yaml
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker import MODEL_DEFAULTS
+from evalscope_evalflow.config.setting_effects import ACCEPTABLE
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run import fingerprints, preflight
@@ -157,7 +159,10 @@ def test_an_adapter_and_a_file_in_extra_args_count_by_their_content(make, tmp_pa
             {"url": "https://user:pass@A.example:443/v1/?tenant=1"},
             {"url": "https://a.example/v1/chat/completions", "api_key": "sk-2"},
         ),
-        ({"url": "http://a.example/v1"}, {"url": "http://a.example/v1", **engine(max_model_len=9, engine="remote")}),
+        (
+            {"url": "http://a.example/v1"},
+            {"url": "http://a.example/v1", **engine(max_model_len=9, engine="remote", chat_template="{{ x }}")},
+        ),
         ({}, {"debug": True, "analysis_report": True, "collect_perf": False, "timeout": 3, "eval_batch_size": 9}),
     ],
 )
@@ -232,6 +237,22 @@ def test_a_judges_defaults_and_address_are_no_other_judge(make, monkeypatch):
     monkeypatch.setenv("JUDGE_SYSTEM_PROMPT", "Be strict.")
     by_variable = fingerprints.verdicts(make(judge=JUDGE))
     assert by_variable == fingerprints.verdicts(make(judge={**JUDGE, "contract": {"system_prompt": "Be strict."}}))
+
+
+def test_what_vlmevalkit_takes_by_itself_may_be_written_out(make):
+    assert fingerprints._VLMEVALKIT_DEFAULTS == MODEL_DEFAULTS
+    section, judge = (
+        {"backend": "VLMEvalKit"},
+        {"models": [{"model_id": "j", "generation_config": {"temperature": 0.0}}]},
+    )
+    written = make(section, generation_config={"temperature": 0.0, "max_tokens": 2048}, judge=judge)
+    silent = make(section, judge={"models": [{"model_id": "j"}]})
+    assert fingerprints.predictions(written, written.models[0], "x") == fingerprints.predictions(
+        silent, silent.models[0], "x"
+    )
+    assert fingerprints.verdicts(written) == fingerprints.verdicts(silent)
+    other = make(section, generation_config={"temperature": 0.0, "max_tokens": 9})
+    assert "generation_config.max_tokens" in fingerprints.predictions(other, other.models[0], "x")
 
 
 # Doors.
@@ -335,6 +356,20 @@ def test_endpoints():
 
 
 # Going on.
+
+
+def test_every_fact_has_a_name_that_can_be_accepted_but_for_the_backend(make):
+    everything = {
+        "sandbox": {"enabled": True}, "agent_config": {"mode": "native"}, "seed": 1, "repeats": 2, "limit": 1,
+        "model_args": {"a": 1}, "model_task": "x", "dataset_hub": "huggingface", "dataset_dir": "/x",
+        "generation_config": {"top_k": 1}, "dataset_args": {"general_qa": {"few_shot_num": 1}},
+    }  # fmt: skip
+    local = {"deploy": {"chat_template": "{{ x }}", "extra_args": ["--x"], "env_vars": {"X": "1"}}}
+    names = set()
+    for task in (make(**local, **everything), make(url="http://a.example/v1")):
+        facts = fingerprints.predictions(task, task.models[0], "general_qa")
+        names |= {name.removeprefix("deploy.").partition(".")[0] for name in facts}
+    assert names - {"backend", "facts"} == set(ACCEPTABLE)
 
 
 def test_a_refusal_says_how_to_go_on_and_what_is_accepted_is_told(make):

@@ -110,6 +110,16 @@ def test_one_answer_that_is_missing_is_asked_and_its_dataset_judged_again(make):
     assert left(make({"mode": "judge"})) == ([], []), "its report stands on more than is there"
 
 
+def test_a_sample_whose_data_was_bad_is_looked_at_again(make):
+    """Its picture may be there by now, which the worker sees."""
+    task = make()
+    both(task, answers=3)
+    noted = Failures(str(failures.path_in(task.work_dir)), failures.cause(task, task.models[0]))
+    for dataset in task.datasets:
+        noted.add(dataset, "s", 3, "c", "bad_data", False, "a.png does not exist")
+    assert left(task) == (task.datasets, task.datasets)
+
+
 def test_what_failed_permanent_is_not_asked_again_while_its_cause_is_the_same(make):
     task = make(deploy={"max_model_len": 64})
     both(task, answers=3)

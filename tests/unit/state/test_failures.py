@@ -168,6 +168,10 @@ class TestCause:
         )
         return failures.cause(task, task.models[0])
 
+    def test_no_secret_can_be_found_by_trying(self):
+        one, other = ({"max_tokens": 5, "extra_headers": {"Authorization": secret}} for secret in ("a", "b"))
+        assert self.cause(generation_config=one) == self.cause(generation_config=other)
+
     @pytest.mark.parametrize(
         "change",
         [
