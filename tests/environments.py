@@ -40,6 +40,7 @@ _CUDA_ONLY = ["torchvision", "torchaudio", "torchcodec"]
 _LMDEPLOY = ["lmdeploy==0.18.0", "mmengine-lite", "yapf", "platformdirs", "addict", "termcolor", "shortuuid"]
 # Likewise, with what its parser needs (IPython, of all things, needs traitlets).
 _SGLANG = ["sglang==0.5.23", "orjson", "ipython", "traitlets"]
+_NEXT_VLMEVAL = ["ms-vlmeval==0.0.20", "termcolor", "levenshtein", "rapidfuzz", "decord", "num2words", "docopt"]
 _MAKE_CHECKPOINT = """\
 import sys, transformers
 folder, name, target = sys.argv[1:]
@@ -182,6 +183,22 @@ def vlmeval_env() -> Path:
     return _built("vlmeval", str(ROOT) + extra[0] + "".join(entry_points), build)
 
 
+def next_vlmeval_env() -> Path:
+    """The same with ms-vlmeval 0.0.20 and what that cannot be imported without; all else are links."""
+    below = vlmeval_env()
+
+    def build(folder: Path) -> None:
+        venv.create(folder)
+        for path in _site_packages(below).iterdir():
+            if not path.name.startswith(("vlmeval", "ms_vlmeval")):
+                (_site_packages(folder) / path.name).symlink_to(path)
+        uv = Path(sys.executable).with_name("uv")
+        command = [uv, "pip", "install", "--quiet", "--no-deps", "--python", folder / "bin" / "python", *_NEXT_VLMEVAL]
+        subprocess.run(command, check=True)
+
+    return _built("vlmeval-next", repr((_NEXT_VLMEVAL, below)), build)
+
+
 def old_evalscope_env() -> Path:
     """An environment with the oldest EvalScope that is supported, and this project, editable."""
 
@@ -199,10 +216,14 @@ def _over_vllm(name: str, packages: list[str]) -> Path:
     def build(folder: Path) -> None:
         venv.create(folder)
         (site,) = folder.glob("lib/python3*/site-packages")
-        (site / "below.pth").write_text(str(next(below.glob("lib/python3*/site-packages"))) + "\n")
+        (site / "below.pth").write_text(f"{_site_packages(below)}\n")
         _pip(below, "--python", str(folder / "bin" / "python"), "install", "--no-deps", *packages)
 
     return _built(name, repr((packages, below)), build)
+
+
+def _site_packages(env: Path) -> Path:
+    return next(env.glob("lib/python3*/site-packages"))
 
 
 def _built(name: str, recipe: str, build: Callable[[Path], None]) -> Path:
@@ -230,5 +251,15 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    for make in (gguf, vllm_env, lmdeploy_env, sglang_env, checkpoint, vlm, vlmeval_env, old_evalscope_env):
+    for make in (
+        gguf,
+        vllm_env,
+        lmdeploy_env,
+        sglang_env,
+        checkpoint,
+        vlm,
+        vlmeval_env,
+        next_vlmeval_env,
+        old_evalscope_env,
+    ):
         print(make.__name__, make())

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,7 +132,9 @@ class DataFile:
                 raise BrokenFile(1, f"it is {name} (its byte-order mark says so), not UTF-8", _convert(self.path, name))
         if start.startswith(_UTF_8_BOM) and self._bom_is_text:
             what = "it begins with a byte-order mark (BOM), which this version of EvalScope takes for text"
-            raise BrokenFile(1, what, f"Remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {self.path}")
+            raise BrokenFile(
+                1, what, f"Remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shlex.quote(str(self.path.absolute()))}"
+            )
 
     def _lines(self, text: io.TextIOWrapper, tell: Callable[[], int]) -> Iterator[str]:
         number = 0
@@ -266,7 +269,8 @@ def guess_encoding(data: bytes) -> str:
 
 
 def _convert(path: Path, encoding: str) -> str:
-    return f"Convert it: iconv -f {encoding} -t UTF-8 {path} > NEW, and put NEW in its place."
+    file = shlex.quote(str(path.absolute()))
+    return f"Convert it: iconv -f {encoding} -t UTF-8 {file} > NEW, and put NEW in its place."
 
 
 def _unclosed(lines: list[str], delimiter: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from evalscope_evalflow.backends import Saved
 from evalscope_evalflow.config import ModelConfig
+from evalscope_evalflow.config.setting_effects import ACCEPTABLE
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.run import fingerprints
@@ -102,11 +103,14 @@ def refusals(saved: Saved, found: Iterable[SavedIdentity]) -> Iterator[Problem]:
             changes.setdefault(change, []).append(item.dataset)
             names[change] = list(dict.fromkeys(difference.to_accept for difference in item.refused))
     for change, datasets in changes.items():
+        todo = "Choose another work_dir, or set `reuse: false`: it archives them and starts again."
+        if {name.partition(".")[0] for name in names[change]} <= set(ACCEPTABLE):
+            accepting = f"`reuse: {{accept: [{', '.join(names[change])}]}}`"
+            todo += f" To go on with them all the same, set {accepting}: it is noted beside the scores."
         yield Problem(
             "work_dir",
             f"{saved.folder} holds {saved.model.name}'s answers on {', '.join(datasets)} to another task: {change}",
-            "Choose another work_dir, or set `reuse: false`: it archives them and starts again. To go on with them all "
-            f"the same, set `reuse: {{accept: [{', '.join(names[change])}]}}`: it is noted beside the scores.",
+            todo,
         )
 
 

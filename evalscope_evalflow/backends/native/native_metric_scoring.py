@@ -14,6 +14,14 @@ from evalscope_evalflow.events.worker_events import MetricsFailed
 from evalscope_evalflow.worker.channel import Channel
 
 SAID = 300  # characters of an error
+# How EvalScope's benchmarks note with a score of 0 that their own code failed, and how that reads where it is not the
+# answer's fault, which may as well be one that cannot be parsed.
+_FAILED = re.compile(r"(sandbox )?evaluation (failed|error): ", re.IGNORECASE)
+_SURROUNDINGS = re.compile(
+    r"No module named|pip install|not installed|Resource \S+ not found|No such file or directory|Connection refused"
+    r"|docker",
+    re.IGNORECASE,
+)
 _NLTK = re.compile(r"Resource '?(\w+)'? not found\.\s+Please use the NLTK Downloader")
 
 
@@ -61,6 +69,10 @@ def without_failed_metrics(sample_score: Any) -> dict[str, str]:
     """
     score = sample_score.score
     errors = metric_errors(score.metadata or {})
+    said = str(score.explanation or "")
+    if _FAILED.match(said) and _SURROUNDINGS.search(said):
+        errors["the score"] = _short(said)
+        score.value = {}
     for name in [name for name in score.value if any(_is_of(name, metric) for metric in errors)]:
         del score.value[name]
     return errors

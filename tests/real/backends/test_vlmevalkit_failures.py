@@ -14,11 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import environments
 import pandas
 import pytest
 import vlm_data
 from vlm_runs import JUDGE_KEY, MODEL_KEY, UNCLEAR, Outcome, files_with, free_port, run, serve, task, texts, verdicts
 
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import changed_places
+from evalscope_evalflow.config.catalog import vlmevalkit_folder
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode
 
 pytestmark = pytest.mark.real
@@ -72,7 +75,10 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def disturbed(data: Path, vlmeval_env: Path, place: Path, port: int) -> tuple[Path, Outcome]:
     """A run with a model that fails on some questions, and a judge that is silent on others."""
-    work = place / "disturbed"
+    return disturb(place / "disturbed", vlmeval_env, place, port)
+
+
+def disturb(work: Path, env: Path, place: Path, port: int) -> tuple[Path, Outcome]:
     with (
         serve(
             place, "m.o-1", MODEL_KEY, "--answer", UNCLEAR, "--fail-prompt", f"{LOST}=500",
@@ -83,7 +89,7 @@ def disturbed(data: Path, vlmeval_env: Path, place: Path, port: int) -> tuple[Pa
             "--answer-prompt", f"{MUMBLED}=who knows", "--fail-prompt", "after stone=500",
         ) as judge,
     ):  # fmt: skip
-        return work, run(task(work, vlmeval_env, model.url, f"{judge.url}/chat/completions", MIXED))
+        return work, run(task(work, env, model.url, f"{judge.url}/chat/completions", MIXED))
 
 
 class TestDisturbed:
@@ -304,3 +310,26 @@ def test_data_that_is_not_there_and_data_that_is_another(
         assert found.cells["shapes"].complete
         assert found.scores["shapes"] != undisturbed.scores["shapes"]
         assert len(model.prompts) <= 1, "a look whether the API is there"
+
+
+def test_another_version_of_vlmevalkits_fails_and_scores_alike(
+    data: Path, place: Path, good: tuple[str, str], undisturbed: Outcome, disturbed: tuple[Path, Outcome], port: int
+) -> None:
+    """Its loops, files and checks of completeness are others: what is patched has to fit both."""
+    env = environments.next_vlmeval_env()
+    work, found = disturb(place / "next", env, place, port)
+    for dataset, cell in disturbed[1].cells.items():
+        other = found.cells[dataset]
+        counts = [(item.requested, item.answered, item.judged, item.fallbacks, item.failures) for item in (cell, other)]
+        assert counts[0] == counts[1], dataset
+    assert found.scores == disturbed[1].scores
+    mended = run(task(work, env, *good, MIXED))
+    assert mended.code == ExitCode.COMPLETE
+    assert mended.scores == undisturbed.scores
+
+
+def test_what_is_patched_is_known_by_its_source(vlmeval_env: Path) -> None:
+    for env in (vlmeval_env, environments.next_vlmeval_env()):
+        folder = vlmevalkit_folder(str(env))
+        assert folder is not None
+        assert changed_places(folder) == []

@@ -71,6 +71,17 @@ def test_a_sample_whose_headline_metric_failed_is_not_scored(scorer, failed):
         scorer._review_task_state(failed)
 
 
+def test_a_benchmark_whose_own_code_cannot_run_gives_no_score_and_an_answer_that_it_cannot_read_a_bad_one(scorer):
+    def scored(said):
+        found = sample({"acc": 0.0}, main="acc", error=said)
+        found.score.explanation = f"Evaluation failed: {said}"
+        return scorer._review_task_state(found)
+
+    with pytest.raises(Unscored, match=r"the score could not be computed: .*No module named 'rouge'"):
+        scored("No module named 'rouge'")
+    assert scored("Expecting value: line 1 column 1").score.value == {"acc": 0.0}
+
+
 def test_what_failed_is_told_with_the_saved_scores_of_earlier_runs(scorer, told):
     old = sample({**BLEU, **ROUGE}, {"BLEU": NLTK})
     context = SimpleNamespace(cached_scores_by_subset={"t": [old]})

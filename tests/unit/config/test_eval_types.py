@@ -10,7 +10,7 @@ TASK = {
     "eval_backend": "evalflow", "model": "m", "api_url": "http://127.0.0.1:1/v1", "datasets": ["general_qa"],
     "evalflow": {"backend": "Native"},
 }  # fmt: skip
-OTHERS = ["anthropic_api", "openai_responses_api", "mock_llm", "litellm", "text2image", "llm_ckpt", "checkpoint", 3]
+OTHERS = ["anthropic_api", "openai_responses_api", "mock_llm", "litellm", "text2image", "llm_ckpt", "checkpoint"]
 
 
 def by_file(**more):

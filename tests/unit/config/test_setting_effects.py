@@ -82,7 +82,7 @@ def test_every_effect_has_a_meaning_and_what_can_be_accepted_changes_answers():
     assert set(MEANINGS) == set(Effect)
     answering = {name for lines in TABLE.values() for name in settings_with(Effect.ANSWERS, lines)}
     parts = {name for lines in TABLE.values() for name in settings_with(Effect.PARTS, lines)}
-    assert set(ACCEPTABLE) - {"checkpoint", "data"} <= answering | parts
+    assert set(ACCEPTABLE) - {"checkpoint"} <= answering | parts
 
 
 def test_what_says_nothing_is_left_out():

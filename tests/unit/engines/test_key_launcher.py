@@ -1,6 +1,7 @@
 """The launcher that hands a server its key, and closes every path that serves."""
 
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def served(folder, *arguments):
     lease.release()
     argv = [*key_launcher(Environment.find(None), "api-key", "open_server:main"), "--port", str(lease.port), *arguments]
     env = {**os.environ, "PYTHONPATH": str(folder), KEY_VARIABLE: KEY}
-    process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         url = f"http://127.0.0.1:{lease.port}"
         while not http.request(f"{url}/health").ok:
@@ -62,7 +63,7 @@ def served(folder, *arguments):
                 process.wait(0.05)
         yield url
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # what it has spawned serves on without it
         process.wait(30)
 
 

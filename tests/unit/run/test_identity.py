@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_worker import MODEL_DEFAULTS
+from evalscope_evalflow.config.setting_effects import ACCEPTABLE
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run import fingerprints, preflight
@@ -355,6 +356,20 @@ def test_endpoints():
 
 
 # Going on.
+
+
+def test_every_fact_has_a_name_that_can_be_accepted_but_for_the_backend(make):
+    everything = {
+        "sandbox": {"enabled": True}, "agent_config": {"mode": "native"}, "seed": 1, "repeats": 2, "limit": 1,
+        "model_args": {"a": 1}, "model_task": "x", "dataset_hub": "huggingface", "dataset_dir": "/x",
+        "generation_config": {"top_k": 1}, "dataset_args": {"general_qa": {"few_shot_num": 1}},
+    }  # fmt: skip
+    local = {"deploy": {"chat_template": "{{ x }}", "extra_args": ["--x"], "env_vars": {"X": "1"}}}
+    names = set()
+    for task in (make(**local, **everything), make(url="http://a.example/v1")):
+        facts = fingerprints.predictions(task, task.models[0], "general_qa")
+        names |= {name.removeprefix("deploy.").partition(".")[0] for name in facts}
+    assert names - {"backend", "facts"} == set(ACCEPTABLE)
 
 
 def test_a_refusal_says_how_to_go_on_and_what_is_accepted_is_told(make):

@@ -307,11 +307,18 @@ def test_a_limit_without_a_time_is_met_with_single_requests(api: ApiServer, clie
     assert len(api.asked) < 8 + 8 * 5
 
 
-def test_a_host_that_has_no_address_any_more(client: Callable[..., Client]) -> None:
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("http://no-such-host.invalid/v1", "name"), ("https://127.0.0.1:{port}/v1", "SSL")],
+    ids=["DNS", "TLS"],
+)
+def test_a_host_without_an_address_or_without_tls_is_down(
+    url: str, said: str, api: ApiServer, client: Callable[..., Client]
+) -> None:
     one = client(dataclasses.replace(PACE, give_up_s=0.2))
-    one.model.api.client.base_url = "http://no-such-host.invalid/v1"
+    one.model.api.client.base_url = url.format(port=api.port)
     assert one.ask("q").startswith("api_down:")
-    assert one.of(ApiDown)
+    assert said in one.of(ApiDown)[0].reason
 
 
 def test_an_engine_of_this_run_is_left_to_its_own_watch(api: ApiServer, client: Callable[..., Client]) -> None:
