@@ -69,7 +69,7 @@ def hide_key(flag: str, value: str, found: dict[str, str]) -> str:
         return f"${{{variable}}}"
     try:
         tree = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value  # the parser says what is wrong with it
 
     def convert(node: Any, name: str = "") -> Any:

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -104,7 +104,7 @@ def vlmevalkit_datasets(worker_env: str | None = None, *, ask: bool = True) -> f
     file = user_cache_path("evalflow", ensure_exists=True) / f"vlmevalkit-{name}.json"
     if not ask and not file.exists():
         return frozenset(DEFAULT_VLM_DATASETS)
-    with FileLock(file.with_suffix(".lock")):
+    with locked(file.with_suffix(".lock")):
         if not file.exists():
             new = file.with_suffix(".new")
             new.write_text(_list_vlmevalkit_datasets(env), encoding="utf-8")

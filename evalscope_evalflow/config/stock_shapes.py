@@ -67,6 +67,7 @@ def _of_dataset(name: Any, settings: Any) -> Iterator[Problem]:
 
 def _of_judge(judge: Mapping[Any, Any]) -> Iterator[Problem]:
     yield from _keys(judge, "judge")
+    yield from _mappings(judge, ("contract", "generation_config"), "judge")
     models = judge.get("models")
     listed = [models] if isinstance(models, Mapping) else models
     if listed is not None and not isinstance(listed, (list, tuple)):
@@ -81,12 +82,20 @@ def _of_judge(judge: Mapping[Any, Any]) -> Iterator[Problem]:
             continue
         yield from _keys(model, where)
         yield from _texts(model, _JUDGES_TEXTS, where)
+        yield from _mappings(model, ("generation_config", "model_args"), where)
 
 
 def _keys(found: Mapping[Any, Any], where: str) -> Iterator[Problem]:
     for key in found:
         if not isinstance(key, str):
             yield Problem(f"{where}.{key}", f"is a key that is no text ({kind_of(key)})", "Put it into quotes.")
+
+
+def _mappings(found: Mapping[Any, Any], names: tuple[str, ...], where: str) -> Iterator[Problem]:
+    for name in names:
+        value = found.get(name)
+        if value is not None and not isinstance(value, Mapping) and not hasattr(value, "model_dump"):
+            yield Problem(f"{where}.{name}", f"is no mapping ({kind_of(value)})")
 
 
 def _texts(found: Mapping[Any, Any], names: tuple[str, ...], where: str) -> Iterator[Problem]:

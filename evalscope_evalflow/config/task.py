@@ -45,6 +45,7 @@ _REFUSED = {
     "chat_template": "EvalScope uses it for models that it loads itself. Set `deploy.chat_template` in the section.",
     "rerun_review": "Missing reviews are made; to make all of them again, remove `reviews` from work_dir.",
 }
+_MOST_FILES = 5  # that a section may be read from, one naming the next
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs", "stall_timeout_s"}
 # Keys of generation_config that say how long a request may take and how it is sent, not what is asked.
@@ -248,7 +249,7 @@ def _without_effect(flow: FlowConfig, models: tuple[ModelConfig, ...]) -> list[s
     return [f"{', '.join(names)}: without effect, as nothing is deployed here"] if names and models else []
 
 
-def read_section(section: Any) -> Mapping[str, Any]:
+def read_section(section: Any, depth: int = 0) -> Mapping[str, Any]:
     """The section from any of its forms: a FlowConfig, a mapping, JSON, or the path of a file that holds it (or a
     whole task).
 
@@ -268,11 +269,13 @@ def read_section(section: Any) -> Mapping[str, Any]:
     if text.lstrip().startswith("{"):
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(Problem(SECTION, f"is not valid JSON: {error}")) from error
     else:
         data = read_mapping(text)
-    return read_section(data[SECTION]) if SECTION in data else data
+    if SECTION in data and depth > _MOST_FILES:
+        raise ConfigError(Problem(SECTION, "files name each other in a circle", "Give the section itself."))
+    return read_section(data[SECTION], depth + 1) if SECTION in data else data
 
 
 def expand_models(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.processes import guard, orphans, registry
 from evalscope_evalflow.processes.registry import Entry
 from evalscope_evalflow.processes.supervised import GUARD
@@ -63,7 +64,7 @@ def clean(wait_s: float = 0) -> list[Cleaned]:
     if not stale():
         return []
     try:
-        with FileLock(registry.folder() / "clean.lock", timeout=wait_s):
+        with locked(registry.folder() / "clean.lock", wait_s):
             return [_clean(entry) for entry in stale() if not _has_guard(entry)]
     except Timeout:
         return []

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from evalscope_evalflow.config.file_locks import has_no_locks
+
 # Below Linux's range of ephemeral ports (32768–60999): no outgoing connection can take one meanwhile.
 RANGE = range(20000, 32000)
 
@@ -45,6 +47,9 @@ def lease(host: str, first: int | None = None) -> PortLease:
             lock.acquire(timeout=0)
         except Timeout:
             continue
+        except (OSError, NotImplementedError) as error:
+            if not has_no_locks(error):
+                raise
         if is_free(host, port):
             return PortLease(port, lock)
         lock.release()

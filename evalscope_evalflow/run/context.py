@@ -5,21 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from evalscope_evalflow.backends import Backend, Saved, load_backend
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.run.control import Control
-from evalscope_evalflow.run.folder_lock import folder_in_use
+from evalscope_evalflow.run.folder_lock import folder_in_use, refuse_by_record
 from evalscope_evalflow.state import cells
 
 
@@ -117,15 +118,13 @@ class Run:
             ConfigError: another one does.
         """
         self.record_folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.record_folder / "run.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(folder_in_use(self.folder)) from None
-        try:
+        with ExitStack() as stack:
+            try:
+                if not stack.enter_context(locked(self.record_folder / "run.lock", 0)):
+                    refuse_by_record(self.folder)
+            except Timeout:
+                raise ConfigError(folder_in_use(self.folder)) from None
             yield
-        finally:
-            lock.release()
 
 
 class Callback:

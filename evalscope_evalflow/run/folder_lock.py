@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.state import record
 
@@ -24,6 +27,17 @@ def folder_in_use(folder: Path) -> Problem:
     )
 
 
+def refuse_by_record(folder: Path) -> None:
+    """Where the file system has no locks: by what the record says, as far as this machine can tell who lives.
+
+    Raises:
+        Timeout: another process of this machine is at it.
+    """
+    found = record.read(folder) or {}
+    if found.get("state") == "running" and found.get("host") == platform.node() and found.get("pid") != os.getpid():
+        raise Timeout(str(folder))
+
+
 def refuse_folders_in_use(folders: Iterable[Path]) -> None:
     """Check, before anything starts, that no other run has one of these run folders.
 
@@ -36,8 +50,9 @@ def refuse_folders_in_use(folders: Iterable[Path]) -> None:
         if not path.exists():
             continue
         try:
-            with FileLock(path, timeout=0):
-                pass
+            with locked(path, 0) as held:
+                if not held:
+                    refuse_by_record(folder)
         except Timeout:
             problems.append(folder_in_use(folder))
     if problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import locate
 from evalscope_evalflow.errors import Problem
 
@@ -18,7 +19,7 @@ _FILES = (
 def check_tokenizer(model: ModelConfig, deploy: DeployConfig, unless: tuple[str, ...] = ()) -> Iterable[Problem]:
     """Whether there is a tokenizer; `unless`: options of the engine that name another."""
     folder = locate(model.path) if model.path else None
-    if folder is None or not (folder / "config.json").is_file():  # another check reports that
+    if folder is None or list(checkpoint.check(model.path)):  # which is told
         return
     if any(word.replace("_", "-").startswith(unless) for word in deploy.extra_args if unless):
         return

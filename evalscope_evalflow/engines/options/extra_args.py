@@ -18,11 +18,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from evalscope_evalflow.config import DeployConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.config.keys import is_secret_name
 from evalscope_evalflow.engines.base import Engine, ParserSource
 from evalscope_evalflow.errors import Problem
@@ -153,7 +153,7 @@ def read_table(engine: Engine, env: Environment, notify: Callable[[str], None] |
     table = _read(path)
     if table is not None:
         return table
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         table = _read(path)  # somebody else may just have made it
         if table is None:
             waits = f"reading the options of {engine.name} in {env.prefix}; once for each version, up to half a minute"

@@ -27,6 +27,7 @@ from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode
 pytestmark = pytest.mark.real
 FAILED = "Failed to obtain answer via API."
 DEAD = "http://127.0.0.1:9/v1"
+ELSEWHERE = {"accept": ["api_url"]}  # the servers of another test, at another port
 STOCK = Path(__file__).resolve().parents[2] / "stock_vlmevalkit.py"
 MIXED = [vlm_data.CUSTOM, "LogicVista", "MathVista_MINI", "DynaMath"]
 LOST, LONG, UNJUDGED, MUMBLED = "'bread'", "'snow'", "'tiger'", "'piano'"
@@ -248,7 +249,7 @@ def test_reuse_false_is_fresh_and_a_smaller_limit_asks_nothing(
         serve(place, "m.o-1", MODEL_KEY, "--answer", UNCLEAR) as model,
         serve(place, "referee", JUDGE_KEY, "--answer", "{letter}") as judge,
     ):
-        asked = task(work, vlmeval_env, model.url, judge.url, ["shapes"])
+        asked = task(work, vlmeval_env, model.url, judge.url, ["shapes"], reuse=ELSEWHERE)
         model.forget()
         fewer = run(replace(asked, stock={**asked.stock, "limit": 2})).cells["shapes"]
         assert (fewer.complete, fewer.requested, fewer.answered) == (True, 2, 2)
@@ -298,14 +299,14 @@ def test_data_that_is_not_there_and_data_that_is_another(
         shutil.copytree(data, place / "other-LMUData")
         monkeypatch.setenv("LMUData", str(place / "other-LMUData"))
         with pytest.raises(EvalFlowError, match=r"MathVista_MINI\.tsv is not the published.*verify_md5: false"):
-            run(task(work, vlmeval_env, model.url, judge.url, names, verify_md5=True))
+            run(task(work, vlmeval_env, model.url, judge.url, names, verify_md5=True, reuse=ELSEWHERE))
         assert (place / "other-LMUData" / "MathVista_MINI.tsv").exists()
         changed = place / "other-LMUData" / "shapes.tsv"
         rows = pandas.read_csv(changed, sep="\t", dtype=str)
         rows.loc[0, "answer"] = next(letter for letter in "AB" if letter != rows.loc[0, "answer"])
         rows.to_csv(changed, sep="\t", index=False)
         model.forget()
-        found = run(task(work, vlmeval_env, model.url, judge.url, ["shapes"]))
+        found = run(task(work, vlmeval_env, model.url, judge.url, ["shapes"], reuse=ELSEWHERE))
         assert found.cells["shapes"].complete
         assert found.scores["shapes"] != undisturbed.scores["shapes"]
         assert len(model.prompts) <= 1, "a look whether the API is there"

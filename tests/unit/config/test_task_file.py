@@ -133,3 +133,15 @@ def test_paths_of_any_script_are_kept(tmp_path):
     name = os.fsdecode("ein Ordner 模型 مجلد é".encode() + b"\xff")
     task = Task.parse({**TASK, "work_dir": str(tmp_path / name)})
     assert task.work_dir == tmp_path / name
+
+
+def test_files_that_name_each_other_in_a_circle_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("evalflow: a.yaml\ndatasets: [x]\n")
+    with pytest.raises(ConfigError, match="evalflow: files name each other in a circle"):
+        Task.load("a.yaml")
+
+
+def test_json_that_is_nested_too_deeply_is_told():
+    with pytest.raises(ConfigError, match="evalflow: is not valid JSON"):
+        Task.parse({**TASK, "evalflow": '{"a":' * 100_000})
