@@ -17,6 +17,7 @@ from evalscope_evalflow.run import host_checks
 from evalscope_evalflow.run.resume import Survey, check_there_is_something_to_judge
 from evalscope_evalflow.run.saved_identity import identities, refusals
 from evalscope_evalflow.run.saved_identity import notes as identity_notes
+from evalscope_evalflow.run.url_parts import UrlParts
 from evalscope_evalflow.serving import check_api
 
 
@@ -116,6 +117,11 @@ def _api_problems(task: Task, notify: Callable[[str], None], survey: Survey) -> 
     for model in task.models:
         if survey.asks(model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
             yield from _ask(f"model {model.name}", model, notify)
+    for model in task.models:
+        try:
+            UrlParts(model.api_url).taken_from(task.stock)
+        except ConfigError as error:
+            yield from error.problems
     if not any(survey.remaining(model).verdicts for model in task.models):
         return  # no judge is asked today
     for number, judge in enumerate(judges(task)):

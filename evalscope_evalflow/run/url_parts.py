@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evalscope_evalflow.config.api_url import split_api_url
+from evalscope_evalflow.errors import ConfigError, Problem
 
 _URL_FIELDS = ("api_url", "base_url")
 
@@ -23,16 +24,24 @@ class UrlParts:
         """
         Args:
             urls: URLs beside those of the task.
+
+        Raises:
+            ConfigError: two of them have one base, and not the same of the rest.
         """
         self.bases: list[str] = []
         self.secrets: list[str] = []
         self._parts: dict[str, dict[str, Any]] = {}
+        self._seen: dict[str, dict[str, Any]] = {}
         for url in urls:
             if url:
                 self._base_of(url)
 
     def taken_from(self, tree: Any, name: str = "") -> Any:
-        """A copy of a task in which every URL of an API is its base."""
+        """A copy of a task in which every URL of an API is its base.
+
+        Raises:
+            ConfigError: two of them have one base, and not the same of the rest: clients tell them apart by that.
+        """
         if isinstance(tree, Mapping):
             return {key: self.taken_from(value, str(key)) for key, value in tree.items()}
         if isinstance(tree, (list, tuple)):
@@ -45,9 +54,13 @@ class UrlParts:
 
     def _base_of(self, url: str) -> str:
         found = split_api_url(url)
+        parts = {"query": found.query, "authorization": found.authorization}
+        if self._seen.setdefault(found.base, parts) != parts:
+            what = f"two APIs at {found.base} differ in user, password or query, and would be given each other's"
+            raise ConfigError(Problem("api_url", what, "Use the same URL for both, and give their keys as api_key."))
         self.bases.append(found.base)
         if found.is_plain:
             return url
-        self._parts[found.base] = {"query": found.query, "authorization": found.authorization}
+        self._parts[found.base] = parts
         self.secrets += filter(None, [found.secret, *found.query.values()])
         return found.base

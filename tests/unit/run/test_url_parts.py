@@ -1,5 +1,8 @@
 import json
 
+import pytest
+
+from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.url_parts import UrlParts
 
 
@@ -17,3 +20,15 @@ def test_a_task_gets_bases_and_the_parts_go_beside_it():
 def test_urls_that_are_addresses_alone_stay_as_they_are():
     task = {"api_url": "http://x/v1/", "names": ["http://me:word@x"]}
     assert UrlParts().taken_from(task) == task
+
+
+@pytest.mark.parametrize("other", ["http://x/v1", "http://you@x/v1", "http://me:word@x/v1?sig=abc"])
+def test_two_apis_that_clients_cannot_tell_apart_are_refused(other):
+    task = {"judge": {"models": [{"model_id": "j", "api_url": other}]}}
+    with pytest.raises(ConfigError, match=r"two APIs at http://x/v1 differ"):
+        UrlParts("http://me:word@x/v1").taken_from(task)
+
+
+def test_the_same_url_twice_is_one():
+    task = {"judge": {"models": [{"model_id": "j", "api_url": "http://me:word@x/v1/chat/completions"}]}}
+    assert UrlParts("http://me:word@x/v1").taken_from(task)["judge"]["models"][0]["api_url"] == "http://x/v1"
