@@ -112,7 +112,7 @@ ROWS = [
     ("--eval_port 9000", "lmdeploy --server-port", "9000"),
     ("--eval_port 9000", "sglang --port", "9000"),
     ("--eval_port 9000", "llamacpp --port", "9000"),
-    ("--eval_api_key ${A_KEY}", "vllm $VLLM_API_KEY", KEY),
+    ("--eval_api_key ${A_KEY}", "vllm $EVALFLOW_ENGINE_API_KEY", KEY),
     ("--eval_api_key ${A_KEY}", "lmdeploy $EVALFLOW_ENGINE_API_KEY", KEY),
     ("--eval_api_key ${A_KEY}", "sglang $EVALFLOW_ENGINE_API_KEY", KEY),
     ("--eval_api_key ${A_KEY}", "llamacpp $EVALFLOW_ENGINE_API_KEY", KEY),
