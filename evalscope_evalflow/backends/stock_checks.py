@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from evalscope_evalflow.backends.evalscope_sources import source_problems
 from evalscope_evalflow.backends.generation_ranges import range_problems
 from evalscope_evalflow.config import catalog
 from evalscope_evalflow.config.task import Task
@@ -24,6 +25,7 @@ def stock_problems(task: Task, folder: Path) -> Iterable[Problem]:
         task: it.
         folder: of the `evalscope` package.
     """
+    yield from source_problems(folder)
     fields = catalog.task_fields(folder)
     for name in task.stock:
         if fields and name not in fields:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
+from evalscope_evalflow.backends.known_sources import changed_places, shown
 from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.stock_checks import stock_problems
+from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import VERSIONS, changed_places
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import VERSIONS
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.eval_types import ASKED_BY
@@ -72,13 +74,12 @@ class VLMEvalKit(Backend):
             what = f"VLMEvalKit in {env.prefix} cannot be used: {'; '.join(wrong)}"
             yield Problem("worker_env", what, f"pip install {install}, in an environment without vLLM.")
         folder = catalog.vlmevalkit_folder(worker_env)
-        changed = changed_places(folder) if folder else []
+        changed = changed_places(folder, vlmevalkit_sources.PLACES) if folder else []
         if changed:
-            places = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
             yield Problem(
                 "worker_env",
                 f"ms-vlmeval {env.version_of('ms-vlmeval')} in {env.prefix} is none of the versions that EvalFlow was "
-                f"written for: {places} changed. Scores could be wrong",
+                f"written for: {shown(changed)} changed. Scores could be wrong",
                 f"pip install ms-vlmeval=={VERSIONS[-1]}; {', '.join(VERSIONS)} work.",
             )
 

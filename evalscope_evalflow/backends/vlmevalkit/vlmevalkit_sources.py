@@ -1,18 +1,11 @@
-"""The places of VLMEvalKit that are replaced or relied on, recognised by the source that they were written for.
-
-A patch on another source may still run, and give wrong scores. So a version whose places have other sources is refused
-before anything starts. Only files are read.
-"""
+"""The places of VLMEvalKit that are replaced or relied on, with the sources that were tested."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import textwrap
-from pathlib import Path
+from evalscope_evalflow.backends.known_sources import Places
 
 # By file and name: hashes of the source (`source_hash`), with the versions of ms-vlmeval that have it.
-PLACES: dict[str, dict[str, str]] = {
+PLACES: Places = {
     "run.py:main": {"85c48c696e64": "0.0.19", "780059867a30": "0.0.20"},
     "run.py:build_model_from_config": {"e456bb8995b1": "0.0.19, 0.0.20"},
     "inference.py:infer_data_api": {"5e65efbe5a90": "0.0.19", "cd984caf75ad": "0.0.20"},
@@ -45,39 +38,3 @@ PLACES: dict[str, dict[str, str]] = {
     "api/gpt.py:CustomAPIModel": {"fd048133db43": "0.0.19, 0.0.20"},
 }
 VERSIONS = ("0.0.19", "0.0.20")
-
-
-def changed_places(folder: Path) -> list[str]:
-    """The places whose source is none of the tested ones.
-
-    Args:
-        folder: of the `vlmeval` package.
-    """
-    return [place for place, known in PLACES.items() if source_hash(folder, place) not in known]
-
-
-def source_hash(folder: Path, place: str) -> str | None:
-    """A hash of the source of a function or class, comments included; None where there is none.
-
-    Args:
-        folder: of the `vlmeval` package.
-        place: `FILE.py:NAME`, or `FILE.py:CLASS.METHOD`.
-    """
-    file, _, name = place.partition(":")
-    try:
-        text = (folder / file).read_text(encoding="utf-8")
-        node: ast.AST | None = ast.parse(text)
-    except (OSError, ValueError, SyntaxError):
-        return None
-    for part in name.split("."):
-        node = _member(node, part)
-    if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return None
-    lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
-    source = textwrap.dedent("\n".join(line.rstrip() for line in lines))
-    return hashlib.sha256(source.encode()).hexdigest()[:12]
-
-
-def _member(node: ast.AST | None, name: str) -> ast.AST | None:
-    body = getattr(node, "body", [])
-    return next((item for item in body if getattr(item, "name", None) == name), None)

@@ -20,7 +20,8 @@ import pytest
 import vlm_data
 from vlm_runs import JUDGE_KEY, MODEL_KEY, UNCLEAR, Outcome, files_with, free_port, run, serve, task, texts, verdicts
 
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import changed_places
+from evalscope_evalflow.backends.known_sources import changed_places
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import PLACES
 from evalscope_evalflow.config.catalog import vlmevalkit_folder
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode
 
@@ -332,4 +333,4 @@ def test_what_is_patched_is_known_by_its_source(vlmeval_env: Path) -> None:
     for env in (vlmeval_env, environments.next_vlmeval_env()):
         folder = vlmevalkit_folder(str(env))
         assert folder is not None
-        assert changed_places(folder) == []
+        assert changed_places(folder, PLACES) == []

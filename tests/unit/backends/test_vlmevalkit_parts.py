@@ -18,6 +18,7 @@ import pandas
 import pytest
 from evalscope.report import Report
 
+from evalscope_evalflow.backends.known_sources import source_hash
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_worker as worker
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers
@@ -33,7 +34,6 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import (
     is_fallback,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import source_hash
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
