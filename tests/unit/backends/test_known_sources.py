@@ -50,7 +50,7 @@ def test_another_source_is_refused_with_the_versions_that_work(copy, name):
     place = next(place for place in PLACES if place.endswith(f":{name}"))
     file = copy / place.partition(":")[0]
     assert list(source_problems(copy)) == []
-    file.write_text(file.read_text().replace(f"def {name}(", f"def {name}(more=None, ", 1))
+    file.write_text(file.read_text().replace(f"def {name}(", f"def {name}_of_another_version(", 1))
     (problem,) = source_problems(copy)
     assert f"{place} changed" in problem.what
     assert "1.11.0 to 1.14.1 work" in problem.todo
