@@ -37,6 +37,7 @@ def pytest_configure() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The fast layer first. With `-n N --dist loadgroup`, one process has all tests of the run's vLLM server."""
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
