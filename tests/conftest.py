@@ -1,4 +1,4 @@
-"""What real tests share: one llama.cpp server and one vLLM server a run, and a small benchmark."""
+"""What real tests share: one llama.cpp server and one vLLM server for each process of a run, and a small benchmark."""
 
 from __future__ import annotations
 
@@ -37,19 +37,9 @@ def pytest_configure() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast layer first. With `-n N --dist loadgroup`, one process has all tests of the run's vLLM server."""
+    """The fast layer first."""
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
-    of_vllm = {item.path for item in items if "vllm_server" in _fixtures(item) and item.path.name != "test_faults.py"}
-    for item in items:
-        if item.get_closest_marker("real"):
-            shared = item.path in of_vllm or "vllm_server" in _fixtures(item)
-            item.add_marker(pytest.mark.xdist_group("vllm" if shared else item.path.stem))
-
-
-def _fixtures(item: pytest.Item) -> list[str]:
-    return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
 @pytest.fixture(scope="session", autouse=True)
