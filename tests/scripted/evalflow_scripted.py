@@ -24,6 +24,13 @@ class ScriptedEngine(Engine):
     name = "scripted"
     honours = frozenset(HONOURABLE)
     default_max_num_seqs = 8
+    # Its faults and its pace: what it answers stays the same.
+    neutral_options = (
+        "--journal", "--answer-seconds", "--say", "--load-seconds", "--exit-after-start", "--bind-fails*",
+        "--silent-stall", "--wrong-name", "--print-key", "--flood", "--unhealthy*", "--ignore-sigterm",
+        "--daemon-children", "--die-after-requests", "--hang-after", "--sick-*", "--stop-listening-after",
+        "--no-metrics", "--reject-chat", "--status-for-request", "--fail-*", "--stuck-prompt",
+    )  # fmt: skip
     counters = Counters(("scripted_requests_running",), ("scripted_chat_requests_total", "scripted_tokens_total"))
     log_patterns = (
         LogPattern(r"[Aa]ddress already in use", "the port is taken", "Choose another port.", retryable=True),
