@@ -69,10 +69,10 @@ def prepare_server(
         variables = {**env.variables(os.environ), **limits, **command.env, **values}
         launch = Launch(request.run_id, env.wrap(command.argv), shown, placement, identity)
         request.log.parent.mkdir(parents=True, exist_ok=True)
-        variables = {**env.variables(os.environ), **limits, **command.env, **values}
         process = SupervisedProcess(
             launch.argv,
-            env={**cache_variables(variables), **variables, **no_proxy_variables(variables)},
+            # Ours come last: a process whose first variable is set anew cannot change its title, as vLLM's do.
+            env={**variables, **cache_variables(variables), **no_proxy_variables(variables)},
             log=request.log,
             run_id=f"{request.run_id}-engine",
             secrets=secret,
