@@ -347,6 +347,7 @@ class Backend(ABC):
             judge_batch_size=task.flow.judge_max_num_seqs if judged else None,
             settings=settings,
             request_slots=task.request_slots,
+            judge_slots=task.judge_slots,
             budget=task.flow.caps.model_dump(),
         )
 

@@ -67,6 +67,7 @@ class Task:
         notes: what of the task was understood in a way that the user should know of.
         request_slots: folder and number of the slots that requests to the model's API share with those of other
             models of a sweep (worker.request_slots); None: there are no others.
+        judge_slots: the same for requests to the judge.
     """
 
     flow: FlowConfig
@@ -76,6 +77,7 @@ class Task:
     work_dir: Path
     notes: tuple[str, ...] = ()
     request_slots: tuple[str, int] | None = None
+    judge_slots: tuple[str, int] | None = None
 
     @property
     def datasets(self) -> list[str]:

@@ -38,6 +38,7 @@ class StartTask(WorkerRequest):
         own_engine: whether an engine of this run's serves the model, which the parent watches.
         stall_timeout_s: seconds for which an API that runs elsewhere may be down before it is given up.
         request_slots: folder and number of the slots that requests to the model take; None: it has no others' requests.
+        judge_slots: the same for requests to the judge.
         budget: the most that may be bought, of `tokens` and `judge_requests`.
     """
 
@@ -51,6 +52,7 @@ class StartTask(WorkerRequest):
     own_engine: bool = True
     stall_timeout_s: float = 300.0
     request_slots: Sequence[Any] | None = None
+    judge_slots: Sequence[Any] | None = None
     budget: dict[str, Any] = field(default_factory=dict)
 
 

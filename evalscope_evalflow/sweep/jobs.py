@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from evalscope_evalflow.config.api_url import api_base
@@ -28,12 +28,12 @@ def jobs_of(task: Task, survey: Survey | None = None) -> list[Job]:
     survey = survey or Survey(task)
     counted = samples(task)
     judged = bool(judges(task))
-    slots = request_slots(task)
+    slots, of_judge = request_slots(task), judge_slots(task)
     found = []
     for model in task.models:
         left = survey.remaining(model)
         todo = size(task, model, left, counted, judged)
-        alone = replace(single_model_task(task, model), request_slots=slots.get(model.name))
+        alone = replace(single_model_task(task, model), request_slots=slots.get(model.name), judge_slots=of_judge)
         found.append(Job(alone, todo, tuple(left.phases)))
     return found
 
@@ -50,14 +50,23 @@ def request_slots(task: Task) -> dict[str, tuple[str, int]]:
         if model.api_url and not engine.local:
             limits.setdefault(api_base(model.api_url), {})[model.name] = engine.max_num_seqs(deploy)
     return {
-        name: (
-            str(registry.folder() / f"requests-{hashlib.sha256(url.encode()).hexdigest()[:12]}"),
-            max(at_once.values()),
-        )
+        name: (_slots_folder(url), max(at_once.values()))
         for url, at_once in limits.items()
         if len(at_once) > 1
         for name in at_once
     }
+
+
+def judge_slots(task: Task) -> tuple[str, int] | None:
+    """The slots for requests to the judge, where several models are judged: one may be asked ahead of its time."""
+    urls = [str(judge.get("api_url")) for judge in judges(task) if isinstance(judge, Mapping)]
+    if len(task.models) < 2 or not urls:
+        return None
+    return _slots_folder(" ".join(urls)), task.flow.judge_max_num_seqs
+
+
+def _slots_folder(url: str) -> str:
+    return str(registry.folder() / f"requests-{hashlib.sha256(url.encode()).hexdigest()[:12]}")
 
 
 def order_of(jobs: Sequence[Job], claims: Sequence[Claim]) -> Order:

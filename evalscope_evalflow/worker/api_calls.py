@@ -43,6 +43,7 @@ class ApiCalls:
         *,
         own_engine: bool,
         slots: RequestSlots | None = None,
+        judge_slots: RequestSlots | None = None,
     ) -> None:
         """
         Args:
@@ -51,9 +52,10 @@ class ApiCalls:
             model_url: gives the base URL of the model under evaluation; None until it is known.
             own_engine: whether that is an engine of this run's.
             slots: limit the requests at once to the model under evaluation; None: nothing but its concurrency does.
+            judge_slots: likewise for its judges.
         """
         self._judging = False
-        self._slots = slots
+        self._slots, self._judge_slots = slots, judge_slots
         self._pace, self._emit, self._model_url, self._own_engine = pace, emit, model_url, own_engine
         self._circuits: dict[tuple[str, str, str], Circuit] = {}
         self._making = threading.Lock()
@@ -102,7 +104,7 @@ class ApiCalls:
                     lambda patience_s: ask_for_one_token(api, patience_s),
                     self._emit,
                     self._pace,
-                    self._slots if is_model else None,
+                    self._slots if is_model else self._judge_slots,
                 )
                 for kind in type(api).__mro__:
                     _route(sys.modules[kind.__module__])

@@ -77,6 +77,7 @@ def run(request: StartTask, channel: Channel) -> None:
         lambda: channel.api_url,
         own_engine=request.own_engine,
         slots=RequestSlots(*request.request_slots) if request.request_slots else None,
+        judge_slots=RequestSlots(*request.judge_slots) if request.judge_slots else None,
     )
     with contextlib.suppress(ImportError):  # a backend of somebody's own may ask models by other means
         patch_clients()

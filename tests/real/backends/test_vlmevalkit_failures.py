@@ -324,7 +324,7 @@ def test_another_version_of_vlmevalkits_fails_and_scores_alike(
         counts = [(item.requested, item.answered, item.judged, item.fallbacks, item.failures) for item in (cell, other)]
         assert counts[0] == counts[1], dataset
     assert found.scores == disturbed[1].scores
-    mended = run(task(work, env, *good, MIXED))
+    mended = run(task(work, env, *good, MIXED, reuse=ELSEWHERE))
     assert mended.code == ExitCode.COMPLETE
     assert mended.scores == undisturbed.scores
 

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.sweep.jobs import request_slots
+from evalscope_evalflow.sweep.jobs import judge_slots, request_slots
 from evalscope_evalflow.worker.request_slots import RequestSlots
 
 HOLD = """
@@ -69,3 +69,15 @@ def test_models_of_one_api_share_its_largest_limit():
     assert sorted(slots) == ["a", "b"]
     assert slots["a"] == slots["b"]
     assert slots["a"][1] == 5
+
+
+def test_models_of_a_sweep_share_the_judges_limit():
+    models = [{"path": "/a"}, {"path": "/b"}]
+    judge = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:9/v1"}]}
+    section = {"backend": "Native", "models": models, "judge_max_num_seqs": 3}
+    task = Task.parse({"datasets": ["gsm8k"], "judge": judge, "evalflow": section})
+    slots = judge_slots(task)
+    assert slots is not None
+    assert slots[1] == 3
+    assert judge_slots(Task.parse({"datasets": ["gsm8k"], "evalflow": section})) is None
+    assert judge_slots(Task.parse({"datasets": ["gsm8k"], "judge": judge, "evalflow": {"models": models[:1]}})) is None
