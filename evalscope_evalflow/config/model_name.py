@@ -7,6 +7,7 @@ import re
 
 _GGUF = re.compile(r"\.gguf$", re.IGNORECASE)
 _HUB_FOLDER = re.compile(r"models--(?:.+--)?(.+)")
+LONGEST = 160  # bytes; file systems take 255, and a dataset and an ending come after it
 _NO_NAME = re.compile(r"\.*|.*[\0-\x1f\x7f].*", re.DOTALL)
 
 
@@ -22,4 +23,4 @@ def name_of(path: str) -> str:
 
 def is_name(name: str) -> bool:
     """Whether a model can be called so: folders and files have its name."""
-    return not _NO_NAME.fullmatch(name.strip())
+    return not _NO_NAME.fullmatch(name.strip()) and len(name.encode(errors="replace")) <= LONGEST

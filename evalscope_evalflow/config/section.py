@@ -17,7 +17,7 @@ from typing_extensions import Self
 from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
-from evalscope_evalflow.config.model_name import is_name, name_of
+from evalscope_evalflow.config.model_name import LONGEST, is_name, name_of
 from evalscope_evalflow.config.setting_effects import ACCEPTABLE
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
@@ -193,7 +193,8 @@ class ModelConfig(Section):
     @classmethod
     def _names_a_folder(cls, value: str) -> str:
         if not is_name(value):
-            raise ValueError(f"{value!r} is no name for a model: results are filed under it")
+            shown = repr(value) if len(value) < LONGEST else f"{value[:40]!r}… ({len(value)} characters)"
+            raise ValueError(f"{shown} is no name for a model: results are filed under it")
         return value
 
     @property

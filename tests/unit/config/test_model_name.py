@@ -32,7 +32,7 @@ def test_the_folder_above_has_the_name_of_that_folder(tmp_path, monkeypatch):
     assert os.path.abspath(task.models[0].path) == str(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("name", [".", "..", " .. ", "a\nb", "a\0b"])
+@pytest.mark.parametrize("name", [".", "..", " .. ", "a\nb", "a\0b", "9" * 161, "点" * 54])
 def test_a_name_under_which_nothing_can_be_filed_is_refused_at_its_place(name):
     with pytest.raises(ConfigError, match=r"evalflow.models.0.name: .* is no name for a model"):
         FlowConfig.parse({"models": [{"name": name, "path": "/x"}]}, "evalflow")
