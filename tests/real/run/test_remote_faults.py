@@ -46,7 +46,7 @@ def run(
     file.write_text(yaml.safe_dump({**task, "generation_config": generation, "evalflow": section}))
     env = {**os.environ, "SSL_CERT_FILE": str(authority.file), "THE_KEY": KEY}
     command = [BIN / "evalflow", "run", file]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=env)
 
 
 def saved(task: dict[str, Any]) -> int:
