@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.worker.content import content_of
+
 _DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".yaml", ".yml", ".md", ".xlsx")
 _READ_BYTES = 512 * 1024**2  # in all; of what lies beyond, as of images, size and time count
 _FILES = 200_000
@@ -35,7 +37,7 @@ def content(path: Path, known: Mapping[str, Any] | None = None) -> dict[str, Any
     for name, file, size, written in files:
         if file.suffix.lower() in _DATA and size <= left:
             left -= size
-            parts.append(f"{name} {_hash(file)}")
+            parts.append(f"{name} {content_of(file)}")
         else:
             parts.append(f"{name} {size} {written}")
     return {"seen": seen, "content": _digest(parts)}
@@ -64,14 +66,6 @@ def _files(path: Path) -> Iterator[tuple[str, Path, int, int]]:
                 return
             found = file.stat()
             yield str(file.relative_to(path)), file, found.st_size, found.st_mtime_ns
-
-
-def _hash(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as opened:
-        for block in iter(lambda: opened.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _digest(lines: Any) -> str:

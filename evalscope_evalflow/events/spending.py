@@ -6,11 +6,11 @@ before it is sent. Nothing removes lines, `reuse: false` included: what is spent
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from evalscope_evalflow.events.json_lines import objects_in
 
 FILE = "usage.jsonl"
 ANSWER, JUDGE_REQUEST = "answer", "judge_request"
@@ -47,7 +47,7 @@ class Spent:
 def read(path: Path) -> Spent:
     """What the file says; half a line, of a process that was killed, says nothing."""
     found = Spent()
-    for item in _lines(path):
+    for item in objects_in(path):
         found.add(item)
     return found
 
@@ -61,16 +61,3 @@ def room_for_an_answer(tokens: int | None, used: int, max_tokens: int | None) ->
         max_tokens: the most tokens that an answer may have; None: nobody knows.
     """
     return tokens is None or used + (max_tokens or 1) <= tokens
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                item = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(item, dict):
-                yield item

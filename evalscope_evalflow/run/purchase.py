@@ -36,7 +36,7 @@ class Amount:
         text = f"{about}{self.number:,} {what if self.number != 1 else what.removesuffix('s')}"
         if not self.more:
             return text
-        those = f"on {', '.join(self.more)} (nobody knows yet how many)"
+        those = f"on {', '.join(self.more)} (how many is known when the data is loaded)"
         return f"{text}, and those {those}" if self.number else f"the {what} {those}"
 
     @property

@@ -106,7 +106,8 @@ def refusals(saved: Saved, found: Iterable[SavedIdentity]) -> Iterator[Problem]:
         todo = "Choose another work_dir, or set `reuse: false`: it archives them and starts again."
         if {name.partition(".")[0] for name in names[change]} <= set(ACCEPTABLE):
             accepting = f"`reuse: {{accept: [{', '.join(names[change])}]}}`"
-            todo += f" To go on with them all the same, set {accepting}: it is noted beside the scores."
+            flag = f"--reuse_accept {' '.join(names[change])}"
+            todo += f" To go on with them all the same, set {accepting} ({flag}): it is noted beside the scores."
         yield Problem(
             "work_dir",
             f"{saved.folder} holds {saved.model.name}'s answers on {', '.join(datasets)} to another task: {change}",

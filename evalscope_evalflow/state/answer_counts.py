@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.events.answers import FILE, NO_TEXT, AnswerKind
-from evalscope_evalflow.state.failures import lines
+from evalscope_evalflow.events.json_lines import objects_in
 
 _WORDS = {
     AnswerKind.EMPTY: "nothing at all",
@@ -87,7 +87,7 @@ def read(folder: Path) -> dict[str, AnswerCounts]:
         folder: the run folder.
     """
     last: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for item in lines(path_in(folder)):
+    for item in objects_in(path_in(folder)):
         last[str(item.get("dataset")), str(item.get("subset")), str(item.get("sample"))] = item
     of: dict[str, list[dict[str, Any]]] = {}
     for (dataset, _, _), item in last.items():

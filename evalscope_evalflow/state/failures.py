@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evalscope_evalflow.config import ModelConfig, keys
 from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
+from evalscope_evalflow.events.json_lines import objects_in
 
 FILE = "failures.jsonl"
 SHOWN = 160  # characters of a server's words, where a line shows them; the file has more
@@ -133,7 +133,7 @@ def notes(failures: Iterable[Failure]) -> list[str]:
 
 
 def _read(path: Path) -> Iterator[Failure]:
-    for line in lines(path):
+    for line in objects_in(path):
         yield Failure(
             str(line.get("dataset")),
             str(line.get("subset")),
@@ -146,19 +146,5 @@ def _read(path: Path) -> Iterator[Failure]:
 
 
 def _indexes(path: Path) -> Iterator[str]:
-    for line in lines(path):
+    for line in objects_in(path):
         yield str(line.get("index"))
-
-
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; half a line, of a process that was killed, is none."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                data = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(data, dict):
-                yield data

@@ -8,13 +8,13 @@ from typing import Any
 
 from evalscope_evalflow.backends.missing_verdicts import MissingVerdict
 from evalscope_evalflow.backends.native.native_verdicts import is_fallback, why_missing
-from evalscope_evalflow.state import failures
+from evalscope_evalflow.events.json_lines import objects_in
 
 
 def missing_verdicts(reviews: Iterable[Path]) -> list[MissingVerdict]:
     """One for each answer that the judge gave no verdict on; of an answer with several reviews, the last counts."""
     rows: dict[tuple[Path, Any], dict[str, Any]] = {}
     for path in reviews:
-        for row in failures.lines(path):
+        for row in objects_in(path):
             rows[path, row.get("index")] = row
     return [MissingVerdict(*why_missing(row)) for row in rows.values() if is_fallback(row)]

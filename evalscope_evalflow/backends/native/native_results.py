@@ -20,6 +20,7 @@ from evalscope_evalflow.backends.native.rows_files import SavedRows, judge_id
 from evalscope_evalflow.backends.selection import CHOOSING, Change, change, chosen
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.events.json_lines import objects_in
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
 from evalscope_evalflow.worker.kept_reports import KEPT, REPORTS, present_path
@@ -221,7 +222,7 @@ def _rows(path: Path) -> int:
 
 def _fallbacks(reviews: Path) -> list[dict[str, Any]]:
     """The rows of a review file whose score is not the judge's."""
-    rows = {row.get("index"): row for row in failures.lines(reviews)}
+    rows = {row.get("index"): row for row in objects_in(reviews)}
     return list(filter(is_fallback, rows.values()))
 
 

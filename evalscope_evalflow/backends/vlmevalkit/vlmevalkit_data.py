@@ -9,7 +9,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
+from evalscope_evalflow.worker.content import content_of
 
 _REFERENCE = 64  # characters; a shorter picture is the index of another row
 

@@ -224,15 +224,6 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def content_of(file: Path) -> str:
-    """A fingerprint of a file's content."""
-    found = hashlib.sha256()
-    with file.open("rb") as opened:
-        for block in iter(lambda: opened.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
-
-
 def digest(*texts: str) -> str:
     """A short fingerprint."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

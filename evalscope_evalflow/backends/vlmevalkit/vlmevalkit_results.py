@@ -12,11 +12,12 @@ from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.backends.native.native_results import metrics_of, read_json
 from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.selection import Change, change
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, content_of, datasets_in
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, datasets_in
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import failures
 from evalscope_evalflow.state.failures import Failure
+from evalscope_evalflow.worker.content import content_of
 from evalscope_evalflow.worker.kept_reports import present_path
 
 

@@ -314,7 +314,7 @@ def test_a_smaller_limit_starts_no_engine(run: Callable[..., Any], tmp_path: Pat
     run()
     before = answers(work)
     done = run(limit=2)
-    assert "6 saved answers are to samples that are not chosen now" in done.stderr
+    assert "6 saved answers not used, as their samples are not chosen now" in done.stderr
     assert not engine_started(work)
     assert record(work)["results"]["general_mcq"]["succeeded"] == 2
     assert len(answers(work)) < len(before)

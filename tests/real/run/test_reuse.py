@@ -82,7 +82,7 @@ def test_a_folder_is_used_again_with_other_data_limits_and_datasets(api: TlsServ
     said = task.evalflow("run", limit=4)
     assert (len(api.asked), task.result()) == (1, (0.75, 4))
     assert "five" in json.dumps(api.asked)
-    assert "2 answers are scored anew, as their right answers have changed" in said
+    assert "2 saved answers to be scored anew, as the right answer has changed" in said
     assert "nothing is left to do" in task.evalflow("run", limit=4)
 
     # back to all, and asked twice: the answer that was put aside is there

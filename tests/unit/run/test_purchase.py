@@ -48,7 +48,10 @@ def words(task):
 
 
 def test_before_the_first_answer_the_number_may_be_unknown(make):
-    assert words(make()) == "it would buy the answers on general_qa (nobody knows yet how many), tokens unknown"
+    assert (
+        words(make())
+        == "it would buy the answers on general_qa (how many is known when the data is loaded), tokens unknown"
+    )
 
 
 def test_what_is_missing_costs_what_answers_have_cost(make):
