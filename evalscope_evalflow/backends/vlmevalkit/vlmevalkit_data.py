@@ -79,7 +79,7 @@ def load_dataset(dataset: str, build: Callable[[str], Any], files: Files, verify
     if kind is None:
         _check_indexes(dataset, file, found.data)
     _check_same(dataset, file, files)
-    files.write(own=bool(own or kind is None))
+    files.write(own=bool(own or kind is None), unpublished=bool(own))
     if (own or kind is None) and getattr(found, "img_root", None):
         from vlmeval.smp import decode_base64_to_image_file
 
