@@ -22,7 +22,7 @@ from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, command_of, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
-from evalscope_evalflow.run.purchase import budget_lines, purchase
+from evalscope_evalflow.run.purchase import Bought, purchase
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
@@ -107,7 +107,7 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
         notes += [f"it cannot run now: {problem}" for problem in error.problems]
     for note in notes:
         console.print(f"Note: {escape(note)}", style="yellow")
-    jobs = jobs_of(task, survey)
+    jobs, bought = jobs_of(task, survey), Bought(task)
     turns = _turns([job for job in jobs if job.phases]) if here else {}
     free_port = False
     for model, job in zip(task.models, jobs, strict=True):
@@ -128,8 +128,8 @@ def _show_plan(task: Task, console: Console, errors: Console) -> None:
         else:
             console.print("  nothing is left to do")
         if left.phases:
-            console.print(f"  {escape(str(purchase(task, model, left)))}")
-        for line in budget_lines(task, model):
+            console.print(f"  {escape(str(purchase(task, model, left, bought)))}")
+        for line in bought.budget_lines(model):
             console.print(f"  {escape(line)}")
         counts = answer_counts.read(task.folder(model))
         for cell in cells(task, model, left):
