@@ -18,7 +18,7 @@ from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, command_of, resolve_engine
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
-from evalscope_evalflow.run.purchase import Purchase, budget_lines, purchase
+from evalscope_evalflow.run.purchase import Bought, Purchase, purchase
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
@@ -191,7 +191,7 @@ def _plan(prepared: Prepared) -> Plan:
         refuse_folders_in_use([task.folder(model) for model in task.models])
     except ConfigError as error:  # that run may have ended when the task is run
         notes += [f"it cannot run now: {problem}" for problem in error.problems]
-    jobs = jobs_of(task, survey)
+    jobs, spent = jobs_of(task, survey), Bought(task)
     turns = _turns([job for job in jobs if job.phases]) if here else {}
     free_port = False
     models = []
@@ -203,7 +203,7 @@ def _plan(prepared: Prepared) -> Plan:
         elif left.infer:
             free_port |= job.deploy.port is None and resolve_engine(model, job.deploy).local
             serving = _serving(job, turns[model.name], len(turns))
-        bought = purchase(task, model, left) if left.phases else None
+        bought = purchase(task, model, left, spent) if left.phases else None
         models.append(
             ModelPlan(
                 model.name,
@@ -211,7 +211,7 @@ def _plan(prepared: Prepared) -> Plan:
                 tuple(left.phases),
                 serving,
                 bought,
-                tuple(budget_lines(task, model)),
+                tuple(spent.budget_lines(model)),
                 tuple(cells(task, model, left)),
             )
         )

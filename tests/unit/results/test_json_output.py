@@ -97,9 +97,12 @@ def test_what_ends_a_command_is_a_document_too(capsys, error, code, kind):
 
 
 def test_there_is_one_document_also_where_a_command_fails_after_it(capsys):
-    with pytest.raises(EngineError), json_output.alone("run"):
+    def fail_late():
         json_output.print_document("run", {"models": []})
         raise EngineError("late")
+
+    with pytest.raises(EngineError), json_output.alone("run"):
+        fail_late()
     assert json.loads(capsys.readouterr().out)["error"] is None
 
 
