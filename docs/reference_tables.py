@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 
 from evalscope_evalflow.cli.command_line import COMMANDS
 from evalscope_evalflow.cli.flags import FLAGS
+from evalscope_evalflow.cli.json_documents import ENVELOPE, FIELDS
 from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig, Section
 from evalscope_evalflow.config.setting_effects import MEANINGS, TABLE, Effect, effect_of
@@ -111,6 +113,11 @@ def effects() -> str:
     return _table(("changes", "meaning"), [(f"{effect.value}", text) for effect, text in MEANINGS.items()])
 
 
+def json_fields(fields: dict[str, str]) -> str:
+    """The fields of a document that `--json` prints."""
+    return _table(("field", "meaning"), [(f"`{path}`", text) for path, text in fields.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "flags": flags,
     "section-keys": section_keys,
@@ -124,6 +131,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "effects-section": effects_section,
     "effects-flags": effects_flags,
     "effects-engines": effects_engines,
+    "json-envelope": lambda: json_fields(ENVELOPE),
+    **{f"json-{command}": partial(json_fields, fields) for command, fields in FIELDS.items()},
 }
 
 

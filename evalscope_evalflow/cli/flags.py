@@ -195,6 +195,7 @@ FLAGS: tuple[Flag, ...] = (
         target="evalflow.deploy.env_vars",
     ),
     Flag("dry_run", "check and print the plan; start nothing", kind="flag"),
+    Flag("json", "print one JSON document on standard output, and no table", kind="flag"),
     Flag("verbose", "show what EvalScope prints", kind="flag"),
 )
 DEFAULT_MAX_MODEL_LEN = 32768

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 
 from evalscope_evalflow.cli.execute import execute, task_from_file
-from evalscope_evalflow.cli.parser import add_file
+from evalscope_evalflow.cli.parser import add_file, add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
+    add_json(parser)
     parser.add_argument("--dry_run", action="store_true", help="check the task and print its plan; start nothing")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the task in a file."""
-    return execute(task_from_file(args.file, args.work_dir), verbose=args.verbose, check=args.dry_run)
+    task = task_from_file(args.file, args.work_dir)
+    return execute(task, verbose=args.verbose, check=args.dry_run, as_json=args.json)

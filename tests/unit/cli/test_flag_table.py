@@ -268,7 +268,7 @@ def test_every_flag_reaches_what_it_is_for(line, where, value, door, places, mon
 
 def test_no_flag_is_missing_from_the_table():
     used = {word.split("=")[0] for line, _, _ in ROWS for word in line.split() if word.startswith("--")}
-    assert {f"--{flag.name}" for flag in FLAGS} - used == {"--dry_run", "--verbose"}  # of the command itself
+    assert {f"--{flag.name}" for flag in FLAGS} - used == {"--dry_run", "--json", "--verbose"}  # of the command itself
 
 
 def section_refuses(section):
