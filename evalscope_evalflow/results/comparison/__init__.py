@@ -1,0 +1,1 @@
+"""Compares finished runs: pairs their samples, tests the differences, and says what may not be compared."""
