@@ -106,7 +106,8 @@ def subsets(groups: int) -> Floats:
 
 def all_totals(sizes: Floats) -> Floats:
     """The total of each of the 2**n ways to set the signs."""
-    return 2 * subset_totals(sizes) - sizes.sum()
+    totals: Floats = 2 * subset_totals(sizes) - sizes.sum()
+    return totals
 
 
 def subset_totals(values: Floats) -> Floats:
