@@ -128,6 +128,11 @@ def renew(run: RunFolder) -> None:
     _write(_table(run, made_of), path_in(run.folder))
 
 
+def empty_table() -> pyarrow.Table:
+    """A table without a sample, with all of its columns."""
+    return _schema(None).empty_table()
+
+
 def as_frame(table: pyarrow.Table) -> pandas.DataFrame:
     """A DataFrame of an Arrow table, with types that can say that a value is missing."""
     import pandas as pd
@@ -164,11 +169,7 @@ def _made_of(run: RunFolder) -> bytes:
 def _table(run: RunFolder, made_of: bytes) -> pyarrow.Table:
     import pyarrow as pa
 
-    kinds = {
-        "category": pa.dictionary(pa.int32(), pa.string()), "string": pa.string(), "int32": pa.int32(),
-        "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(),
-    }  # fmt: skip
-    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()], metadata={_MADE_OF: made_of})
+    schema = _schema({_MADE_OF: made_of})
     batches, rows = [], []
     seen: Counter[tuple[str, str, int]] = Counter()
     for sample in samples(run):
@@ -180,6 +181,16 @@ def _table(run: RunFolder, made_of: bytes) -> pyarrow.Table:
             rows = []
     batches.append(_batch(rows, schema))
     return pa.Table.from_batches(batches, schema).unify_dictionaries()
+
+
+def _schema(metadata: dict[bytes, bytes] | None) -> pyarrow.Schema:
+    import pyarrow as pa
+
+    kinds = {
+        "category": pa.dictionary(pa.int32(), pa.string()), "string": pa.string(), "int32": pa.int32(),
+        "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(),
+    }  # fmt: skip
+    return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()], metadata=metadata)
 
 
 def _batch(rows: list[tuple[Any, ...]], schema: pyarrow.Schema) -> pyarrow.RecordBatch:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.backends.score import Score
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 
 
@@ -29,6 +30,10 @@ class ScoreRow:
         complete: whether the score covers every sample.
         why_not: why the score is missing or incomplete; empty where it is complete.
         remarks: what stands beside the score, such as answers of two versions of the engine; several joined by "; ".
+        interval_low: lower end of the score's 95 % confidence interval; None: not computed. Of the headline alone.
+        interval_high: its upper end.
+        n_groups: independent groups of samples that the interval stands on.
+        few_groups: whether these are too few for the interval to be exact.
         headline: whether it is the dataset's headline metric, which is the one in the table.
     """
 
@@ -48,6 +53,10 @@ class ScoreRow:
     why_not: str = ""
     remarks: str = ""
     headline: bool = True
+    interval_low: float | None = None
+    interval_high: float | None = None
+    n_groups: int | None = None
+    few_groups: bool | None = None
 
     @property
     def score_text(self) -> str:
@@ -96,9 +105,18 @@ def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
         yield ScoreRow(model, result.dataset, **counts)  # type: ignore[arg-type]
     for number, metric in enumerate(result.metrics):
         value = result.value_of(metric)
-        yield ScoreRow(model, result.dataset, metric.name, value, headline=not number, **counts)  # type: ignore[arg-type]
+        row = ScoreRow(model, result.dataset, metric.name, value, headline=not number, **counts)  # type: ignore[arg-type]
+        yield row if number else with_interval(row, score)
 
 
 def _first_line(result: ModelResult) -> str:
     """What ended a model, on one line."""
     return str(result.error).splitlines()[0] if result.error is not None else ""
+
+
+def with_interval(row: ScoreRow, score: Score) -> ScoreRow:
+    """A headline's row with the interval of its score."""
+    if score.interval is None:
+        return row
+    low, high = score.interval
+    return replace(row, interval_low=low, interval_high=high, n_groups=score.n_groups, few_groups=score.few_groups)
