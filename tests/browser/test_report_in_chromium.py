@@ -113,7 +113,9 @@ def test_filters(browser, report):
 
 def test_a_number_in_the_table_leads_to_its_samples(browser, report):
     browser.open(report)
-    link = "#scores-table button.link[data-state=cut_off][data-dataset=general_qa]"
+    link = "#scores-table tbody tr:nth-child(2) button.link[data-state=cut_off]"
+    label = "3 cut off: show these samples of base-model, general_qa"
+    assert browser.run("return document.querySelector(arguments[0]).ariaLabel", link) == label
     browser.run(FOCUS, link)
     browser.press(Keys.ENTER)
     shown = browser.run(SHOWN)

@@ -55,7 +55,7 @@ def render(page: Page, comparison: Comparison | None = None) -> str:
 
 def _template_text(name: str) -> str:
     """A file beside the templates, as it is."""
-    return files(_PACKAGE).joinpath("templates", name).read_text(encoding="utf-8")
+    return (files(_PACKAGE) / "templates" / name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)

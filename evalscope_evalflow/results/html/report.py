@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from evalscope_evalflow.results.comparison.comparison_data import Comparison
 
-MOST_LINES = 2000  # in a table beside the one of headline scores; a line takes about 250 bytes
+MOST_LINES = 1000  # in a table beside the one of headline scores; a line takes about 250 bytes
 
 
 def report_html(

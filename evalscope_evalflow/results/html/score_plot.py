@@ -16,7 +16,7 @@ from evalscope_evalflow.results.html.page_data import Plot, ScoreLine
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_MARKS = 600  # in all pictures of a page; a mark with its two texts takes about 900 bytes
+MOST_MARKS = 300  # in all pictures of a page; a mark with its two texts takes about 800 bytes
 _WIDTH_IN = 5.0
 _ROW_IN = 0.47
 _LONGEST_LABEL = 36  # characters
@@ -31,7 +31,7 @@ _COLOURS = {
     "#010207": "var(--paper)",
 }
 _INK, _MUTED, _ACCENT, _LINE, _PAPER = _COLOURS
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be read out, found and copied
     "font.size": 11.0,
     "font.family": "sans-serif",
@@ -93,7 +93,7 @@ def _draw(rows: Sequence[ScoreLine], prefix: str, dataset: str) -> str:
         warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks is the browser's to find
         height = _ROW_IN * len(rows) + 0.45
         figure = Figure(figsize=(_WIDTH_IN, height), facecolor="none")
-        FigureCanvasSVG(figure)  # type: ignore[no-untyped-call]
+        FigureCanvasSVG(figure)
         axes = figure.add_axes((0.02, 0.38 / height, 0.96, 1 - 0.42 / height), facecolor="none")
         _fill(axes, rows)
         file = StringIO()
@@ -104,8 +104,8 @@ def _draw(rows: Sequence[ScoreLine], prefix: str, dataset: str) -> str:
 def _fill(axes: Axes, rows: Sequence[ScoreLine]) -> None:
     """Draw names and scores above, and marks and intervals on, a line for each row, from the top down."""
     y = [float(-number) for number in range(len(rows))]
-    low = [row.value if row.low is None else row.low for row in rows]
-    high = [row.value if row.high is None else row.high for row in rows]
+    low: list[Any] = [row.value if row.low is None else row.low for row in rows]
+    high: list[Any] = [row.value if row.high is None else row.high for row in rows]
     values: list[Any] = [row.value for row in rows]
     left, right = _limits([*low, *high, *values])
     axes.hlines(y, left, right, colors=_LINE, linewidth=0.8, zorder=1)

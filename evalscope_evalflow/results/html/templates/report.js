@@ -6,14 +6,14 @@
   // ---- tables
   function valueOf(row, column) {
     const cell = row.cells[column];
-    const given = cell.dataset.value;
-    return given === undefined ? cell.textContent.trim() : given;
+    const text = cell.textContent.trim();
+    if (!cell.matches(".number, .cell")) return text;
+    const number = parseFloat(text); // of an interval the lower end, of a cell with several lines the score
+    return Number.isNaN(number) ? "" : number;
   }
 
   function compare(a, b) {
-    if (a === "" || b === "") return a === b ? 0 : a === "" ? 1 : -1; // what is missing comes last, up or down
-    const x = Number(a), y = Number(b);
-    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b, undefined, { numeric: true }) : x - y;
+    return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
   }
 
   function sort(button) {
@@ -23,9 +23,11 @@
     const up = header.getAttribute("aria-sort") !== "ascending";
     const body = table.tBodies[0];
     const rows = Array.from(body.rows);
+    const values = new Map(rows.map((row) => [row, valueOf(row, column)]));
     rows.sort((left, right) => {
-      const a = valueOf(left, column), b = valueOf(right, column);
-      return a === "" || b === "" || up ? compare(a, b) : -compare(a, b);
+      const a = values.get(left), b = values.get(right);
+      if (a === "" || b === "") return (a === "") - (b === ""); // what is missing comes last, up or down
+      return up ? compare(a, b) : compare(b, a);
     });
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", up ? "ascending" : "descending");
@@ -159,9 +161,12 @@
     if (first) first.querySelector("summary").focus({ preventScroll: true });
   });
   for (const link of document.querySelectorAll("button.link[data-state]")) {
+    const [run, set] = Array.from(link.closest("tr").cells, (cell) => cell.textContent);
+    const state = link.dataset.state.replace("cut_off", "cut off").replace("unjudged", "not judged");
+    link.setAttribute("aria-label", `${link.textContent} ${state}: show these samples of ${run}, ${set}`);
     link.addEventListener("click", () => {
-      model.value = String(data.runs.indexOf(link.dataset.run));
-      dataset.value = String(data.datasets.indexOf(link.dataset.dataset));
+      model.value = String(data.runs.indexOf(run));
+      dataset.value = String(data.datasets.indexOf(set));
       for (const box of states) box.checked = box.value === link.dataset.state;
       text.value = "";
       filter();
