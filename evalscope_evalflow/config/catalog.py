@@ -33,6 +33,7 @@ print(json.dumps(sorted(set(SUPPORTED_DATASETS))))
 """
 
 
+@lru_cache(maxsize=8)  # a sweep asks for each cell; what is not there is looked for again
 def evalscope_folder(worker_env: str | None = None) -> Path:
     """The folder of the `evalscope` package in the worker's environment.
 
@@ -60,6 +61,7 @@ def evalscope_folder(worker_env: str | None = None) -> Path:
     )
 
 
+@lru_cache(maxsize=1024)
 def native_samples(folder: Path, dataset: str) -> int | None:
     """Samples of a benchmark, all subsets together, as EvalScope describes it; None where it does not say.
 

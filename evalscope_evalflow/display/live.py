@@ -15,12 +15,13 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
+from evalscope_evalflow.display.live_rows import LiveRow, lay_out
+from evalscope_evalflow.display.progress_text import duration
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import Stopped
+from evalscope_evalflow.events.progress_events import DatasetProgress
 
 REFRESHES_PER_S = 2
 LEAST_ROWS = 3
@@ -38,12 +39,16 @@ class Row:
         text: the state, with what there is to say of it.
         devices: the devices that it runs on.
         since: when the state began, in seconds of the monotonic clock.
+        progress: how far it is; None: nothing is counted.
+        trouble: what is wrong with its API now.
     """
 
     state: str = WAITING
     text: str = ""
     devices: str = ""
     since: float = 0.0
+    progress: DatasetProgress | None = None
+    trouble: str = ""
 
 
 class LiveReporter(Reporter):
@@ -95,6 +100,12 @@ class LiveReporter(Reporter):
             if model in self._active:
                 self._active[model].text = text
 
+    def progress(self, model: str, state: str, progress: DatasetProgress, trouble: str) -> None:
+        with self._lock:
+            if model in self._active:
+                row = self._active[model]
+                row.text, row.progress, row.trouble = state, progress, trouble
+
     def output_of(self, model: str) -> Callable[[bytes], None]:
         return _Lines(model).write
 
@@ -118,22 +129,35 @@ class LiveReporter(Reporter):
 
     def view(self) -> RenderableType:
         """The view: a row for each model at work, as far as they fit, and how many wait or have finished."""
+        rows = self.rows()
+        room = max(LEAST_ROWS, self._console.height - _AROUND)
+        more = f" · {len(rows) - room} of them not shown" if len(rows) > room else ""
+        if not rows:
+            return Text(self.summary(), style="dim")
+        layout = lay_out(rows[:room], self._console.width)
+        shared = f" · all: {layout.shared}" if layout.shared else ""
+        return Group(
+            Text(layout.head, style="bold", no_wrap=True),
+            *(Text(line, no_wrap=True) for line in layout.rows),
+            Text(f"{self.summary()}{shared}{more}", style="dim"),
+        )
+
+    def rows(self) -> list[LiveRow]:
+        """What is shown of each model at work."""
         now = time.monotonic()
         with self._lock:
-            rows = [(model, row.devices, row.text, now - row.since) for model, row in self._active.items()]
+            return [
+                LiveRow(model, row.text, row.devices, now - row.since, row.progress, row.trouble)
+                for model, row in self._active.items()
+            ]
+
+    def summary(self) -> str:
+        """How many models wait, are at work, or have finished."""
+        with self._lock:
             counts = {state: number for state, number in self._counts.items() if number}
-        table = Table(header_style="bold", box=None, pad_edge=False)
-        for column in ("model", "devices", "state"):
-            table.add_column(column, overflow="ellipsis", no_wrap=True)
-        table.add_column("since", justify="right")
-        room = max(LEAST_ROWS, self._console.height - _AROUND)
-        for model, devices, text, seconds in rows[:room]:
-            table.add_row(escape(model), escape(devices), escape(text), f"{seconds:.0f} s")
         order = (*FINISHED, *sorted(counts.keys() - {*FINISHED, WAITING}), WAITING)
         sums = " · ".join(f"{counts[state]} {state}" for state in order if state in counts)
-        more = f" · {len(rows) - room} of them not shown" if len(rows) > room else ""
-        foot = Text(f"{self._models} models, {now - self._start:.0f} s: {sums}{more}", style="dim")
-        return Group(table, foot) if rows else foot
+        return f"{self._models} models, {duration(time.monotonic() - self._start)}: {sums}"
 
     def _set(self, model: str, state: str, text: str) -> None:
         with self._lock:
@@ -141,6 +165,7 @@ class LiveReporter(Reporter):
             self._counts[row.state] -= 1
             self._counts[state] += 1
             row.state, row.text, row.since = state, text, time.monotonic()
+            row.progress, row.trouble = None, ""
 
     def _row(self, model: str) -> Row:
         return self._active.setdefault(model, Row(since=time.monotonic()))

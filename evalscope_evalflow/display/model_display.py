@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.display.api_lines import ApiLines
+from evalscope_evalflow.display.progress_text import sentence
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.events import api_events as api
 from evalscope_evalflow.events import engine_events as engine
 from evalscope_evalflow.events import run_events as run
 from evalscope_evalflow.events import worker_events as worker
 from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase
 
 BUSY = {
@@ -19,6 +23,7 @@ BUSY = {
     Phase.WAIT_FOR_JUDGE: "waiting for the judge",
     Phase.JUDGE: "judging",
 }
+LINE_EVERY_S = 60.0
 
 
 class ModelDisplay:
@@ -33,14 +38,25 @@ class ModelDisplay:
         self._reporter, self._model = reporter, model
         self._api = ApiLines()
         self._failed: set[str] = set()  # datasets, whose reason is on the screen already
+        self._phase: Phase | None = None
+        self._progress: DatasetProgress | None = None  # of this phase
+        self._said = 0.0  # when a line of it was last printed
 
     def on_event(self, event: Event) -> None:
         """Show it, if a person should know."""
         match event:
             case run.PhaseBegan(phase) if phase in BUSY:
+                self._phase, self._said = phase, time.monotonic()
                 self._reporter.begin(self._model, BUSY[phase])
             case run.PhaseEnded(phase) if phase in BUSY:
+                self._phase, self._progress = None, None
                 self._reporter.end(self._model)
+            case DatasetProgress():
+                if self._phase is (Phase.JUDGE if event.judging else Phase.INFER):
+                    self._progress = event
+                    self._show_progress(event, self._phase)
+            case run.Progress(phase) if self._progress is not None and phase is self._phase:
+                self._show_progress(self._progress, phase)
             case run.Progress(phase, answers):
                 more = "" if answers is None else f", {answers} answers saved"
                 trouble = self._api.trouble(answers)
@@ -57,6 +73,15 @@ class ModelDisplay:
                 if isinstance(event, worker.DatasetFailed):
                     self._failed.add(event.dataset)
                 self._say(event)
+
+    def _show_progress(self, progress: DatasetProgress, phase: Phase) -> None:
+        """Keep the terminal up to date; without one, print a line a minute."""
+        trouble = self._api.trouble(progress.done)
+        if self._reporter.is_live:
+            self._reporter.progress(self._model, BUSY[phase], progress, trouble)
+        elif time.monotonic() - self._said >= LINE_EVERY_S:
+            self._said = time.monotonic()
+            self._reporter.log(f"{self._model}: {sentence(progress)}{trouble}")
 
     def _say(self, event: Event) -> None:
         for text in _warnings(event):

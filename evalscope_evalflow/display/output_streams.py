@@ -52,6 +52,15 @@ def steady_output() -> None:
     sys.stdout = _steady(sys.stdout, 1, "standard output")
 
 
+def steady_stream(descriptor: int, name: str) -> TextIO:
+    """A stream of that kind to a descriptor that is open.
+
+    Args:
+        name: what it is, for the message that it cannot be written.
+    """
+    return _steady(None, descriptor, name)
+
+
 def _steady(stream: TextIO | None, descriptor: int, name: str) -> TextIO:
     if stream is not None:
         try:

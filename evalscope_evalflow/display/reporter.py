@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
+
+from evalscope_evalflow.display.live_rows import LiveRow, in_one_line
+from evalscope_evalflow.events.progress_events import DatasetProgress
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.display.live import LiveReporter
+
+_SPINNER = 2  # cells before a status
 
 
 class Reporter:
@@ -57,6 +67,30 @@ class Reporter:
         """Change what `begin` shows."""
         if self._status is not None:
             self._status.update(escape(f"{model}: {text}, {time.monotonic() - self._busy_since:.0f} s"))
+
+    def progress(self, model: str, state: str, progress: DatasetProgress, trouble: str) -> None:
+        """Change what `begin` shows.
+
+        Args:
+            model: its name.
+            state: what it is busy with.
+            progress: how far that is.
+            trouble: what is wrong with its API now; else empty.
+        """
+        if self._status is not None:
+            room = self._console.width - cell_len(f"{model}: ") - _SPINNER
+            row = LiveRow(model, state, progress=progress, trouble=trouble)
+            self._status.update(escape(f"{model}: {in_one_line(row, room)}"))
+
+    def several(self, models: Sequence[str]) -> LiveReporter:
+        """One that shows several models at once, on the same terminal.
+
+        Args:
+            models: their names, in the order of the task.
+        """
+        from evalscope_evalflow.display.live import LiveReporter
+
+        return LiveReporter(self, models)
 
     def end(self, model: str) -> None:
         """The model is not busy with that any more."""

@@ -1,7 +1,8 @@
 """What a run folder's file says of what was bought. Standard library only: the worker imports it.
 
-`evalflow/usage.jsonl` has a line for each answer of the model, when it has come, and for each request to the judge,
-before it is sent. Nothing removes lines, `reuse: false` included: what is spent is spent.
+`evalflow/usage.jsonl` has a line for each answer of the model, when it has come, for each request to the judge,
+before it is sent, for each of the judge's replies, and for the seconds that an engine was held. Nothing removes lines,
+`reuse: false` included: what is spent is spent.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from evalscope_evalflow.events.json_lines import objects_in
 
 FILE = "usage.jsonl"
-ANSWER, JUDGE_REQUEST = "answer", "judge_request"
+ANSWER, JUDGE_REQUEST, JUDGE_REPLY, ENGINE = "answer", "judge_request", "judge_reply", "engine"
 
 
 @dataclass

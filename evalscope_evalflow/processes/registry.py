@@ -86,7 +86,10 @@ class Command(BaseModel):
 
 
 class Entry(BaseModel):
-    """One run, as its file tells. Times are seconds since the epoch."""
+    """One run, as its file tells. Times are seconds since the epoch.
+
+    `progress` holds the fields of the last DatasetProgress of this phase; None: nothing is counted.
+    """
 
     run_id: str
     host: str
@@ -96,6 +99,7 @@ class Entry(BaseModel):
     since: float
     phase: str = "starting"
     phase_since: float
+    progress: dict[str, Any] | None = None
     model: str = ""
     engine: str = ""
     api_url: str = ""
@@ -227,7 +231,7 @@ class Registration:
 
     def phase(self, name: str) -> None:
         """A phase begins: loading, ready, evaluating, …"""
-        self.set(phase=name, phase_since=time.time())
+        self.set(phase=name, phase_since=time.time(), progress=None)
 
     def starting(self, role: str, command: Command) -> None:
         """A command is about to be started: what it will leave behind, if we die now, is known."""

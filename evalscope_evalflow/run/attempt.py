@@ -13,6 +13,7 @@ from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import DevicesFree, EngineExited, EngineNotNeeded, EngineUnwell
+from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase, Progress, RunCancelled, UnfinishedRowCut, WorkerStarted
 from evalscope_evalflow.events.worker_events import (
     AllAnswered,
@@ -85,6 +86,7 @@ class Attempt:
         self.inbox = Inbox()
         self.session: EngineSession | None = None
         self.worker: Worker | None = None
+        self._worker_counts = False  # else its answers are counted here, while somebody watches
 
     def do(self) -> None:
         """Do it.
@@ -203,6 +205,9 @@ class Attempt:
     def _notify(self, event: Event) -> None:
         """Something has happened in another thread: this one has to hear of it, whatever cannot be written down."""
         self.inbox.put(event)
+        self._emit(event)
+
+    def _emit(self, event: Event) -> None:
         try:
             self.run.emit(event)
         except OSError as error:
@@ -210,6 +215,10 @@ class Attempt:
 
     def _from_worker(self, event: Event) -> None:
         """The worker's word, in a thread of its own."""
+        if isinstance(event, DatasetProgress):  # nothing waits for it
+            self._worker_counts = True
+            self._emit(event)
+            return
         if isinstance(event, DatasetFailed):
             hint = data_hint(event.message, event.dataset)
             event = dataclasses.replace(event, message=f"{event.message}{hint}")
@@ -270,7 +279,8 @@ class Attempt:
         def look() -> None:
             disk.probe(self.run.record_folder)
             if self.given.live:
-                self.run.emit(Progress(phase, self.run.answers() if phase is Phase.INFER else None))
+                counted_here = phase is Phase.INFER and not self._worker_counts
+                self.run.emit(Progress(phase, self.run.answers() if counted_here else None))
 
         while True:
             event = self.inbox.next(look)

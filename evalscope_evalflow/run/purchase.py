@@ -69,17 +69,18 @@ class Purchase:
         return f"it would buy {'; '.join(parts) or 'nothing'}"
 
 
-def purchase(task: Task, model: ModelConfig, left: Remaining) -> Purchase:
+def purchase(task: Task, model: ModelConfig, left: Remaining, bought: Bought) -> Purchase:
     """What the rest of a task would buy.
 
     Args:
         task: the whole task.
         model: one of its models.
         left: what is left of it.
+        bought: what the task's models have cost so far.
     """
     saved = load_backend(task.flow.backend).look(task, model)
     fallbacks = {item.dataset: item.fallbacks for item in saved.results({})} if left.verdicts else {}
-    cost = tokens_per_answer(task, model)
+    cost = bought.tokens_per_answer(model)
     answers, verdicts = Amount(), Amount()
     tokens: float | None = 0
     for dataset in task.datasets:
@@ -104,22 +105,31 @@ def purchase(task: Task, model: ModelConfig, left: Remaining) -> Purchase:
     return Purchase(answers, None if tokens is None else round(tokens), verdicts if judges else None)
 
 
-def tokens_per_answer(task: Task, model: ModelConfig) -> dict[str, float]:
-    """Tokens that an answer on each dataset took: this model's, or else those of the task's other models."""
-    found: dict[str, float] = {}
-    for other in [model, *(item for item in task.models if item is not model)]:
-        spent = spending.read(task.folder(other) / "evalflow" / spending.FILE)
-        for dataset, (requests, tokens) in spent.by_dataset.items():
-            found.setdefault(dataset, tokens / requests)
-    return found
+class Bought:
+    """What the models of a task have cost so far: each file is read once, however many models ask."""
+
+    def __init__(self, task: Task) -> None:
+        self._caps = task.flow.caps
+        self._spent = {
+            model.name: spending.read(task.folder(model) / "evalflow" / spending.FILE) for model in task.models
+        }
+        self._of_any: dict[str, float] = {}
+        for spent in self._spent.values():
+            self._of_any = _per_answer(spent) | self._of_any
+
+    def tokens_per_answer(self, model: ModelConfig) -> dict[str, float]:
+        """Tokens that an answer on each dataset took: this model's, or else those of another model of the task."""
+        return self._of_any | _per_answer(self._spent[model.name])
+
+    def budget_lines(self, model: ModelConfig) -> list[str]:
+        """How much of each budget is used, such as "budget: 985 of 1,000 tokens are used"."""
+        spent, caps = self._spent[model.name], self._caps
+        used = ((caps.tokens, spent.tokens, "tokens"), (caps.judge_requests, spent.judge_requests, "judge requests"))
+        return [f"budget: {number:,} of {most:,} {what} are used" for most, number, what in used if most is not None]
 
 
-def budget_lines(task: Task, model: ModelConfig) -> list[str]:
-    """How much of each budget is used, such as "budget: 985 of 1,000 tokens are used"."""
-    spent = spending.read(task.folder(model) / "evalflow" / spending.FILE)
-    budget = task.flow.caps
-    used = ((budget.tokens, spent.tokens, "tokens"), (budget.judge_requests, spent.judge_requests, "judge requests"))
-    return [f"budget: {number:,} of {most:,} {what} are used" for most, number, what in used if most is not None]
+def _per_answer(spent: spending.Spent) -> dict[str, float]:
+    return {dataset: tokens / requests for dataset, (requests, tokens) in spent.by_dataset.items()}
 
 
 def _chosen(task: Task, saved: Saved, dataset: str, change: Change | None) -> Amount | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+
 from evalscope_evalflow.events.api_events import JUDGE, ApiBack, ApiBusy, ApiDown, ApiGivenUp
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import DevicesFree, EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, MetricsFailed
 from evalscope_evalflow.processes.registry import Registration
@@ -19,6 +23,7 @@ SHOWN = {
     Phase.WAIT_FOR_JUDGE: "judging",
     Phase.COLLECT: "collecting",
 }
+WRITE_EVERY_S = 2.0
 
 
 class RegistrySubscriber:
@@ -26,6 +31,7 @@ class RegistrySubscriber:
 
     def __init__(self, entry: Registration) -> None:
         self._entry, self._shown = entry, ""
+        self._written = 0.0  # when progress was last written down
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, PhaseBegan) and event.phase in SHOWN:
@@ -35,8 +41,17 @@ class RegistrySubscriber:
             self._entry.phase("waiting for the judge" if event.api == JUDGE else "waiting for the API")
         elif isinstance(event, (ApiBack, ApiGivenUp)) and self._shown:
             self._entry.phase(self._shown)
+        elif isinstance(event, DatasetProgress):
+            self._progress(event)
         elif isinstance(event, (EngineStarting, EngineReused)):
             self._entry.set(engine=event.engine)
+
+    def _progress(self, event: DatasetProgress) -> None:
+        now = time.monotonic()
+        of_this_phase = self._shown == SHOWN[Phase.JUDGE if event.judging else Phase.INFER]
+        if of_this_phase and (event.ended or now - self._written >= WRITE_EVERY_S):
+            self._written = now
+            self._entry.set(progress=dataclasses.asdict(event))
 
 
 class CellsSubscriber:

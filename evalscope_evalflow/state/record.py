@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -19,6 +20,7 @@ from evalscope_evalflow.config import keys
 from evalscope_evalflow.events.api_events import ApiBack, ApiEvent, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import EngineKept, EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import (
     OverlapMeasured,
     Phase,
@@ -37,6 +39,7 @@ DIED = "died"
 CLOCK_ERROR_S = 5.0  # a start time is counted from the boot, by a clock that may have been set since
 MEASURED = (Phase.LOAD, Phase.INFER, Phase.SAVE, Phase.RELEASE, Phase.JUDGE)
 NOT_RECORDED = (Progress,)
+PROGRESS_EVERY_S = 60.0
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
 
@@ -61,6 +64,7 @@ class Record:
         """
         self.folder = run_folder / FOLDER
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._progress = ("", False), 0.0  # what was reported last, and when
         before = read(run_folder)
         self._data: dict[str, Any] = {
             "schema": SCHEMA,
@@ -86,7 +90,7 @@ class Record:
         Raises:
             OSError: run.json cannot be written.
         """
-        if isinstance(event, NOT_RECORDED):
+        if isinstance(event, NOT_RECORDED) or (isinstance(event, DatasetProgress) and not self._is_due(event)):
             return
         if isinstance(event, RunFinished):
             with suppress(OSError):
@@ -112,6 +116,15 @@ class Record:
             new.replace(self.folder / "run.json")
         finally:
             new.unlink(missing_ok=True)
+
+    def _is_due(self, event: DatasetProgress) -> bool:
+        """Whether this is the first or the last report on a dataset, or the first since a minute."""
+        what, now = (event.dataset, event.judging), time.monotonic()
+        begins = what != self._progress[0]
+        if not (begins or event.ended or now - self._progress[1] >= PROGRESS_EVERY_S):
+            return False
+        self._progress = ("", False) if event.ended else what, now
+        return True
 
     def _take(self, event: Event) -> bool:
         """Put what an event says into the record; whether it has to be written now."""

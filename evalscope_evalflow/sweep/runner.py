@@ -7,7 +7,6 @@ from concurrent.futures import as_completed
 from functools import partial
 
 from evalscope_evalflow.config.task import Task
-from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.results.exporters import export
@@ -80,7 +79,7 @@ def _run_all(jobs: Sequence[Job], prepared: Prepared, reporter: Reporter) -> lis
     for job in jobs:
         if not job.phases:  # a matter of milliseconds
             results[job.model.name] = _outcome(job, partial(job.run, reporter))
-    with LiveReporter(reporter, [job.model.name for job in left]) as live:
+    with reporter.several([job.model.name for job in left]) as live:
         executor = prepared.start_executor(live)
         try:
             futures = executor.submit(left)

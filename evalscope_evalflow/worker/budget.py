@@ -12,11 +12,13 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.events.schema import SCHEMA
-from evalscope_evalflow.events.spending import ANSWER, FILE, JUDGE_REQUEST, read, room_for_an_answer
+from evalscope_evalflow.events.spending import ANSWER, FILE, JUDGE_REPLY, JUDGE_REQUEST, read, room_for_an_answer
+from evalscope_evalflow.worker.progress_meter import ProgressMeter
 from evalscope_evalflow.worker.request_failures import Unanswered
 
 OVER_BUDGET = "over_budget"
@@ -32,14 +34,18 @@ class Budget:
         dataset: the dataset that is asked, or judged, now.
     """
 
-    def __init__(self, folder: str, limits: Mapping[str, Any], max_tokens: int | None) -> None:
+    def __init__(
+        self, folder: str, limits: Mapping[str, Any], max_tokens: int | None, progress: ProgressMeter | None = None
+    ) -> None:
         """
         Args:
             folder: `evalflow` in the run folder.
             limits: `tokens` and `judge_requests`; what is None or not there is not limited.
             max_tokens: the most tokens of an answer, as the task says.
+            progress: is told of requests and their tokens; default: nobody is.
         """
         self.dataset = ""
+        self._progress = progress or ProgressMeter(lambda event: None, ())
         self._path = Path(folder, FILE)
         self._tokens, self._judge_requests = limits.get("tokens"), limits.get("judge_requests")
         self._max_tokens = max_tokens
@@ -59,25 +65,46 @@ class Budget:
 
         def ask(input: Any, *others: Any, **options: Any) -> Any:
             reserved = self._admit(input)
-            try:
-                output = generate(input, *others, **options)
-            except BaseException:
-                self._release(reserved)
-                raise
-            self._take(reserved, input, output)
+            with self._progress.request() as came:
+                try:
+                    output = generate(input, *others, **options)
+                except BaseException:
+                    self._release(reserved)
+                    raise
+                came(*self._take(reserved, input, output))
             return output
 
         async def ask_async(input: Any, *others: Any, **options: Any) -> Any:
             reserved = await asyncio.to_thread(self._admit, input)
-            try:
-                output = await generate_async(input, *others, **options)
-            except BaseException:
-                self._release(reserved)
-                raise
-            self._take(reserved, input, output)
+            with self._progress.request() as came:
+                try:
+                    output = await generate_async(input, *others, **options)
+                except BaseException:
+                    self._release(reserved)
+                    raise
+                came(*self._take(reserved, input, output))
             return output
 
         model.generate, model.generate_async = ask, ask_async
+
+    def watch_judge(self, model: Any) -> None:
+        """Write down the tokens of a judge that is a model of EvalScope's; its requests are counted before they go."""
+        generate = model.generate
+        if hasattr(generate, "of_judge"):  # EvalScope makes one client for several benchmarks
+            return
+
+        def ask(input: Any, *others: Any, **options: Any) -> Any:
+            judged = self._progress.is_judging  # one answer is judged ahead, while the model is asked
+            with self._progress.request() if judged else nullcontext(lambda *tokens: None) as came:
+                output = generate(input, *others, **options)
+                tokens = _tokens(input, output)
+                with self._change:
+                    self._write({"kind": JUDGE_REPLY, "dataset": self.dataset, **tokens})
+                came(tokens.get("input_tokens", 0), tokens.get("output_tokens", 0))
+            return output
+
+        ask.of_judge = True  # type: ignore[attr-defined]
+        model.generate = ask
 
     def judge_request(self) -> None:
         """A request to the judge is about to be sent.
@@ -123,22 +150,32 @@ class Budget:
             self._reserved -= reserved
             self._change.notify_all()
 
-    def _take(self, reserved: int, prompt: Any, output: Any) -> None:
-        usage = getattr(output, "usage", None)
-        tokens = 0
-        if usage is not None:
-            tokens = usage.total_tokens or usage.input_tokens + usage.output_tokens
-        if not tokens:  # the server does not say
-            tokens = _tokens_of(prompt) + len(str(getattr(output, "completion", ""))) // _CHARACTERS_PER_TOKEN
+    def _take(self, reserved: int, prompt: Any, output: Any) -> tuple[int, int]:
+        """An answer has come; its tokens, in and out."""
+        tokens = _tokens(prompt, output)
         with self._change:
             self._reserved -= reserved
-            self._write({"kind": ANSWER, "dataset": self.dataset, "tokens": int(tokens)})
+            self._write({"kind": ANSWER, "dataset": self.dataset, **tokens})
             self._change.notify_all()
+        return tokens.get("input_tokens", 0), tokens.get("output_tokens", 0)
 
     def _write(self, item: dict[str, Any]) -> None:
         self._spent.add(item)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"schema": SCHEMA, **item}) + "\n")
+
+
+def _tokens(prompt: Any, output: Any) -> dict[str, int]:
+    """Tokens of a request, as its server counts them: all, and how many in and out; estimated where it does not."""
+    usage = getattr(output, "usage", None)
+    given, said = (usage.input_tokens or 0, usage.output_tokens or 0) if usage is not None else (0, 0)
+    total = (usage.total_tokens or given + said) if usage is not None else 0
+    if not total:
+        given = _tokens_of(prompt)
+        said = len(str(getattr(output, "completion", ""))) // _CHARACTERS_PER_TOKEN
+        total = given + said
+    apart = {"input_tokens": int(given), "output_tokens": int(said)} if given or said else {}
+    return {"tokens": int(total), **apart}
 
 
 def _tokens_of(prompt: Any) -> int:

@@ -38,6 +38,7 @@ def patch_judge(probe: JudgeProbe, budget: Budget) -> None:
     def start_strictly(self: Any) -> None:
         start(self)
         refuse_error_texts(self.model)
+        budget.watch_judge(self.model)
 
     def generate_or_say_why(self: Any, messages: Any) -> Any:
         judge = str(getattr(self, "judge_id", None) or self.model_id)

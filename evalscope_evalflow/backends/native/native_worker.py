@@ -34,6 +34,7 @@ from evalscope_evalflow.worker.evalscope_client import refuse_error_texts, retry
 from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, openai_client, uncollected
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.kept_reports import set_aside
+from evalscope_evalflow.worker.progress_meter import ProgressMeter
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 _BASE_URL = "EVALSCOPE_BASE_URL"
@@ -60,9 +61,11 @@ class NativeWorker:
         self.failures = Failures(request.failures_file, request.failure_cause)
         settings = self.stock_task.get("generation_config") or {}
         self.kinds = KindsFile(os.path.dirname(request.failures_file), settings.get("max_tokens"))
-        self.budget = Budget(os.path.dirname(request.failures_file), request.budget, settings.get("max_tokens"))
-        self.probe = JudgeProbe(channel)
         self.datasets: list[str] = list(self.stock_task["datasets"])
+        self.progress = ProgressMeter(channel.emit, self.datasets)
+        folder = os.path.dirname(request.failures_file)
+        self.budget = Budget(folder, request.budget, settings.get("max_tokens"), self.progress)
+        self.probe = JudgeProbe(channel)
         self.judging = False
         self.ahead: Thread | None = None  # imports what is needed later
         self.data = DataErrors()
@@ -164,6 +167,10 @@ class NativeWorker:
                         items = [item for item in context.work_items if item.needs_predict]
                         # What is answered already is scored in the second pass.
                         context.work_items[:] = items
+                        total = sum(map(len, whole.values()))
+                        phases.progress.begin(
+                            str(self.benchmark_name), judging=False, total=total, saved=total - len(items)
+                        )
                         self._run_pool(context)
                     self.cache_manager.discard_review_reruns()
                 finally:
@@ -208,6 +215,8 @@ class NativeWorker:
         """A dataset, which ends no other if it fails; if all do, the run ends as the first did."""
         self.data.begin()
         self.budget.dataset = dataset
+        if dataset in self.done:  # its own evaluator does not say how many samples there are
+            self.progress.begin(dataset, judging=False, total=None, saved=0)
         try:
             return evaluate()
         except Exception as error:  # noqa: BLE001 - whatever a benchmark raises
@@ -217,6 +226,8 @@ class NativeWorker:
                 raise self.data.named(*next(iter(self.lost.items()))) from None
             kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
             self.channel.emit(DatasetFailed(dataset, f"{kind}{error_text(error)}"))
+        finally:
+            self.progress.end()
         if not self.judging and dataset == self.datasets[-1]:
             raise _AllPredicted
         return {}
@@ -237,6 +248,7 @@ class NativeWorker:
             if kind == "run":
                 self.channel.abort(run_error(error))
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
+            self.progress.sample(failed=True)
             raise
         self.kinds.add(dataset, subset, sample, kinds_of_output(state.output, tools=bool(item.sample.tools)))
         try:
@@ -246,6 +258,7 @@ class NativeWorker:
             self.failures.add(dataset, subset, sample, cause, "saving", True, error_text(error))
             raise
         item.prediction_persisted = True
+        self.progress.sample()
         if dataset in self.channel.judge_ahead and getattr(evaluator.benchmark, "use_llm_judge", False):
             self.probe.offer(dataset, partial(_judge_ahead, evaluator, state))
         return state
@@ -264,12 +277,23 @@ class NativeWorker:
                 if measured:
                     self.perf_collector, self._perf_request_count, self._perf_metric_count = measured
 
+            def _run_pool(self, context: Any) -> Any:
+                # Where a benchmark scores all samples at once, there is nothing to count.
+                total = context.total_cached + sum(not item.needs_predict for item in context.work_items)
+                if total:
+                    dataset, saved = str(self.benchmark_name), context.total_cached
+                    phases.progress.begin(dataset, judging=True, total=total, saved=saved)
+                return super()._run_pool(context)
+
             def _process_work_item(self, item: Any, model_prediction_dir: str) -> Any:
                 if item.needs_predict:
                     raise Unanswered("unanswered", True, "it has no answer: see evalflow/failures.jsonl")
                 try:
-                    return super()._process_work_item(item, model_prediction_dir)
+                    found = super()._process_work_item(item, model_prediction_dir)
+                    phases.progress.sample()
+                    return found
                 except Exception as error:
+                    phases.progress.sample(failed=True)
                     dataset, subset = str(self.benchmark_name), str(item.subset)
                     sample = item.task_state.sample_id
                     phases.failures.add(dataset, subset, sample, "", "scoring", True, error_text(error))

@@ -15,7 +15,7 @@ from typing import Any
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import digest
 from evalscope_evalflow.events.answers import AnswerKind
 from evalscope_evalflow.worker.answer_kinds import kinds_of_output
-from evalscope_evalflow.worker.budget import NOWHERE
+from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
@@ -42,6 +42,7 @@ class Api:
 
     Attributes:
         answered: of this thread, in `kinds`: what is unusual about its last answer.
+        before_request: is called before each request of a judge's.
     """
 
     def __init__(self, model: str, url: str, key: str, settings: dict[str, Any], model_args: dict[str, Any]) -> None:
@@ -243,21 +244,20 @@ def _one(api: Api, request: Any, settings: dict[str, Any]) -> tuple[str, Callabl
     """A request to the judge: what tells it apart, and how it is made."""
 
     def ask() -> tuple[str, list[AnswerKind]]:
+        api.before_request()
         return api.ask(request, **settings), api.answered.kinds
 
     return digest(json.dumps([request, settings], sort_keys=True, default=str)), ask
 
 
-def install_judge(
-    judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, before_request: Callable[[], None]
-) -> None:
+def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, budget: Budget) -> None:
     """Have every dataset ask the task's judge, whatever it makes its judge of.
 
     Args:
         judge: EvalScope's settings of the judge; None where there is none.
         heard: see `make_judge_class`.
         probe: this worker's.
-        before_request: is called before each request to the judge.
+        budget: what requests are counted by.
     """
     import vlmeval.api
 
@@ -266,7 +266,8 @@ def install_judge(
         settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
         key = plain(judge.get("api_key")) or "EMPTY"
         api = Api(judge["model_id"], judge["api_url"], key, settings, client_args(judge.get("model_args")))
-        api.before_request = before_request
+        api.before_request = budget.judge_request
+        budget.watch_judge(api.model)
         # For datasets that make a client of their own; nothing else in this process reads them.
         os.environ["OPENAI_API_BASE"] = f"{base_url(judge['api_url'])}/chat/completions"
         os.environ["LOCAL_LLM"], os.environ["OPENAI_API_KEY"] = judge["model_id"], key

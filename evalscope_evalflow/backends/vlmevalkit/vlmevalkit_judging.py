@@ -24,6 +24,7 @@ from typing import Any
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import NoVerdict
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, digest
 from evalscope_evalflow.worker.credentials import masked
+from evalscope_evalflow.worker.progress_meter import ProgressMeter
 
 SAVE_EVERY_S = 1.0
 # What VLMEvalKit's datasets write where a judge's reply could not be read.
@@ -73,13 +74,17 @@ class Judging:
         examples: what the judge said, by the kind of its failure.
     """
 
-    def __init__(self, load: Callable[..., Any], dump: Callable[..., Any]) -> None:
+    def __init__(
+        self, load: Callable[..., Any], dump: Callable[..., Any], progress: ProgressMeter | None = None
+    ) -> None:
         """
         Args:
             load: VLMEvalKit's own.
             dump: that, made whole.
+            progress: is told of verdicts; default: nobody is.
         """
         self.load, self.dump = load, dump
+        self._progress = progress or ProgressMeter(lambda event: None, (), every_s=0)
         self.heard = threading.local()  # why the judge said nothing, in this thread
         self._files: Files | None = None
         self._rows: set[str] = set()
@@ -155,11 +160,15 @@ class Judging:
         results: list[Any] = [None] * len(tasks)
         bad: dict[str, str] = {}
         last = time.monotonic()
+        if self._files is not None:
+            total = len(saved) + len(tasks)
+            self._progress.begin(self._files.dataset, judging=True, total=total, saved=len(saved))
         with ThreadPoolExecutor(max(1, min(nproc, len(tasks)))) as pool:
             futures = {pool.submit(self._one, func, task): number for number, task in enumerate(tasks)}
             for future in as_completed(futures):
                 number = futures[future]
                 results[number], why = future.result()
+                self._progress.sample(failed=why is not None)
                 if why is not None:
                     bad[names[number]] = why
                 elif keys is not None:

@@ -58,6 +58,7 @@ from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client, uncollected
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
+from evalscope_evalflow.worker.progress_meter import ProgressMeter
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 MODEL = "CustomAPIModel"  # the name under which EvalScope makes VLMEvalKit ask an API
@@ -89,7 +90,9 @@ class VLMEvalKitWorker:
         self.errors: dict[str, str] = {}
         self.reached: set[str] = set()  # datasets that VLMEvalKit has come to in this pass
         self.api: Api | None = None
-        self.budget = Budget(os.path.dirname(request.failures_file), request.budget, limits["max_tokens"])
+        self.progress = ProgressMeter(channel.emit, self.settings["datasets"])
+        folder = os.path.dirname(request.failures_file)
+        self.budget = Budget(folder, request.budget, limits["max_tokens"], self.progress)
         self.answered = threading.local()  # of this thread: what is unusual about the model's last answer
         self.probe = JudgeProbe(channel, every_thread=True)
         self.answers: dict[str, Answers] = {}
@@ -170,7 +173,7 @@ class VLMEvalKitWorker:
         self._raise_if_nothing_worked(left, "judged")
 
     def _install_judge(self) -> None:
-        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget.judge_request)
+        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget)
 
     def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
         """A stock task."""
@@ -205,7 +208,7 @@ class VLMEvalKitWorker:
 
         load, dump = seam(vlmeval.smp.file, "load"), seam(vlmeval.smp.file, "dump")
         self.load, self.dump = load, whole_writes(dump)
-        self.judging = Judging(load, self.dump)
+        self.judging = Judging(load, self.dump, self.progress)
         self.ahead = JudgeAhead(self.probe, load, self.dump, self.judging.heard)
         replace_everywhere(load, self.judging.load_chosen)
         replace_everywhere(dump, self.judging.dump_made)
@@ -258,12 +261,16 @@ class VLMEvalKitWorker:
             dataset = self.now.files.dataset
             self.reached.add(dataset)
             self.budget.dataset = dataset
+            total, saved = len(self.now.rows), len(self.now.answered())
+            self.progress.begin(dataset, judging=False, total=total, saved=saved)
             try:
                 result = self.now.ask(lambda: stock(*args, **options))
             except Exception as error:
                 kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
                 self.errors[dataset] = f"{kind}{error}"
                 raise
+            finally:
+                self.progress.end()
             self._note_answers(dataset)
             return result
 
@@ -332,9 +339,11 @@ class VLMEvalKitWorker:
                 "kind": kind, "transient": transient, "message": " ".join(said.split())[:500],
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }  # fmt: skip
+            self.progress.sample(failed=True)
             return f"{FAILED} via API."
         self.kinds.add(dataset, "default", row, getattr(self.answered, "kinds", []))
         now.journal.add(key, answer)
+        self.progress.sample()
         self.ahead.offer(self.data[dataset], key, answer, self.channel.judge_ahead)
         return answer
 
@@ -364,6 +373,8 @@ class VLMEvalKitWorker:
             self.errors[dataset] = f"it could not be scored: {type(error).__name__}: {error}"
             files.write(error=self.errors[dataset], scored=0)
             raise
+        finally:
+            self.progress.end()
         return outcome.result
 
     def _report(self, dataset: str, outcome: Outcome, data: Any, requested: int, answered: set[str]) -> None:

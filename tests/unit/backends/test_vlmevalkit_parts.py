@@ -12,7 +12,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pandas
 import pytest
@@ -23,7 +23,7 @@ from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_worker as worker
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_answers import Answers
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_backend import VLMEvalKit
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import NoVerdict, base_url, converse
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import NoVerdict, _one, base_url, converse
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import DataError, check_same_version, correct_wemath
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, Journal, model_type, whole_writes
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_judging import (
@@ -38,6 +38,7 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.worker.progress_meter import ProgressMeter
 from evalscope_evalflow.worker.request_failures import Failures
 
 JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1"}]}
@@ -471,6 +472,29 @@ class TestReport:
         assert (report.judge_summary.status.value, report.judge_summary.judge_models) == ("degraded", ["j"])
 
 
+def test_each_request_to_the_judge_is_counted_before_it_is_sent() -> None:
+    said: list[str] = []
+    api = SimpleNamespace(
+        ask=lambda request, **settings: said.append("asked") or "yes",
+        before_request=lambda: said.append("counted"),
+        answered=SimpleNamespace(kinds=[]),
+    )
+    _, ask = _one(cast(Any, api), [{"role": "user", "content": "?"}], {})
+    assert ask() == ("yes", [])
+    assert said == ["counted", "asked"]
+
+
+def test_verdicts_are_counted_while_they_come_those_that_are_saved_included(tmp_path: Path) -> None:
+    events: list[Any] = []
+    judging = Judging(load, dump, ProgressMeter(events.append, ["d"], every_s=0))
+    judging._files = Files(tmp_path, "m", "d")
+    save = str(tmp_path / "verdicts.pkl")
+    dump({"a": 1}, save)
+    judging.track(lambda task: task, [1, 2], save=save, keys=["b", "c"])
+    judging._progress.end()
+    assert [(event.done, event.total, event.judging) for event in events] == [(1, 3, True), (3, 3, True)]
+
+
 def test_threads_do_not_hear_of_one_anothers_judge() -> None:
     heard = Judging(load, dump).heard
     heard.failed = ("timeout", "")
@@ -497,7 +521,7 @@ def test_tls_is_what_it_was_when_vlmevalkit_is_imported(tmp_path: Path, monkeypa
     verified = ssl._create_default_https_context
     request = StartTask("", ["infer"], {"work_dir": str(tmp_path)}, str(tmp_path / "failures.jsonl"), "")
     request = dataclasses.replace(request, settings={"model": "m", "datasets": []})
-    worker.VLMEvalKitWorker(request, Any).prepare()
+    worker.VLMEvalKitWorker(request, cast(Any, SimpleNamespace(emit=print))).prepare()
     assert "vlmeval.run" in sys.modules
     assert ssl._create_default_https_context is verified
     for name in ("vlmeval", "vlmeval.run", "vlmeval.dataset"):

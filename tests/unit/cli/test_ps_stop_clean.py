@@ -19,8 +19,9 @@ from serving_fixtures import NASTY_SIZE, SCRIPTED, SERVER, alive, below, bystand
 from evalscope_evalflow.cli import command_line as cli
 from evalscope_evalflow.cli import stop
 from evalscope_evalflow.cli.clean import clean_up
-from evalscope_evalflow.cli.ps import age, show_runs
+from evalscope_evalflow.cli.ps import show_runs
 from evalscope_evalflow.cli.stop import stop_runs, wait_until_gone
+from evalscope_evalflow.display.run_list import age
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
 from evalscope_evalflow.processes import cleanup, orphans, registry
 from evalscope_evalflow.run.dead_runs import clean_up_before

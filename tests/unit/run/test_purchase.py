@@ -8,7 +8,7 @@ from evalscope_evalflow.backends.native.rows_files import SavedRows
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.events import spending
 from evalscope_evalflow.run import fingerprints
-from evalscope_evalflow.run.purchase import budget_lines, purchase
+from evalscope_evalflow.run.purchase import Bought, purchase
 from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.state import cells
 
@@ -44,7 +44,7 @@ def save(task, answers, verdicts, requested):
 
 
 def words(task):
-    return str(purchase(task, task.models[0], remaining(task, task.models[0])))
+    return str(purchase(task, task.models[0], remaining(task, task.models[0]), Bought(task)))
 
 
 def test_before_the_first_answer_the_number_may_be_unknown(make):
@@ -88,7 +88,7 @@ def test_verdicts_that_are_none_are_bought_again(make):
 def test_how_much_of_a_budget_is_used(make):
     task = make({"budget": {"tokens": 1000, "judge_requests": 10}}, dataset_args={})
     save(task, answers=3, verdicts=2, requested=5)
-    assert budget_lines(task, task.models[0]) == [
+    assert Bought(task).budget_lines(task.models[0]) == [
         "budget: 300 of 1,000 tokens are used",
         "budget: 2 of 10 judge requests are used",
     ]

@@ -13,7 +13,7 @@ from evalscope_evalflow.run import fingerprints
 from evalscope_evalflow.run.resume import check_saved, check_there_is_something_to_judge, remaining
 from evalscope_evalflow.state import cells as saved_cells
 from evalscope_evalflow.state import failures
-from evalscope_evalflow.sweep.show_plan import cells
+from evalscope_evalflow.sweep.plan import cells
 from evalscope_evalflow.worker.request_failures import Failures
 
 JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1", "api_key": "sk-1"}]}

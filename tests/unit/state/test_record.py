@@ -8,7 +8,9 @@ from pydantic import SecretStr
 
 from evalscope_evalflow.events.api_events import ApiBack, ApiDown, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.engine_events import EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded, Progress, RunFinished, RunState
+from evalscope_evalflow.state import record as module
 from evalscope_evalflow.state.record import SCHEMA, Record, answers_from, mark_dead, read
 
 KEY = "sk-never-to-be-seen"
@@ -61,6 +63,20 @@ def test_no_key_is_ever_in_it(tmp_path):
     for path in record.folder.iterdir():
         assert KEY not in path.read_text()
     assert saved(record)["task"]["judge"] == {"api_key": "${MY_KEY}"}
+
+
+def test_progress_is_written_down_at_its_ends_and_once_a_minute(record, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    for second in range(150):
+        now[0] += 1
+        record.on_event(DatasetProgress("a", False, second, 150))
+    record.on_event(DatasetProgress("a", False, 150, 150, ended=True))
+    record.on_event(DatasetProgress("a", True, 0, 150))
+    found = [item for item in events(record) if item["event"] == "DatasetProgress"]
+    assert [(item["judging"], item["done"]) for item in found] == [
+        (False, 0), (False, 60), (False, 120), (False, 150), (True, 0),
+    ]  # fmt: skip
 
 
 def test_the_seconds_of_a_phase_add_up(record):

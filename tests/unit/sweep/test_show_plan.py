@@ -10,7 +10,8 @@ from rich.console import Console
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.sweep.show_plan import Cell, cells, show_plan, shown_path
+from evalscope_evalflow.sweep.plan import Cell, cells
+from evalscope_evalflow.sweep.show_plan import show_plan, shown_path
 
 
 @pytest.fixture

@@ -144,3 +144,45 @@ def test_half_a_line_costs_nothing_and_swallows_nothing(tmp_path):
     watched(tmp_path, model)
     model.generate(PROMPT)
     assert spent(tmp_path).tokens == 35
+
+
+class Usage:
+    """Answers with tokens, in and out."""
+
+    def generate(self, input):
+        return SimpleNamespace(
+            usage=SimpleNamespace(total_tokens=30, input_tokens=20, output_tokens=10), completion="yes"
+        )
+
+    async def generate_async(self, input):
+        return self.generate(input)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+
+
+def test_tokens_in_and_out_are_written_down_apart(tmp_path):
+    model = Usage()
+    watched(tmp_path, model)
+    model.generate(PROMPT)
+    (line,) = lines(tmp_path)
+    assert (line["tokens"], line["input_tokens"], line["output_tokens"]) == (30, 20, 10)
+    other = Model(usage=30)  # a server that only says how many there are in all
+    watched(tmp_path, other)
+    other.generate(PROMPT)
+    assert "input_tokens" not in lines(tmp_path)[-1]
+
+
+def test_a_judges_tokens_are_written_down_once_however_many_benchmarks_share_its_client(tmp_path):
+    budget, judge = Budget(str(tmp_path), {}, None), Usage()
+    budget.dataset = "d"
+    budget.watch_judge(judge)
+    budget.watch_judge(judge)
+    budget.judge_request()
+    judge.generate(PROMPT)
+    assert [line["kind"] for line in lines(tmp_path)] == ["judge_request", "judge_reply"]
+    assert lines(tmp_path)[1] == {
+        "schema": 2, "kind": "judge_reply", "dataset": "d", "tokens": 30, "input_tokens": 20, "output_tokens": 10,
+    }  # fmt: skip
+    assert (spent(tmp_path).tokens, spent(tmp_path).judge_requests) == (0, 1)
