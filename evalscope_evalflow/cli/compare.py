@@ -16,7 +16,7 @@ from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
 
 if TYPE_CHECKING:
     from evalscope_evalflow.results.comparison.compare_runs import LoadedRun, Rules
-    from evalscope_evalflow.results.comparison.comparison_data import Comparison
+    from evalscope_evalflow.results.comparison.comparison_data import Comparison, Kind
 
 FORMATS = ("table", "md", "csv", "json", "html")
 SHOWN = 20  # samples, unless -n says another number
@@ -97,7 +97,7 @@ def compare_folders(
     return replace(comparison, flips=found, flips_in_all=total)
 
 
-def allowed_kinds(names: Sequence[str]) -> frozenset:  # type: ignore[type-arg]
+def allowed_kinds(names: Sequence[str]) -> frozenset[Kind]:
     """The kinds of differences that `--allow` names, apart or joined by commas.
 
     Raises:

@@ -17,8 +17,8 @@ from evalscope_evalflow.results.comparison.comparison_data import (
     Kind,
     Verdict,
 )
-from evalscope_evalflow.results.comparison.run_differences import Side, merged, setting_differences
 from evalscope_evalflow.results.comparison.run_description import described, version_differences
+from evalscope_evalflow.results.comparison.run_differences import Side, merged, setting_differences
 from evalscope_evalflow.results.comparison.sample_table import (
     BY_NUMBER,
     COLUMNS,

@@ -161,7 +161,7 @@ POWER_HEAD = ("dataset", "run", "pairs", "groups", "could have shown")
 
 def power_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """For each cell, what the smallest difference is that its data could have shown."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for dataset in comparison.datasets:
         for cell in comparison.compared():
             if cell.dataset == dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evalscope_evalflow.config.keys import MASK
@@ -79,11 +79,10 @@ def setting_differences(run: Side, baseline: Side, dataset: str, allowed: Set[Ki
 
 def merged(differences: Iterable[Difference]) -> tuple[Difference, ...]:
     """The same differences with their datasets joined, the refused kinds first."""
-    found: dict[tuple[Any, ...], list[str]] = {}
+    found: dict[Difference, list[str]] = {}
     for item in differences:
-        key = (item.kind, item.name, item.baseline, item.value, item.run, item.baseline_run, item.allowed)
-        found.setdefault(key, []).extend(item.datasets)
-    joined = [Difference(*key[:6], tuple(dict.fromkeys(datasets)), key[6]) for key, datasets in found.items()]
+        found.setdefault(replace(item, datasets=()), []).extend(item.datasets)
+    joined = [replace(item, datasets=tuple(dict.fromkeys(datasets))) for item, datasets in found.items()]
     order = list(Kind)
     return tuple(sorted(joined, key=lambda item: order.index(item.kind)))
 

@@ -140,10 +140,10 @@ def _keys(*columns: Series[Any]) -> Keys:
     Of a million samples, two different ones have the same 64-bit number with a chance of 3 in 100 million.
     """
     import numpy as np
-    from pandas.util import hash_array
+    import pandas as pd
 
     found: Keys = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
         values = column.to_numpy() if column.dtype.kind in "iu" else column.astype(object).fillna("").to_numpy(object)
-        found = (found * np.uint64(0x9E3779B97F4A7C15)) ^ (hash_array(values) + np.uint64(1))
+        found = (found * np.uint64(0x9E3779B97F4A7C15)) ^ (pd.util.hash_array(values) + np.uint64(1))
     return found

@@ -211,7 +211,7 @@ def test_junit_counts_blocked_as_failures_and_undecided_as_errors(mixed):
 def test_junit_replaces_what_no_xml_can_hold():
     result = gate(rows([1.0] * 9, "qa\x00\x1b"), rows([1.0] * 9, "qa\x00\x1b"), {"critical": {"*": {"max_drop": 1}}})
     root = ElementTree.fromstring(as_junit(result).encode())
-    assert next(root.iter("testcase")).get("name").startswith("qa\ufffd")
+    assert "qa\ufffd\ufffd" in {case.get("name") for case in root.iter("testcase")}
 
 
 def test_the_summary_is_a_table_that_no_name_breaks(mixed):
