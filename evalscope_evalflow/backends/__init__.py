@@ -1,6 +1,8 @@
 """The stock backends of EvalScope that EvalFlow runs: ours, and those of packages, by `evalflow.backends`."""
 
-from evalscope_evalflow.backends.base import INTERFACE_VERSION, Backend, DatasetResult, Metric, Saved, Stamps, move_to
+from evalscope_evalflow.backends.base import INTERFACE_VERSION, Backend, Saved, Stamps, move_to
+from evalscope_evalflow.backends.dataset_result import DatasetResult, Metric
+from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.score import Score
 from evalscope_evalflow.config import plugins
 
@@ -10,6 +12,7 @@ __all__ = [
     "Backend",
     "DatasetResult",
     "Metric",
+    "Sample",
     "Saved",
     "Score",
     "Stamps",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from evalscope_evalflow.backends.score import Score, score_of
+from evalscope_evalflow.backends.dataset_result import DatasetResult
+from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.selection import Change
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.keys import is_secret_name
@@ -25,77 +26,6 @@ from evalscope_evalflow.state.failures import Failure
 
 INTERFACE_VERSION = 1
 Stamps = Mapping[Path, int]  # report files, and when they were written (ns since the epoch)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure of a report.
-
-    Attributes:
-        name: such as "mean_acc".
-        score: as the report has it (mostly 0 to 1); None where nothing could be scored.
-        samples: number of samples that it covers.
-        primary: whether it is the benchmark's own headline figure.
-    """
-
-    name: str
-    score: float | None
-    samples: int
-    primary: bool = False
-
-
-@dataclass(frozen=True)
-class DatasetResult:
-    """What became of one model on one dataset.
-
-    Attributes:
-        dataset: its name.
-        metrics: the report's figures, the headline first.
-        requested: samples that were to be answered.
-        succeeded: samples that were answered and scored.
-        failed: samples that were not.
-        answered: samples that were answered.
-        judged: samples with a verdict of the judge's own; None where no judge is used.
-        fallbacks: samples that the judge gave no verdict on, whether scored by a rule instead or not at all.
-        left_out: of those that succeeded, samples that the score leaves out, as others of their group are missing.
-        report: the report's file; None where there is none.
-        notes: why the score is missing or incomplete, such as a judge that failed; with any, it is not complete.
-        failures: how many samples have no answer or no score, by kind.
-        answer_kinds: answers that stand, but are unusual, by kind (values of `AnswerKind`).
-        remarks: what stands beside the score, and takes nothing from it, in words: answers that were cut off, metrics
-            that could not be computed.
-        predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
-    """
-
-    dataset: str
-    metrics: list[Metric] = field(default_factory=list)
-    requested: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    report: Path | None = None
-    notes: list[str] = field(default_factory=list)
-    failures: dict[str, int] = field(default_factory=dict)
-    answered: int = 0
-    judged: int | None = None
-    fallbacks: int = 0
-    predicted_only: bool = False
-    answer_kinds: dict[str, int] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
-    left_out: int = 0
-
-    @property
-    def score(self) -> Score:
-        """The headline score with its evidence; what every table, file and object shows."""
-        return score_of(self)
-
-    def value_of(self, metric: Metric) -> float | None:
-        """The score of one of the metrics; where the headline has none that could be trusted, no other has."""
-        return None if self.score.value is None else metric.score
-
-    @property
-    def complete(self) -> bool:
-        """Whether the score covers every sample, each judged as it should be."""
-        return self.score.complete
 
 
 class Saved(ABC):
@@ -313,6 +243,40 @@ class Backend(ABC):
         """The JSON-lines files of a run folder that the backend appends results to.
 
         Before a run goes on, a last row that was never finished is cut off them.
+        """
+        return ()
+
+    def samples(self, folder: Path, model: str, dataset: str) -> Iterator[Sample]:
+        """What was asked, answered and scored, sample by sample, read from a run folder's files alone.
+
+        Samples that were never asked are left out. Nothing is unpickled, and neither EvalScope nor a task is needed.
+
+        Args:
+            folder: the run folder.
+            model: the model's name.
+            dataset: the dataset's name.
+        """
+        return iter(())
+
+    def saved_result(self, folder: Path, model: str, dataset: str) -> DatasetResult | None:
+        """What became of a dataset, as far as a run folder's files alone tell: no run has written a result of it.
+
+        Args:
+            folder: the run folder.
+            model: the model's name.
+            dataset: the dataset's name.
+
+        Returns:
+            None where nothing is known.
+        """
+        return None
+
+    def sample_files(self, folder: Path, model: str) -> Iterable[Path]:
+        """The files of a run folder that `samples` reads: a cache of samples is of them as they are.
+
+        Args:
+            folder: the run folder.
+            model: the model's name.
         """
         return ()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from evalscope_evalflow.events.answers import NO_TEXT, AnswerKind
 
 if TYPE_CHECKING:
-    from evalscope_evalflow.backends.base import DatasetResult
+    from evalscope_evalflow.backends.dataset_result import DatasetResult
 
 NO_VERDICT = "no verdict of the judge"
 

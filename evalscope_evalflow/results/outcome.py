@@ -10,6 +10,7 @@ from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import EvalFlowError, ExitCode
+from evalscope_evalflow.results.run_folders import result_record
 
 
 @dataclass
@@ -37,22 +38,7 @@ class ModelResult:
 
     def as_record(self) -> dict[str, Any]:
         """The results, as run.json holds them."""
-        return {
-            item.dataset: {
-                "score": item.score.as_record(),
-                "metrics": {metric.name: item.value_of(metric) for metric in item.metrics},
-                "requested": item.requested,
-                "answered": item.answered,
-                "succeeded": item.succeeded,
-                "failed": item.failed,
-                "judged": item.judged,
-                "fallbacks": item.fallbacks,
-                "failures": item.failures,
-                "notes": item.notes,
-                "remarks": item.remarks,
-            }
-            for item in self.datasets
-        }
+        return {item.dataset: result_record(item) for item in self.datasets}
 
 
 @dataclass

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
+from evalscope_evalflow.backends.dataset_result import DatasetResult
 from evalscope_evalflow.backends.native.native_checks import native_problems
 from evalscope_evalflow.backends.native.native_data_checks import data_problems
-from evalscope_evalflow.backends.native.native_results import NativeSaved
+from evalscope_evalflow.backends.native.native_results import NativeSaved, saved_result
+from evalscope_evalflow.backends.native.native_samples import native_samples, sample_files
 from evalscope_evalflow.backends.native.rows_files import SavedRows, archive_verdicts, judge_id
+from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.selection import chosen
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
@@ -100,6 +103,15 @@ class Native(Backend):
 
     def row_files(self, folder: Path) -> Iterable[Path]:
         return [path for kind in ("predictions", "reviews") for path in (folder / kind).rglob("*.jsonl")]
+
+    def samples(self, folder: Path, model: str, dataset: str) -> Iterator[Sample]:
+        return native_samples(folder, model, dataset)
+
+    def saved_result(self, folder: Path, model: str, dataset: str) -> DatasetResult | None:
+        return saved_result(folder, model, dataset)
+
+    def sample_files(self, folder: Path, model: str) -> Iterable[Path]:
+        return sample_files(folder, model)
 
     def published_samples(self, task: Task, dataset: str) -> int | None:
         settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends import local_content
-from evalscope_evalflow.backends.base import DatasetResult, Metric, Saved, Stamps
+from evalscope_evalflow.backends.base import Saved, Stamps
+from evalscope_evalflow.backends.dataset_result import DatasetResult, Metric
 from evalscope_evalflow.backends.missing_verdicts import reasons
 from evalscope_evalflow.backends.native.native_missing import missing_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fallback
@@ -21,7 +22,7 @@ from evalscope_evalflow.backends.selection import CHOOSING, Change, change, chos
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.events.json_lines import objects_in
-from evalscope_evalflow.state import failures
+from evalscope_evalflow.state import cells, failures
 from evalscope_evalflow.state.failures import Failure
 from evalscope_evalflow.worker.kept_reports import KEPT, REPORTS, present_path
 
@@ -40,6 +41,13 @@ class NativeSaved(Saved):
         return {place: path.stat().st_mtime_ns for place, path in self._report_files}
 
     def results(self, before: Stamps) -> list[DatasetResult]:
+        return self._results(before) if before else list(self._all_results)
+
+    @cached_property
+    def _all_results(self) -> list[DatasetResult]:
+        return self._results({})
+
+    def _results(self, before: Stamps) -> list[DatasetResult]:
         found = {
             str(report.get("dataset_name")): (path, report)
             for place, path, report in self._reports
@@ -96,15 +104,7 @@ class NativeSaved(Saved):
         return self._listed[kind].get(dataset, [])
 
     def _list(self, kind: str) -> dict[str, list[Path]]:
-        folder, datasets = self.folder / kind / self.model.name, self._datasets
-        found: dict[str, list[Path]] = {}
-        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-            if not name.endswith(".jsonl"):
-                continue
-            ends = [place for place, letter in enumerate(name) if letter == "_" and name[:place] in datasets]
-            if ends:
-                found.setdefault(name[: ends[-1]], []).append(folder / name)
-        return found
+        return row_files(self.folder / kind / self.model.name, self._datasets)
 
     @cached_property
     def _datasets(self) -> frozenset[str]:
@@ -163,6 +163,55 @@ class NativeSaved(Saved):
         why = self.failures(dataset)
         notes = [*result.notes, *failures.notes(why), *self.ended_by(dataset)]
         return replace(result, notes=notes, failures=failures.by_kind(why))
+
+
+def saved_result(folder: Path, model: str, dataset: str) -> DatasetResult | None:
+    """What a run folder's files alone tell of a dataset; None where they hold nothing of it.
+
+    Args:
+        folder: the run folder.
+        model: the model's name.
+        dataset: the benchmark.
+    """
+    known = cells.read(folder)
+    names = frozenset({dataset, *known})
+    answers, reviews = (row_files(folder / kind / model, names).get(dataset, []) for kind in ("predictions", "reviews"))
+    place = present_path(folder, folder / REPORTS / model / f"{dataset}.json")
+    report = read_json(place)
+    if not answers and report is None:
+        return None
+    answered = sum(map(_rows, answers))
+    cell = known.get(dataset) or cells.Cell()
+    if report is not None:
+        result = _result(dataset, place, report, reviews)
+        return replace(result, answered=min(result.requested, answered))
+    failed = failures.standing(folder, model, dataset)
+    return DatasetResult(
+        dataset,
+        requested=cell.requested or answered,
+        answered=answered,
+        notes=failures.notes(failed),
+        failures=failures.by_kind(failed),
+        failed=len(failed),
+        predicted_only=True,
+    )
+
+
+def row_files(folder: Path, datasets: Collection[str]) -> dict[str, list[Path]]:
+    """EvalScope's files of a folder by their dataset: the longest of the names that a file begins with.
+
+    Args:
+        folder: `predictions/MODEL` or `reviews/MODEL` of a run folder; it need not exist.
+        datasets: names of datasets that may have files there.
+    """
+    found: dict[str, list[Path]] = {}
+    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+        if not name.endswith(".jsonl"):
+            continue
+        ends = [place for place, letter in enumerate(name) if letter == "_" and name[:place] in datasets]
+        if ends:
+            found.setdefault(name[: ends[-1]], []).append(folder / name)
+    return found
 
 
 def local_path(task: Task, dataset: str) -> Path | None:

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends.base import DatasetResult, Saved, Stamps
+from evalscope_evalflow.backends.base import Saved, Stamps
+from evalscope_evalflow.backends.dataset_result import DatasetResult
 from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.backends.native.native_results import metrics_of, read_json
 from evalscope_evalflow.backends.native.rows_files import judge_id

@@ -1,0 +1,379 @@
+"""Finds the run folders below a folder, and reads what their records say, with no task file and without EvalScope.
+
+Imports neither pandas nor scipy: `evalflow show` is to be quick.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evalscope_evalflow.backends import DatasetResult, load_backend
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.state import cells as ledger
+from evalscope_evalflow.state import record as records
+
+NATIVE, VLMEVALKIT = "Native", "VLMEvalKit"
+UNKNOWN = "unknown"
+DEEPEST = 8  # a model's name may be a path
+# What lies in a run folder and holds no other one.
+_NOT_RUNS = {"predictions", "reviews", "reports", "configs", "logs", "evalflow"}
+_WHERE = "DIR"
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """One model's score on one dataset, as a run folder has it.
+
+    Attributes:
+        dataset: the dataset's name.
+        metric: the headline metric's name; empty where there is no report.
+        value: the score; None: there is none that could be trusted, and `why_not` says why.
+        n: samples that the value covers; 0 where there is none.
+        requested: samples that were to be answered; None: never counted.
+        answered: samples that were answered.
+        judged: samples with a verdict of the judge's own; None: no judge is used.
+        failed: samples that have no answer, or could not be scored.
+        unjudged: samples that the judge gave no usable verdict on.
+        cut_off: answers that the limit of tokens cut off.
+        empty: answers without any text.
+        answer_kinds: what is unusual about answers, by kind (values of `AnswerKind`).
+        interval: the value's 95 % confidence interval; None: not computed.
+        n_groups: independent groups of samples that it is computed from; None: not computed.
+        few_groups: whether these are too few for the interval to be exact; None: not computed.
+        complete: whether the value covers every sample, each judged as it should be.
+        why_not: why the value is missing or incomplete; empty where it is complete.
+        metrics: every figure of the report by its name, the headline first.
+        failures: samples without an answer or a score, by the kind of failure.
+        notes: why it is incomplete, line by line.
+        remarks: what stands beside the score, line by line.
+        run_id: the run that made it; empty: not known.
+        ended: when that run ended (ISO 8601); empty: not known, or it has not.
+    """
+
+    dataset: str
+    metric: str = ""
+    value: float | None = None
+    n: int = 0
+    requested: int | None = None
+    answered: int = 0
+    judged: int | None = None
+    failed: int = 0
+    unjudged: int = 0
+    cut_off: int = 0
+    empty: int = 0
+    answer_kinds: dict[str, int] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
+    n_groups: int | None = None
+    few_groups: bool | None = None
+    complete: bool = False
+    why_not: str = ""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    run_id: str = ""
+    ended: str = ""
+
+    @property
+    def text(self) -> str:
+        """The value with four decimals; empty where there is none."""
+        return "" if self.value is None else f"{self.value:.4f}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder: one model on its datasets.
+
+    Attributes:
+        folder: it.
+        model: the model's name.
+        record: what run.json says, as `state.record.read` gives it; empty where it cannot be read.
+        name: the model's name, or the folder's path below the searched one where several models have the same name.
+    """
+
+    folder: Path
+    model: str
+    record: Mapping[str, Any]
+    name: str = ""
+
+    @cached_property
+    def cells(self) -> dict[str, ledger.Cell]:
+        """What cells.json says, by dataset: what answers and verdicts depend on."""
+        return ledger.read(self.folder)
+
+    @property
+    def state(self) -> str:
+        """`running`, `complete`, `incomplete`, `failed`, `stopped` or `died`; `unknown` without a record."""
+        return str(self.record.get("state") or UNKNOWN)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task of the folder's last run: EvalScope's fields, and the section `evalflow`."""
+        task = self.record.get("task")
+        return task if isinstance(task, dict) else {}
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The section `evalflow` of that task."""
+        section = self.task.get("evalflow")
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def mode(self) -> str:
+        """`all`, `infer` (answers alone) or `judge`."""
+        return str(self.section.get("mode") or "all")
+
+    @cached_property
+    def backend(self) -> str:
+        """The stock backend's name."""
+        known = [
+            self.section.get("backend"),
+            *((cell.predictions or {}).get("backend") for cell in self.cells.values()),
+        ]
+        for name in known:
+            if isinstance(name, str) and name and name != "auto":
+                return name
+        return VLMEVALKIT if (self.folder / "evalflow" / "vlmevalkit").is_dir() else NATIVE
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """Versions of packages by their names: EvalFlow's, EvalScope's, the engine's."""
+        versions = self.record.get("versions")
+        return versions if isinstance(versions, dict) else {}
+
+    @property
+    def engine(self) -> str:
+        """The engine's name; empty where none was started."""
+        return str(self.record.get("engine") or "")
+
+    @property
+    def answers_from(self) -> list[dict[str, Any]]:
+        """What the answers were made with, an entry for each engine that made some."""
+        found = self.record.get("answers_from")
+        return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+    @property
+    def accepted(self) -> list[str]:
+        """Differences between the task and the saved answers that were accepted, in words."""
+        return list(dict.fromkeys(text for cell in self.cells.values() for text in cell.accepted or ()))
+
+    @cached_property
+    def datasets(self) -> list[str]:
+        """Every dataset of which the folder holds something, those of its last task first."""
+        asked = self.task.get("datasets")
+        listed = [str(name) for name in asked] if isinstance(asked, list) else []
+        return list(dict.fromkeys([*listed, *_results(self.record), *self.cells]))
+
+    @cached_property
+    def scores(self) -> dict[str, ScoreRecord]:
+        """A score for each dataset; where the record has none, as while it runs, what its files hold."""
+        found = _results(self.record)
+        return {dataset: found[dataset] if dataset in found else self._from_files(dataset) for dataset in self.datasets}
+
+    def _from_files(self, dataset: str) -> ScoreRecord:
+        """What is there of a dataset that no finished run has written a result of."""
+        cell = self.cells.get(dataset)
+        error = f"it was ended by {cell.error}" if cell is not None and cell.error else ""
+        why = error or {
+            "running": "the run has not finished",
+            records.DIED: "the run was killed before its end",
+            UNKNOWN: "no record of a finished run",
+        }.get(self.state, f"the run ended as {self.state}, and wrote no result")
+        result = load_backend(self.backend).saved_result(self.folder, self.model, dataset)
+        requested = cell.requested if cell is not None else None
+        if result is None:
+            return ScoreRecord(dataset, requested=requested, why_not=why)
+        known = score_record(dataset, result_record(result))
+        reason = "; ".join(dict.fromkeys(filter(None, (why, known.why_not))))
+        return replace(known, complete=False, why_not=reason, requested=known.requested or requested)
+
+
+def result_record(result: DatasetResult) -> dict[str, Any]:
+    """A result as run.json holds it."""
+    return {
+        "score": result.score.as_record(),
+        "metrics": {metric.name: result.value_of(metric) for metric in result.metrics},
+        "requested": result.requested,
+        "answered": result.answered,
+        "succeeded": result.succeeded,
+        "failed": result.failed,
+        "judged": result.judged,
+        "fallbacks": result.fallbacks,
+        "failures": result.failures,
+        "notes": result.notes,
+        "remarks": result.remarks,
+    }
+
+
+def find_runs(path: str | os.PathLike[str]) -> list[RunFolder]:
+    """The run folders at and below a folder: one of a single run, each of a sweep, or all below `outputs`.
+
+    Args:
+        path: a folder.
+
+    Returns:
+        At least one, in the order of their paths; numbers in names count as numbers.
+
+    Raises:
+        ConfigError: there is none, or one was written by a newer version of EvalFlow.
+    """
+    top = Path(path).expanduser()
+    if not top.is_dir():
+        raise ConfigError(_no_folder(top))
+    found = [_read(folder) for folder in _run_folders(top, 0)]
+    if not found:
+        raise ConfigError(_no_run(top))
+    _refuse_newer(found)
+    names = [run.model for run in found]
+    return [
+        replace(run, name=run.model if names.count(run.model) == 1 else os.path.relpath(run.folder, top))
+        for run in found
+    ]
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    ours = folder / records.FOLDER
+    if (ours / "run.json").is_file() or ledger.path_in(folder).is_file():
+        yield folder
+    if depth == DEEPEST:
+        return
+    try:
+        below = [entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=depth == 0)]
+    except OSError:  # not ours to read
+        return
+    for name in sorted(below, key=natural):
+        if name not in _NOT_RUNS and not name.startswith("."):
+            yield from _run_folders(folder / name, depth + 1)
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """A key to sort names by, so that step-9 comes before step-10."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def _read(folder: Path) -> RunFolder:
+    record = records.read(folder) or {}
+    model = record.get("model")
+    return RunFolder(folder, str(model) if model else _model_name(folder), record, str(model or folder.name))
+
+
+def _model_name(folder: Path) -> str:
+    """The name of a model whose record cannot be read."""
+    found = sorted((folder / "predictions").glob("*")) if (folder / "predictions").is_dir() else []
+    return found[0].name if len(found) == 1 else folder.resolve().name
+
+
+def _refuse_newer(runs: list[RunFolder]) -> None:
+    newer = [
+        Problem(
+            str(run.folder),
+            f"its record has schema {run.record['schema']}, and this EvalFlow reads up to {SCHEMA}: a newer version "
+            f"({run.versions.get(records.OURS) or 'unknown'}) wrote it",
+            "Upgrade: pip install -U evalscope-evalflow.",
+        )
+        for run in runs
+        if isinstance(run.record.get("schema"), int) and run.record["schema"] > SCHEMA
+    ]
+    if newer:
+        raise ConfigError(*newer)
+
+
+def _no_folder(path: Path) -> Problem:
+    if path.exists():
+        return Problem(_WHERE, f"{path} is a file, not a folder", "Give the folder of a run, or of a sweep.")
+    beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, beside)
+    return Problem(_WHERE, f"{path} does not exist", f"{hint} It is the `work_dir` of a run or a sweep.".strip())
+
+
+def _no_run(path: Path) -> Problem:
+    around = next((folder for folder in path.resolve().parents if (folder / "evalflow" / "run.json").is_file()), None)
+    if around is not None:
+        return Problem(_WHERE, f"{path} is a part of a run folder", f"Give {around}.")
+    if (path / "reports").is_dir() or (path / "predictions").is_dir():
+        what = f"{path} was written by EvalScope without EvalFlow: it has no evalflow/run.json"
+        return Problem(_WHERE, what, "`evalscope service` shows it. A run with `--eval-backend evalflow` can be read.")
+    what = f"no run folder is in {path}: one has a file evalflow/run.json"
+    return Problem(_WHERE, what, "Give the `work_dir` of a run or a sweep, or a folder above it.")
+
+
+def _results(record: Mapping[str, Any]) -> dict[str, ScoreRecord]:
+    """The results that a record holds: those of its run, and those of earlier runs that still stand."""
+    run_id, ended = str(record.get("run_id") or ""), str(record.get("ended") or "")
+    found: dict[str, ScoreRecord] = {}
+    for dataset, item in _mapping(record.get("earlier_results")).items():
+        if isinstance(item, dict):
+            made = score_record(str(dataset), item)
+            found[str(dataset)] = replace(
+                made, run_id=str(item.get("run_id") or ""), ended=str(item.get("ended") or "")
+            )
+    for dataset, item in _mapping(record.get("results")).items():
+        if isinstance(item, dict):
+            found[str(dataset)] = replace(score_record(str(dataset), item), run_id=run_id, ended=ended)
+    return found
+
+
+def score_record(dataset: str, item: Mapping[str, Any]) -> ScoreRecord:
+    """A score as run.json holds it; of 0.1, whose records have no `score`, what their counts tell.
+
+    Args:
+        dataset: the dataset's name.
+        item: the dataset's part of `results`.
+    """
+    score, metrics = _mapping(item.get("score")), _mapping(item.get("metrics"))
+    succeeded, fallbacks = _count(item.get("succeeded")), _count(item.get("fallbacks"))
+    notes = tuple(map(str, item.get("notes") or ()))
+    if not score:
+        judged = item.get("judged")
+        value = None if (fallbacks and not judged) or not succeeded else next(iter(metrics.values()), None)
+        whole = value is not None and not fallbacks and not notes and succeeded >= _count(item.get("requested"))
+        score = {
+            "value": value, "metric": next(iter(metrics), ""), "n": succeeded if value is not None else 0,
+            "judged": judged, "unjudged": fallbacks, "failed": item.get("failed"), "complete": whole,
+            "why_not": "" if whole else "; ".join(notes) or ("incomplete" if metrics else "not judged"),
+        }  # fmt: skip
+    interval = score.get("interval")
+    return ScoreRecord(
+        dataset=dataset,
+        metric=str(score.get("metric") or ""),
+        value=_number(score.get("value")),
+        n=_count(score.get("n")),
+        requested=_count(score.get("requested") or item.get("requested")) or None,
+        answered=_count(score.get("answered") or item.get("answered") or succeeded),
+        judged=score["judged"] if isinstance(score.get("judged"), int) else None,
+        failed=_count(score.get("failed")),
+        unjudged=_count(score.get("unjudged")),
+        cut_off=_count(score.get("cut_off")),
+        empty=_count(score.get("empty")),
+        answer_kinds=_mapping(score.get("answer_kinds")),
+        interval=(float(interval[0]), float(interval[1]))
+        if isinstance(interval, list) and len(interval) == 2
+        else None,
+        n_groups=score.get("n_groups"),
+        few_groups=score.get("few_groups"),
+        complete=bool(score.get("complete")),
+        why_not=str(score.get("why_not") or ""),
+        metrics={str(name): _number(value) for name, value in metrics.items()},
+        failures=_mapping(item.get("failures")),
+        notes=notes,
+        remarks=tuple(map(str, item.get("remarks") or ())),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
