@@ -31,6 +31,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.FAILED: "a model failed, or something of an engine could not be released",
     ExitCode.BAD_CONFIG: "the configuration is wrong; nothing was started",
     ExitCode.INCOMPLETE: "finished, but a score is missing or does not cover every sample",
+    ExitCode.BLOCKED: "`evalflow gate`: a score fell by more than its policy allows",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C, a signal or `evalflow stop`; saved answers are kept",
 }
 

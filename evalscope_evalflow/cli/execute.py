@@ -53,7 +53,7 @@ def execute(data: dict[str, Any], *, verbose: bool, check: bool, as_json: bool =
     from evalscope_evalflow.display.reporter import Reporter
     from evalscope_evalflow.results.tables import show_table, where_to_look
 
-    result = sweep.run(task, Reporter(forward=verbose))
+    result = sweep.run(task, Reporter(forward=verbose or task.flow.verbose))
     if as_json:
         print_document("run", run_document(result), result.exit_code)
         return result.exit_code

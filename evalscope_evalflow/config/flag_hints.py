@@ -45,7 +45,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "work_dir": ("work_dir",),
 }
 # Flags of the command alone: they say nothing about the task.
-COMMAND_ONLY = ("json", "verbose")
+COMMAND_ONLY = ("json",)
 
 
 def flag_hint(name: str) -> tuple[str, str] | None:

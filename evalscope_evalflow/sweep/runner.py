@@ -46,7 +46,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         result = FlowResult(task, [_outcome(jobs[0], partial(jobs[0].run, reporter))], prepared.skipped)
     else:
         result = FlowResult(task, _run_all(jobs, prepared, reporter), prepared.skipped)
-    export(result, prepared.exporters, reporter.warn)
+    export(result, prepared.exporters, reporter.warn, reporter.log)
     _raise_if_nothing_finished(result)
     return result
 

@@ -53,8 +53,6 @@ class ExportedResults:
             yield table.add_column(0, "run", names)
 
 
-
-
 def of_result(result: FlowResult) -> ExportedResults:
     """What a run that has just ended exports.
 

@@ -63,7 +63,9 @@ class MlflowExporter(Exporter):
         uri = given or os.environ.get(URI_VARIABLE) or "sqlite:"
         needed = ["mlflow", *(["sqlalchemy", "alembic"] if uri.startswith(_DATABASES) else [])]
         if missing := [name for name in needed if find_spec(name) is None]:
-            yield Problem(where, f"the exporter mlflow needs {', '.join(missing)}, not installed", install_command("mlflow"))
+            yield Problem(
+                where, f"the exporter mlflow needs {', '.join(missing)}, not installed", install_command("mlflow")
+            )
 
     def export(self, result: ExportedResults, folder: Path) -> str:
         # Nothing of a user's evaluation is reported to anybody that the user did not name.
@@ -143,7 +145,7 @@ def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
     yield from (items[start : start + size] for start in range(0, len(items), size))
 
 
-class _quiet_logs:  # noqa: N801 - a context manager, used as a function
+class _quiet_logs:
     """MLflow announces each table that it makes in a new database."""
 
     _NAMES = ("mlflow", "alembic")

@@ -124,7 +124,9 @@ def _shared(points: list[Point], folders: Mapping[str, RunFolder]) -> dict[str, 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
     """What run.json says of how the results were made, flat; it holds no keys, and those are masked once more."""
-    task = {name: value for name, value in run.task.items() if name not in ("evalflow", "work_dir", "model", "model_id")}
+    task = {
+        name: value for name, value in run.task.items() if name not in ("evalflow", "work_dir", "model", "model_id")
+    }
     deploy = run.section.get("deploy")
     found = {
         "backend": run.backend,

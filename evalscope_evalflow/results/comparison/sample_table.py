@@ -1,0 +1,149 @@
+"""The scores of one run on one dataset, as arrays, and how two of them are paired.
+
+Samples are paired by what they ask and by the right answer, the repetition, and the occurrence of equal rows. Their
+number says nothing: another `limit`, another order or a changed row moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED, UNSCORED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from pandas import DataFrame, Series
+
+    Keys = NDArray[np.uint64]
+    Floats = NDArray[np.float64]
+    Places = NDArray[np.int64]
+
+# What is read of each sample; the texts are left where they are.
+COLUMNS = (
+    "dataset", "subset", "sample", "repeat", "occurrence", "group", "question", "metric", "score", "state", "judged",
+)  # fmt: skip
+BY_NUMBER = ("target",)  # is read as well where samples are to be paired by their number
+NOT_SCORED = {FAILED: "failed", UNJUDGED: "not judged", UNSCORED: "not scored"}
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """What one run has of one dataset.
+
+    Attributes:
+        dataset: the dataset.
+        metric: the headline metric's name; empty where nothing is scored.
+        keys: of each scored sample, what it is paired by.
+        numbers: the same by the sample's number and right answer; None where that was not read.
+        scores: of each scored sample.
+        groups: of each scored sample, a small integer that those share whose scores depend on each other.
+        rows: of each scored sample, its row among all samples of the run.
+        states: how many samples are in each state but "scored".
+        judged: whether the judge has had a say on any sample.
+    """
+
+    dataset: str
+    metric: str
+    keys: Keys
+    numbers: Keys | None
+    scores: Floats
+    groups: Places
+    rows: Places
+    states: Mapping[str, int]
+    judged: bool
+
+    @property
+    def total(self) -> int:
+        """Samples in any state."""
+        return len(self.keys) + sum(self.states.values())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Samples that two tables have both scored.
+
+    Attributes:
+        first: their places in the run's table.
+        second: their places in the baseline's table, in the same order.
+    """
+
+    first: Places
+    second: Places
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def tables_of(samples: DataFrame) -> dict[str, SampleTable]:
+    """A run's samples, dataset by dataset.
+
+    Args:
+        samples: a row for each sample, with COLUMNS, and perhaps BY_NUMBER.
+    """
+    return {
+        str(dataset): _table(str(dataset), samples, places)
+        for dataset, places in samples.groupby("dataset", observed=True, sort=False).indices.items()
+    }
+
+
+def pair(table: SampleTable, baseline: SampleTable, *, by_number: bool = False) -> Pairs:
+    """The samples that both have scored.
+
+    Args:
+        table: of a run.
+        baseline: of another run, on the same dataset.
+        by_number: pair by number and right answer, whatever was asked.
+
+    Raises:
+        ValueError: the numbers were not read.
+    """
+    import numpy as np
+
+    first, second = (table.numbers, baseline.numbers) if by_number else (table.keys, baseline.keys)
+    if first is None or second is None:
+        raise ValueError("samples can be paired by their number only if it was read")
+    _, ours, theirs = np.intersect1d(first, second, return_indices=True)
+    return Pairs(ours, theirs)
+
+
+def _table(dataset: str, samples: DataFrame, places: Places) -> SampleTable:
+    import numpy as np
+    import pandas as pd
+
+    part = samples.iloc[places]
+    scored = ((part["state"] == SCORED) & part["score"].notna()).to_numpy(dtype=bool)
+    known = part[scored]
+    states = part["state"][~scored].astype(str).value_counts()
+    metrics = known["metric"].unique()
+    return SampleTable(
+        dataset=dataset,
+        metric=str(metrics[0]) if len(metrics) else "",
+        keys=_keys(known["question"], known["repeat"], known["occurrence"]),
+        numbers=(
+            _keys(known["subset"], known["sample"], known["repeat"], known["target"]) if "target" in known else None
+        ),
+        scores=known["score"].to_numpy(dtype=float),
+        groups=np.asarray(pd.factorize(known["group"])[0], dtype=np.int64),
+        rows=np.asarray(places, dtype=np.int64)[scored],
+        # A sample that counts as scored and has no score is one that could not be scored.
+        states={UNSCORED if name == SCORED else str(name): int(number) for name, number in states.items()},
+        judged=bool(part["judged"].notna().any()),
+    )
+
+
+def _keys(*columns: Series[Any]) -> Keys:
+    """A number for each row that rows share if, and only if, they share all of these values.
+
+    Of a million samples, two different ones have the same 64-bit number with a chance of 3 in 100 million.
+    """
+    import numpy as np
+    import pandas as pd
+
+    found: Keys = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        values = column.to_numpy() if column.dtype.kind in "iu" else column.astype(object).fillna("").to_numpy(object)
+        found = (found * np.uint64(0x9E3779B97F4A7C15)) ^ (pd.util.hash_array(values) + np.uint64(1))
+    return found
