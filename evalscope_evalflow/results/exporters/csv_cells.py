@@ -12,8 +12,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def cell(value: object) -> str:
     """A value as a CSV file's cell.
 
-    Numbers stay numbers, also where a text is one, such as the answer "-3". A text that a spreadsheet would compute gets
-    an apostrophe in front, by which it is shown as a text. `text_of` takes it off again.
+    Numbers stay numbers, also where a text is one, such as the answer "-3". A text that a spreadsheet would compute
+    gets an apostrophe in front, by which it is shown as a text. `text_of` takes it off again.
 
     Args:
         value: a text, a number, a boolean, or None.

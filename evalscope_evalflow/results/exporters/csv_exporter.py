@@ -33,7 +33,7 @@ class CsvExporter(Exporter):
 
     def export(self, result: ExportedResults, folder: Path) -> None:
         write_scores(result.scores, folder / FILE)
-        if self.options.samples:
+        if self.options.samples and result.runs:
             _write_samples(result, folder / SAMPLES)
 
 

@@ -32,7 +32,7 @@ class JsonLinesExporter(Exporter):
 
     def export(self, result: ExportedResults, folder: Path) -> None:
         _write(folder / FILE, map(values_of, result.scores))
-        if self.options.samples:
+        if self.options.samples and result.runs:
             _write(folder / SAMPLES, _samples(result))
 
 

@@ -57,8 +57,7 @@ class MlflowExporter(Exporter):
             yield Problem(
                 f"{where}.tracking_uri",
                 "holds a password, which would be written down with the task",
-                "Put it in the variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the whole address in "
-                f"{URI_VARIABLE}.",
+                f"Put it in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the address in {URI_VARIABLE}.",
             )
         uri = given or os.environ.get(URI_VARIABLE) or "sqlite:"
         needed = ["mlflow", *(["sqlalchemy", "alembic"] if uri.startswith(_DATABASES) else [])]
@@ -75,7 +74,7 @@ class MlflowExporter(Exporter):
         try:
             with _quiet_logs():
                 number = self._export(uri or local, result)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may name the store with its password
             raise EvalFlowError(_without_secrets(str(error) or type(error).__name__, uri)) from None
         return f"{number} run(s) in experiment {self.options.experiment!r} of {_shown(uri or local)}"
 

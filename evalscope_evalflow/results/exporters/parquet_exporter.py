@@ -38,7 +38,7 @@ class ParquetExporter(Exporter):
 
         rows = [_sendable(values_of(row)) for row in result.scores]
         pq.write_table(pa.Table.from_pylist(rows, _schema()), folder / FILE, compression="zstd")
-        if self.options.samples:
+        if self.options.samples and result.runs:
             tables = iter(result.sample_tables())
             first = next(tables).replace_schema_metadata()
             with pq.ParquetWriter(folder / SAMPLES, first.schema, compression="zstd") as writer:

@@ -69,7 +69,7 @@ class WandbExporter(Exporter):
             finally:
                 if ours:
                     wandb.teardown()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the key
             text = str(error) or type(error).__name__
             raise EvalFlowError(mask_text(text, [os.environ.get(KEY_VARIABLE, "")])) from None
         sync = f"; upload: wandb sync {place / 'wandb'}/offline-run-*" if self.mode == "offline" else ""

@@ -1,8 +1,11 @@
 """Result exporters: `csv`, the documentation's example, and what one that fails does to a run."""
 
 import csv
+import json
 import re
+from typing import ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 from doc_plugin import names_of_tests, run_example
 
@@ -10,11 +13,12 @@ from evalscope_evalflow.config import FlowConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
 from evalscope_evalflow.results.exporters import Exporter, export, load_exporter
-from evalscope_evalflow.results.exporters.csv_exporter import COLUMNS
+from evalscope_evalflow.results.exporters.csv_cells import cell, text_of
+from evalscope_evalflow.results.exporters.table_columns import COLUMNS
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 from evalscope_evalflow.sweep import runner
 from evalscope_evalflow.sweep.preparation import prepare
-from evalscope_evalflow.testing.exporter_suite import ExporterSuite, run_of
+from evalscope_evalflow.testing.exporter_suite import NAMES, ExporterSuite, run_of
 
 
 class TestCsv(ExporterSuite):
@@ -25,7 +29,7 @@ class TestCsv(ExporterSuite):
             return list(csv.DictReader(file))
 
     def read(self, folder):
-        return [(row["model"], row["dataset"], row["score"]) for row in self.rows(folder)]
+        return [(text_of(row["model"]), row["dataset"], row["score"]) for row in self.rows(folder)]
 
     def test_its_columns_are_stable(self, exporter, tmp_path):
         self.export(exporter, run_of(tmp_path, "whole", "half", "unjudged", "failed"))
@@ -33,7 +37,7 @@ class TestCsv(ExporterSuite):
         assert COLUMNS == (
             "model", "dataset", "metric", "headline", "score", "complete", "why_not",
             "requested", "answered", "scored", "failed", "judged", "fallbacks",
-            "cut_off", "empty", "remarks",
+            "cut_off", "empty", "remarks", "interval_low", "interval_high", "n_groups", "few_groups",
         )  # fmt: skip
 
     def test_what_is_missing_is_empty_and_says_why(self, exporter, tmp_path):
@@ -45,6 +49,76 @@ class TestCsv(ExporterSuite):
         assert found["unjudged", "first"]["why_not"] == "no verdict of the judge"
         failed = found["failed", "second"]
         assert (failed["metric"], failed["why_not"], failed["requested"]) == ("", "the engine stopped", "")
+
+    def test_no_cell_is_a_formula(self, exporter, tmp_path):
+        self.export(exporter, run_of(tmp_path, *NAMES))
+        assert "'=1+1" in {row["model"] for row in self.rows(tmp_path)}
+
+
+class TestJsonLines(ExporterSuite):
+    choice = "jsonl"
+
+    def rows(self, folder):
+        return [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+
+    def read(self, folder):
+        return [(row["model"], row["dataset"], score_text(row["score"])) for row in self.rows(folder)]
+
+    def test_its_fields_are_the_columns_of_the_csv_file_with_numbers_as_numbers(self, exporter, tmp_path):
+        self.export(exporter, run_of(tmp_path, "whole", "half", "unjudged", "failed"))
+        whole = self.rows(tmp_path)[0]
+        assert list(whole) == list(COLUMNS)
+        assert (whole["score"], whole["complete"], whole["judged"]) == (0.123456, True, None)
+
+
+class TestParquet(ExporterSuite):
+    choice: ClassVar = {"name": "parquet", "samples": False}
+
+    def read(self, folder):
+        rows = pq.read_table(folder / "scores.parquet").to_pylist()
+        return [(row["model"], row["dataset"], score_text(row["score"])) for row in rows]
+
+    def test_its_columns_have_types(self, exporter, tmp_path):
+        self.export(exporter, run_of(tmp_path, "whole", "half", "unjudged", "failed"))
+        schema = pq.read_schema(tmp_path / "scores.parquet")
+        assert schema.names == list(COLUMNS)
+        types = {name: str(schema.field(name).type) for name in ("score", "complete", "judged", "why_not")}
+        assert types == {"score": "double", "complete": "bool", "judged": "int64", "why_not": "string"}
+
+
+def score_text(score):
+    return "" if score is None else f"{score:.4f}"
+
+
+TEXTS = [
+    ("=1+1", "'=1+1"),
+    ("@SUM(A1)", "'@SUM(A1)"),
+    ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+    ("-2+3", "'-2+3"),
+    ("\t=1", "'\t=1"),
+    ("\r=1", "'\r=1"),
+    ("＝1", "'＝1"),
+    ("'=1", "''=1"),
+    ("'quoted'", "'quoted'"),
+    ("-3", "-3"),
+    ("+1.5e-3", "+1.5e-3"),
+    ("-", "'-"),
+    ("a=1", "a=1"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "written"), TEXTS)
+def test_a_text_that_a_spreadsheet_would_compute_is_written_as_a_text_and_can_be_read_back(text, written):
+    assert cell(text) == written
+    assert text_of(written) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(-0.5, "-0.5"), (-3, "-3"), (True, "true"), (None, ""), (float("nan"), "")]
+)
+def test_numbers_stay_numbers(value, written):
+    assert cell(value) == written
 
 
 def test_the_example_of_the_documentation_passes_the_suite(tmp_path):
