@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED, UNSCORED
+from evalscope_evalflow.results.comparison.question_scores import of_question, question_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,17 +116,22 @@ def _table(dataset: str, samples: DataFrame, places: Places) -> SampleTable:
 
     part = samples.iloc[places]
     scored = ((part["state"] == SCORED) & part["score"].notna()).to_numpy(dtype=bool)
+    metrics = part["metric"][scored].unique()
+    metric = str(metrics[0]) if len(metrics) else ""
+    scores = part["score"].to_numpy(dtype=float, copy=True)
+    if of_question(metric):
+        scores[scored] = question_scores(metric, scores[scored], pd.factorize(part["question"][scored])[0])
+        scored = scored & np.isfinite(scores)
     known = part[scored]
     states = part["state"][~scored].astype(str).value_counts()
-    metrics = known["metric"].unique()
     return SampleTable(
         dataset=dataset,
-        metric=str(metrics[0]) if len(metrics) else "",
+        metric=metric,
         keys=_keys(known["question"], known["repeat"], known["occurrence"]),
         numbers=(
             _keys(known["subset"], known["sample"], known["repeat"], known["target"]) if "target" in known else None
         ),
-        scores=known["score"].to_numpy(dtype=float),
+        scores=scores[scored],
         groups=np.asarray(pd.factorize(known["group"])[0], dtype=np.int64),
         rows=np.asarray(places, dtype=np.int64)[scored],
         # A sample that counts as scored and has no score is one that could not be scored.
