@@ -34,6 +34,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "eval_port": ("evalflow.deploy.port",),
     "eval_temperature": ("generation_config.temperature",),
     "eval_template": ("evalflow.deploy.chat_template",),
+    "export": ("evalflow.exporters",),
     "extra_args": ("evalflow.deploy.extra_args",),
     "judge_api_key": ("judge.models[].api_key",),
     "judge_api_url": ("judge.models[].api_url",),

@@ -56,7 +56,8 @@ def load_exporters(choices: Sequence[PluginChoice], where: str = "evalflow.expor
     Raises:
         ConfigError: with the problems of all of them.
     """
-    found, problems = [], []
+    found: list[Exporter] = []
+    problems: list[Problem] = []
     for number, choice in enumerate(choices):
         try:
             found.append(load_exporter(choice, f"{where}.{number}"))

@@ -15,7 +15,7 @@ from evalscope_evalflow.results.run_folders import RunFolder
 from evalscope_evalflow.results.score_rows import ScoreRow
 
 # `step-500`, `sft/step_500`, `sft-checkpoint-500`, `global_step500`: what stands before it names the series.
-_STEP = re.compile(r"(?:(?P<series>.*?)[-_/. ])??(?:global_?)?(?:step|checkpoint|ckpt|iter)[-_]?(?P<step>\d{1,15})")
+_STEP = re.compile(r"(?:(?P<series>.*?)[-_/. ])??(?:global[-_]?)?(?:step|checkpoint|ckpt|iter)[-_]?(?P<step>\d{1,15})")
 _STEPS = "steps"  # of a series without a name
 _NOT_IN_NAMES = re.compile(r"[^\w.\-:/ ]")  # MLflow takes the others
 

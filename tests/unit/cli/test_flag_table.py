@@ -120,6 +120,8 @@ ROWS = [
     ("--extra_args=--dtype\u00a0bfloat16", "vllm --dtype", "bfloat16"),
     ("--extra_args=--tp\u00a04", "lmdeploy --tp", "4"),
     ("--extra_args=--threads\u00a03", "llamacpp --threads", "3"),
+    ("--export csv parquet", "flow.exporters", ["csv", "parquet"]),
+    ('--export {"name":"csv","samples":false}', "flow.exporters", [{"name": "csv", "samples": False}]),
     ('--env_vars {"A":"1"}', "flow.deploy.env_vars", {"A": "1"}),
 ]
 DOORS = ["flags", "flags with dashes", "section", "section with dashes"]

@@ -8,11 +8,12 @@ from typing import ClassVar
 import pyarrow.parquet as pq
 import pytest
 from doc_plugin import names_of_tests, run_example
+from exported_runs import FORMULA, KEY, sweep_of
 
-from evalscope_evalflow.config import FlowConfig
+from evalscope_evalflow.config import FlowConfig, PluginChoice
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
-from evalscope_evalflow.results.exporters import Exporter, export, load_exporter
+from evalscope_evalflow.results.exporters import Exporter, export, load_exporter, load_exporters
 from evalscope_evalflow.results.exporters.csv_cells import cell, text_of
 from evalscope_evalflow.results.exporters.table_columns import COLUMNS
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
@@ -84,6 +85,37 @@ class TestParquet(ExporterSuite):
         assert schema.names == list(COLUMNS)
         types = {name: str(schema.field(name).type) for name in ("score", "complete", "judged", "why_not")}
         assert types == {"score": "double", "complete": "bool", "judged": "int64", "why_not": "string"}
+
+
+def test_samples_are_exported_in_each_form_and_no_key_with_them(tmp_path):
+    results = sweep_of(tmp_path, one=0.5, two=None)
+    exporters = load_exporters(FlowConfig.parse({"exporters": ["csv", "jsonl", "parquet"]}).exporters)
+    files = export(results, exporters, pytest.fail)
+    assert [path.name for path in files] == [
+        f"{name}.{ending}" for ending in ("csv", "jsonl", "parquet") for name in ("samples", "scores")
+    ]
+    for path in files:
+        assert KEY.encode() not in path.read_bytes()
+    frame = results.samples()
+    assert list(frame["answer"]) == [FORMULA, "-3"] * 2
+    with (tmp_path / "samples.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["answer"] for row in table] == [f"'{FORMULA}", "-3"] * 2
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [line["answer"] for line in lines] == [FORMULA, "-3"] * 2
+    parquet = pq.read_table(tmp_path / "samples.parquet")
+    assert parquet.column("run").to_pylist() == ["one", "one", "two", "two"]
+    assert set(table[0]) == set(lines[0]) == set(parquet.column_names) == set(frame.columns)
+
+
+def test_scores_of_a_finished_folder_have_their_intervals_and_what_is_missing_its_reason(tmp_path):
+    export(sweep_of(tmp_path, one=0.5, two=None), [load_exporter(PluginChoice(name="jsonl"))], pytest.fail)
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [(row["model"], row["metric"], row["score"]) for row in rows] == [
+        ("one", "acc", 0.5), ("one", "f1", 0.25), ("two", "acc", None),
+    ]  # fmt: skip
+    assert (rows[0]["interval_low"], rows[0]["n_groups"], rows[1]["interval_low"]) == (0.4, 2, None)
+    assert rows[2]["why_not"] == "no verdict of the judge"
 
 
 def score_text(score):
