@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "run": "run a task from a YAML or JSON file",
     "check": "check such a task and print its plan; start nothing",
     "demo": "fetch a small model, evaluate it on two small benchmarks, here and now",
+    "show": "show scores and samples of finished and unfinished runs",
     "init": "write a commented YAML file to begin with",
     "ps": "list your runs on this machine",
     "stop": "end a run; its owner, such as a notebook's kernel, lives on",
