@@ -55,15 +55,18 @@ def with_samples(run: Run, results: list[DatasetResult]) -> list[DatasetResult]:
         return results
 
 
-def finished(run: Run) -> ModelResult | None:
+def finished(run: Run, saved: Saved) -> ModelResult | None:
     """The results of a model of which nothing is left to do, and whose record says so already.
 
     That record stays as it is, for it says how the results were made; events.jsonl has a line more.
 
+    Args:
+        run: the run.
+        saved: what the run folder holds now.
+
     Returns:
         None where something is left to do, or to be written down.
     """
-    saved = run.saved()
     if remaining(run.task, run.model, saved).phases:
         return None
     known = record.read(saved.folder) or {}

@@ -82,8 +82,10 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
     with ExitStack() as cleanup:
         cleanup.enter_context(run.lock_folder())
         run.subscribe(ModelDisplay(reporter, run.model.name))
-        run.update_cells(settle(run.task, run.model, run.saved()))
-        done = finished(run)
+        saved = run.saved()
+        changes = settle(run.task, run.model, saved)
+        run.update_cells(changes)
+        done = finished(run, run.saved() if changes else saved)
         if done is not None:
             return done
         entry = Registration(run.run_id, model=run.model.name, work_dir=run.folder.absolute())
