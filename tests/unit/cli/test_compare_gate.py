@@ -9,7 +9,9 @@ import made_up_run
 import pytest
 
 from evalscope_evalflow.cli import main
+from evalscope_evalflow.cli.comparison_fields import COMPARE, GATE
 
+ENVELOPE = ("schema", "exit_code", "error")
 POLICY = "critical:\n  qa: {max_drop: 0.02}\n"
 
 
@@ -200,6 +202,29 @@ def test_some_refused_cells_make_3(evalflow, runs):
     assert code == 3
     assert "not compared: 20 of 40 samples have a score in both" in out
     assert evalflow("compare half --baseline alone --min-share 0.5")[0] == 0
+
+
+def fields(tree, known, here=""):
+    """The fields of a document, as deep as the reference knows them."""
+    if here in known or not isinstance(tree, (dict, list)):
+        return {here}
+    if isinstance(tree, list):
+        return {path for item in tree for path in fields(item, known, f"{here}[]")} or {f"{here}[]"}
+    return {path for key, item in tree.items() for path in fields(item, known, f"{here}.{key}".lstrip("."))}
+
+
+def test_every_field_of_the_documents_is_in_the_reference(evalflow, runs):
+    (runs / "gate.yaml").write_text(POLICY)
+    for line, known in (
+        ("compare monday half --baseline base --samples", COMPARE),
+        ("gate monday/tuned --baseline monday/base --policy gate.yaml", GATE),
+    ):
+        document = json.loads(evalflow(f"{line} --json")[1])
+        have = fields({key: item for key, item in document.items() if key not in ENVELOPE}, known)
+        assert have - {"missing[]", "cells[].remarks[]", "runs[].remarks[]"} <= set(known)
+        assert set(known) - have <= {"missing[]", "cells[].remarks[]", "runs[].remarks[]"} | {
+            name for name in known if name.startswith("differences[]")
+        }
 
 
 # --- the gate ---
