@@ -32,6 +32,7 @@ from evalscope_evalflow.events.run_events import (
     WorkPlanned,
 )
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.state.costs import read_costs
 
 FOLDER = "evalflow"
 OURS = "evalscope-evalflow"
@@ -157,7 +158,7 @@ class Record:
             self._held(event.held_s)
             data["release"] = {"released": event.released, **keys.redact(event.details)}
         elif isinstance(event, RunFinished):
-            data.update(state=event.state.value, ended=_now())
+            data.update(state=event.state.value, ended=_now(), cost=read_costs(self.folder.parent).as_record())
             if event.error is not None:
                 data["error"] = event.error
             if event.results is not None:
