@@ -43,12 +43,18 @@ def with_exporters(task: Mapping[str, Any], chosen: Sequence[str | dict[str, Any
     return {**task, "evalflow": {**section, "exporters": list(chosen)}}
 
 
-def export_finished(folder: Path, runs: Sequence[RunFolder], chosen: Sequence[str | dict[str, Any]]) -> int:
+def export_finished(
+    folder: Path,
+    runs: Sequence[RunFolder],
+    datasets: Sequence[str] | None,
+    chosen: Sequence[str | dict[str, Any]],
+) -> int:
     """Export what finished run folders hold; where it went is said on standard error.
 
     Args:
         folder: where files go.
         runs: the run folders.
+        datasets: names of the datasets to export; None: all.
         chosen: exporters.
 
     Returns:
@@ -63,7 +69,7 @@ def export_finished(folder: Path, runs: Sequence[RunFolder], chosen: Sequence[st
 
     failed: list[str] = []
     exporters = load_exporters(FlowConfig.parse({"exporters": list(chosen)}).exporters, "--export")
-    export(of_folder(folder, list(runs)), exporters, failed.append, _say)
+    export(of_folder(folder, runs, datasets), exporters, failed.append, _say)
     for line in failed:
         _say(line)
     return ExitCode.FAILED if failed else ExitCode.COMPLETE

@@ -43,8 +43,12 @@ def write_scores(rows: Iterable[ScoreRow], path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    values = (values_of(row) | {"score": row.score_text} for row in rows)
-    _write(path, COLUMNS, values)
+    _write(path, COLUMNS, ({name: _rounded(value) for name, value in values_of(row).items()} for row in rows))
+
+
+def _rounded(value: Any) -> Any:
+    """A score as the table shows it."""
+    return f"{value:.4f}" if isinstance(value, float) else value
 
 
 def _write_samples(result: ExportedResults, path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.results.loaded import Results
 from evalscope_evalflow.results.outcome import FlowResult
-from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord, find_runs
+from evalscope_evalflow.results.run_folders import RunFolder, find_runs
 from evalscope_evalflow.results.score_rows import ScoreRow, score_rows
 
 if TYPE_CHECKING:
@@ -25,30 +26,37 @@ class ExportedResults:
         work_dir: where exported files go: the run's `work_dir`, or the folder that is shown.
         scores: a row for each model, dataset and metric; a dataset without a score has one, too, which says why.
         runs: the run folders, with settings, versions and counts; a model that failed early has none.
+        datasets: those whose samples are exported; None: all.
     """
 
     work_dir: Path
     scores: tuple[ScoreRow, ...]
     runs: tuple[RunFolder, ...]
+    datasets: frozenset[str] | None = None
 
     def samples(self) -> pandas.DataFrame:
         """Every sample of every run as a DataFrame; its columns are those of `evalscope_evalflow.load(DIR).samples`."""
-        import pyarrow as pa
-
-        from evalscope_evalflow.results.sample_cache import as_frame
-
-        return as_frame(pa.concat_tables(self.sample_tables()).unify_dictionaries())
-
-    def sample_tables(self) -> Iterator[pyarrow.Table]:
-        """The samples as an Arrow table for each run, one after the other; an empty one where there is no run."""
-        import pyarrow as pa
+        import pandas as pd
 
         from evalscope_evalflow.results import sample_cache
 
         if not self.runs:
-            yield sample_cache.empty_table().add_column(0, "run", pa.array([], pa.dictionary(pa.int32(), pa.string())))
+            return pd.DataFrame(columns=["run", *sample_cache.COLUMNS])
+        frame = sample_cache.read_all(self.runs)
+        return frame if self.datasets is None else frame[frame["dataset"].isin(self.datasets)].reset_index(drop=True)
+
+    def sample_tables(self) -> Iterator[pyarrow.Table]:
+        """The samples as an Arrow table for each run, one after the other, with the same columns."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from evalscope_evalflow.results import sample_cache
+
         for run in self.runs:
             table = sample_cache.read_table(run)
+            if self.datasets is not None:
+                named = table.column("dataset").cast(pa.string())
+                table = table.filter(pc.is_in(named, value_set=pa.array(sorted(self.datasets))))
             names = pa.DictionaryArray.from_arrays(pa.array([0] * table.num_rows, pa.int32()), pa.array([run.name]))
             yield table.add_column(0, "run", names)
 
@@ -73,50 +81,19 @@ def _runs_of(result: FlowResult) -> Iterator[RunFolder]:
                 yield replace(run, name=item.model.name)
 
 
-def of_folder(work_dir: Path, runs: list[RunFolder]) -> ExportedResults:
+def of_folder(work_dir: Path, runs: Sequence[RunFolder], datasets: Sequence[str] | None = None) -> ExportedResults:
     """What finished folders export.
 
     Args:
         work_dir: where files go.
         runs: the run folders, as `find_runs` gives them.
+        datasets: names of the datasets to export; None: all.
     """
-    rows = [row for run in runs for record in run.scores.values() for row in _rows_of(run.name, record)]
-    return ExportedResults(work_dir, tuple(rows), tuple(runs))
-
-
-def _rows_of(name: str, record: ScoreRecord) -> Iterator[ScoreRow]:
-    """A row for each metric of a score as a folder has it, the headline metric first."""
-    row = ScoreRow(
-        name,
-        record.dataset,
-        record.metric,
-        record.value,
-        requested=record.requested,
-        answered=record.answered,
-        scored=record.n,
-        failed=record.failed,
-        judged=record.judged,
-        fallbacks=record.unjudged,
-        cut_off=record.cut_off,
-        empty=record.empty,
-        complete=record.complete,
-        why_not=record.why_not,
-        remarks="; ".join(record.remarks),
-        interval_low=record.interval[0] if record.interval else None,
-        interval_high=record.interval[1] if record.interval else None,
-        few_groups=record.few_groups,
-        n_groups=record.n_groups,
-    )
-    yield row
-    for metric, value in record.metrics.items():
-        if metric != record.metric:
-            yield replace(
-                row,
-                metric=metric,
-                score=value,
-                headline=False,
-                interval_low=None,
-                interval_high=None,
-                few_groups=None,
-                n_groups=None,
-            )
+    names = {field.name for field in fields(ScoreRow)}
+    rows = [
+        ScoreRow(**{name: value for name, value in row.items() if name in names} | {"model": row["run"]})
+        for row in Results(runs).rows()
+        if datasets is None or row["dataset"] in datasets
+    ]
+    chosen = None if datasets is None else frozenset(datasets)
+    return ExportedResults(work_dir, tuple(rows), tuple(runs), chosen)
