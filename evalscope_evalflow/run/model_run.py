@@ -41,7 +41,7 @@ from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import fact_values, fingerprints
 from evalscope_evalflow.run.answer_batches import BatchesSubscriber
 from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
-from evalscope_evalflow.run.collect import collect, finished
+from evalscope_evalflow.run.collect import collect, finished, with_samples
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.cost_meter import CostMeter
@@ -150,7 +150,7 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
         )
         attempts(lambda: Attempt(run, left.phases, given, look_first=left.may_ask_nothing).do())
     with run.phase(Phase.COLLECT):
-        return collect(run, before)
+        return with_samples(run, collect(run, before))
 
 
 def _prepare(run: Run) -> Remaining:
