@@ -130,6 +130,10 @@ def rendered(comparison: Comparison, kind: str, code: ExitCode) -> str:
     """A comparison in a format other than the table."""
     from evalscope_evalflow.results.comparison import comparison_files
 
+    if kind == "html":
+        from evalscope_evalflow.results.html.report import comparison_html
+
+        return comparison_html(comparison)
     if kind == "json":
         return as_json("compare", comparison_files.as_payload(comparison), code)
     return (comparison_files.as_markdown if kind == "md" else comparison_files.as_csv)(comparison)

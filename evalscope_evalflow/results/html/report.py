@@ -15,7 +15,7 @@ from evalscope_evalflow.results.html.report_parts import report_parts
 from evalscope_evalflow.results.html.run_facts import run_facts, shared_settings
 from evalscope_evalflow.results.html.sample_choice import MOST_SAMPLES, Reader, embedded_samples
 from evalscope_evalflow.results.html.score_plot import MOST_MARKS, need_matplotlib, score_plots
-from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord
+from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord, find_runs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -74,6 +74,27 @@ def report_html(
         ),
         comparison,
     )
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """A report of the runs that a comparison is of, with the comparison first.
+
+    Args:
+        comparison: a comparison of runs whose folders are still there.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or a run folder is gone.
+    """
+    runs = [run for item in comparison.runs for run in find_runs(item.folder) if str(run.folder) == item.folder]
+    return report_html(runs, comparison, title=_compared(comparison), datasets=comparison.datasets)
+
+
+def _compared(comparison: Comparison) -> str:
+    """What is compared with what."""
+    bases = [run.label for run in comparison.baselines]
+    others = [run.label for run in comparison.runs if run.baseline is not None]
+    name = others[0] if len(others) == 1 else f"{len(others)} models"
+    return f"{name} compared with {bases[0] if len(bases) == 1 else f'{len(bases)} baselines'}"
 
 
 def _labels(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[str]:
