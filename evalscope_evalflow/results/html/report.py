@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evalscope_evalflow.config.install_hint import PACKAGE
 from evalscope_evalflow.results import sample_cache
+from evalscope_evalflow.results.html.cost_lines import cost_lines
 from evalscope_evalflow.results.html.page_data import Page, Plot, ScoreLine
 from evalscope_evalflow.results.html.page_rendering import render
 from evalscope_evalflow.results.html.report_parts import report_parts
@@ -55,6 +56,7 @@ def report_html(
             more += _others(label, score)
         parts += [line for line in report_parts(run.folder, label) if wanted is None or line.dataset in wanted]
     plots = score_plots(scores)
+    costs = cost_lines([(label, run.folder) for label, run in zip(labels, runs, strict=True)], wanted)
     settings = shared_settings([(label, run.record) for label, run in zip(labels, runs, strict=True)])
     names = {label: item.name for item in settings for label in item.runs}
     return render(
@@ -68,6 +70,7 @@ def report_html(
             plots=plots,
             not_drawn=_left_out(scores, plots, len(more), len(parts)),
             settings=settings,
+            costs=costs,
             samples=embedded_samples(
                 [(label, _reader(run, wanted)) for label, run in zip(labels, runs, strict=True)], most_samples
             ),
