@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "check": "check such a task and print its plan; start nothing",
     "demo": "fetch a small model, evaluate it on two small benchmarks, here and now",
     "init": "write a commented YAML file to begin with",
+    "show": "show scores and samples of finished and unfinished runs",
     "compare": "compare finished runs with a baseline, sample by sample",
     "gate": "decide by a policy whether a run may follow its baseline",
     "ps": "list your runs on this machine",

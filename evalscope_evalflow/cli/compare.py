@@ -58,19 +58,24 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(Problem("-n", f"{args.n} is no number of samples", "Give one of at least 1."))
     samples = args.samples or args.n is not None or kind == "html"
     most = (args.n or (IN_A_REPORT if kind == "html" else SHOWN)) if samples else None
-    comparison = compare_folders(args.folders, args.baseline, args.models, rules, most)
+    comparison, runs = compare_folders(args.folders, args.baseline, args.models, rules, most)
     compared = list(comparison.compared())
     if not compared:
         raise ConfigError(*_nothing_compared(comparison))
     code = ExitCode.COMPLETE if len(compared) == len(comparison.cells) else ExitCode.INCOMPLETE
-    write(rendered(comparison, kind, code), args.output) if kind != "table" else _show(comparison, args.output)
+    if kind == "table":
+        _show(comparison, args.output)
+    elif kind == "json" and args.output is None:
+        _print_json(comparison, code)
+    else:
+        write(rendered(comparison, runs, kind, code), args.output)
     return code
 
 
 def compare_folders(
     folders: Sequence[str], baseline: str | None, models: Sequence[str] | None, rules: Rules, most: int | None
-) -> Comparison:
-    """The comparison of what is in these folders.
+) -> tuple[Comparison, list[LoadedRun]]:
+    """The comparison of what is in these folders, and its runs.
 
     Args:
         folders: run folders, or folders of sweeps.
@@ -92,9 +97,9 @@ def compare_folders(
     _check_datasets(rules, runs)
     comparison = compare(runs, rules)
     if most is None:
-        return comparison
+        return comparison, runs
     found, total = flips(comparison, runs, rules, most)
-    return replace(comparison, flips=found, flips_in_all=total)
+    return replace(comparison, flips=found, flips_in_all=total), runs
 
 
 def allowed_kinds(names: Sequence[str]) -> frozenset[Kind]:
@@ -126,8 +131,12 @@ def share(text: str) -> float:
     return value
 
 
-def rendered(comparison: Comparison, kind: str, code: ExitCode) -> str:
-    """A comparison in a format other than the table."""
+def rendered(comparison: Comparison, runs: Sequence[LoadedRun], kind: str, code: ExitCode) -> str:
+    """A comparison in a format other than the table.
+
+    Raises:
+        ConfigError: what draws the report is not installed.
+    """
     from evalscope_evalflow.results.comparison import comparison_files
 
     if kind == "html":
@@ -136,7 +145,18 @@ def rendered(comparison: Comparison, kind: str, code: ExitCode) -> str:
         return comparison_html(comparison)
     if kind == "json":
         return as_json("compare", comparison_files.as_payload(comparison), code)
+    if kind == "html":
+        from evalscope_evalflow.results.html.report import report_html
+
+        return report_html([run.chosen.run for run in runs], comparison, datasets=comparison.datasets)
     return (comparison_files.as_markdown if kind == "md" else comparison_files.as_csv)(comparison)
+
+
+def _print_json(comparison: Comparison, code: ExitCode) -> None:
+    from evalscope_evalflow.results.comparison.comparison_files import as_payload
+    from evalscope_evalflow.results.json_output import print_document
+
+    print_document("compare", as_payload(comparison), code)
 
 
 def as_json(command: str, payload: Mapping[str, Any], code: ExitCode) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from evalscope_evalflow.cli.compare import a_wide_console, add_comparison, allowed_kinds, as_json, write
+from evalscope_evalflow.cli.compare import a_wide_console, add_comparison, allowed_kinds, write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def main(args: argparse.Namespace) -> int:
     from evalscope_evalflow.results.gating.gate_text import as_summary, gate_payload, show_gate
     from evalscope_evalflow.results.gating.gate_verdicts import judge
     from evalscope_evalflow.results.gating.junit_file import as_junit
+    from evalscope_evalflow.results.json_output import print_document
 
     if args.baseline is None:
         raise ConfigError(Problem("--baseline", "is required", "A model, a folder, or FOLDER:MODEL."))
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     if args.summary:
         write(as_summary(result), args.summary, append=True)
     if args.json:
-        write(as_json("gate", gate_payload(result), result.exit_code), None)
+        print_document("gate", gate_payload(result), result.exit_code)
     else:
         show_gate(result, a_wide_console())
     return result.exit_code

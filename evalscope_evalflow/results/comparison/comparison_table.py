@@ -156,7 +156,7 @@ def notes(comparison: Comparison) -> Iterator[tuple[str, bool]]:
             yield f"{run.label} / {remark}", False
 
 
-POWER_HEAD = ("dataset", "run", "pairs", "groups", "could have shown")
+POWER_HEAD = ("dataset", "run", "pairs", "groups", "smallest")
 
 
 def power_rows(comparison: Comparison) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -111,11 +112,13 @@ def _show_power(comparison: Comparison, console: Console) -> None:
         return
     console.print()
     console.print("What this data could have shown", style="bold")
+    # One run's name need not stand in every row.
+    places = [place for place in range(len(POWER_HEAD)) if place != 1 or len({row[1] for row in rows}) > 1]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
-    for place, column in enumerate(POWER_HEAD):
-        table.add_column(column, overflow="fold", justify="left" if place < 2 else "right")
+    for place in places:
+        table.add_column(POWER_HEAD[place], overflow="fold", justify="left" if place < 2 else "right")
     for row in rows[:MOST_POWER_ROWS]:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(row[place]) for place in places))
     console.print(table)
     if len(rows) > MOST_POWER_ROWS:
         console.print(f"and {len(rows) - MOST_POWER_ROWS} more (--format csv has them all)")
@@ -128,7 +131,7 @@ def _show_flips(comparison: Comparison, console: Console) -> None:
     console.print(f"{shown} of {total} samples whose scores differ, the largest falls first", style="bold")
     for flip in comparison.flips:
         console.print()
-        console.print(_flip(flip))
+        _show_flip(flip, console)
 
 
 def flip_title(flip: Flip) -> str:
@@ -139,16 +142,17 @@ def flip_title(flip: Flip) -> str:
     return f"{flip.dataset}{subset}, sample {flip.answer.sample}{repeat}: {change}"
 
 
-def _flip(flip: Flip) -> Table:
-    """Both answers side by side, under what was asked."""
-    table = Table(box=box.SQUARE, show_header=True, expand=True, title_justify="left", title=Text(flip_title(flip)))
+def _show_flip(flip: Flip, console: Console) -> None:
+    """What was asked, and both answers side by side."""
+    console.print(escape(flip_title(flip)), style="bold")
+    console.print(Padding(Text(shortened(flip.prompt).strip()), (0, 0, 0, 2)))
+    if flip.target:
+        console.print(Padding(Text(f"right answer: {shortened(flip.target)}"), (0, 0, 0, 2)))
+    table = Table(box=box.SQUARE, expand=True)
     for answer in (flip.baseline, flip.answer):
         table.add_column(Text(f"{answer.run}: {number(answer.score)}"), ratio=1, overflow="fold")
     table.add_row(*(Text(_said(answer)) for answer in (flip.baseline, flip.answer)))
-    target = f"\nright answer: {flip.target}" if flip.target else ""
-    table.caption = Text(f"{shortened(flip.prompt)}{target}")
-    table.caption_justify = "left"
-    return table
+    console.print(table)
 
 
 MOST_TEXT = 600

@@ -15,6 +15,7 @@ from evalscope_evalflow.state.cells import Cell
 
 UNKNOWN = "unknown"  # a fact that was not recorded, or cannot be told
 NOT_SET = "not set"
+_HUB = "hub"  # a checkpoint of which only its name on a hub is known
 _SHOWN = 60  # characters of a value
 _VERSION = "schema"  # of EvalFlow's facts, under "facts" in the cell
 _FACTS = "facts"
@@ -103,7 +104,9 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple
 def _checkpoints(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Other files, in one line: a checkpoint may have hundreds."""
     names = [name for name in sorted({*old, *new}) if not _same(old.get(name), new.get(name))]
-    if names:
+    if names == [_HUB]:
+        yield "checkpoint", old.get(_HUB), new.get(_HUB)
+    elif names:
         more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
         yield "checkpoint", f"{names[0]}{more}", f"another {names[0]}{more}"
 

@@ -6,11 +6,13 @@ number says nothing: another `limit`, another order or a changed row moves it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED, UNSCORED
+from evalscope_evalflow.results.comparison.question_scores import of_question, question_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,9 +85,31 @@ def tables_of(samples: DataFrame) -> dict[str, SampleTable]:
     Args:
         samples: a row for each sample, with COLUMNS, and perhaps BY_NUMBER.
     """
+    import numpy as np
+    import pandas as pd
+
+    if samples.empty:
+        return {}
+    datasets, names = pd.factorize(samples["dataset"])
+    whole = _Arrays(
+        scored=((samples["state"] == SCORED) & samples["score"].notna()).to_numpy(dtype=bool),
+        scores=samples["score"].to_numpy(dtype=float),
+        keys=_keys(samples["question"], samples["repeat"], samples["occurrence"]),
+        numbers=(
+            _keys(samples["subset"], samples["sample"], samples["repeat"], samples["target"])
+            if "target" in samples
+            else None
+        ),
+        questions=_codes(samples["question"]),
+        groups=_codes(samples["group"]),
+        states=samples["state"].astype(object).to_numpy(),
+        metrics=samples["metric"].astype(object).to_numpy(),
+        judged=samples["judged"].notna().to_numpy(dtype=bool),
+    )
+    order = np.argsort(datasets, kind="stable")
+    ends = np.cumsum(np.bincount(datasets, minlength=len(names)))[:-1]
     return {
-        str(dataset): _table(str(dataset), samples, places)
-        for dataset, places in samples.groupby("dataset", observed=True, sort=False).indices.items()
+        str(name): _table(str(name), whole, places) for name, places in zip(names, np.split(order, ends), strict=True)
     }
 
 
@@ -109,29 +133,56 @@ def pair(table: SampleTable, baseline: SampleTable, *, by_number: bool = False) 
     return Pairs(ours, theirs)
 
 
-def _table(dataset: str, samples: DataFrame, places: Places) -> SampleTable:
+@dataclass(frozen=True)
+class _Arrays:
+    """Columns of all samples of a run, as arrays: taking parts of a DataFrame costs far more."""
+
+    scored: NDArray[np.bool_]
+    scores: Floats
+    keys: Keys
+    numbers: Keys | None
+    questions: Places
+    groups: Places
+    states: NDArray[np.object_]
+    metrics: NDArray[np.object_]
+    judged: NDArray[np.bool_]
+
+
+def _table(dataset: str, whole: _Arrays, places: Places) -> SampleTable:
+    import numpy as np
+
+    scored, scores = whole.scored[places], whole.scores[places]
+    metric = str(whole.metrics[places[scored][0]]) if scored.any() else ""
+    if of_question(metric):
+        scores[scored] = question_scores(metric, scores[scored], _from_0(whole.questions[places[scored]]))
+        scored = scored & np.isfinite(scores)
+    known = places[scored]
+    # A sample that counts as scored and has no score is one that could not be scored.
+    states = Counter(UNSCORED if name == SCORED else str(name) for name in whole.states[places[~scored]])
+    return SampleTable(
+        dataset=dataset,
+        metric=metric,
+        keys=whole.keys[known],
+        numbers=None if whole.numbers is None else whole.numbers[known],
+        scores=scores[scored],
+        groups=_from_0(whole.groups[known]),
+        rows=known,
+        states=states,
+        judged=bool(whole.judged[places].any()),
+    )
+
+
+def _codes(column: Series[Any]) -> Places:
+    """A small integer for each row, which rows of the same value share."""
     import numpy as np
     import pandas as pd
 
-    part = samples.iloc[places]
-    scored = ((part["state"] == SCORED) & part["score"].notna()).to_numpy(dtype=bool)
-    known = part[scored]
-    states = part["state"][~scored].astype(str).value_counts()
-    metrics = known["metric"].unique()
-    return SampleTable(
-        dataset=dataset,
-        metric=str(metrics[0]) if len(metrics) else "",
-        keys=_keys(known["question"], known["repeat"], known["occurrence"]),
-        numbers=(
-            _keys(known["subset"], known["sample"], known["repeat"], known["target"]) if "target" in known else None
-        ),
-        scores=known["score"].to_numpy(dtype=float),
-        groups=np.asarray(pd.factorize(known["group"])[0], dtype=np.int64),
-        rows=np.asarray(places, dtype=np.int64)[scored],
-        # A sample that counts as scored and has no score is one that could not be scored.
-        states={UNSCORED if name == SCORED else str(name): int(number) for name, number in states.items()},
-        judged=bool(part["judged"].notna().any()),
-    )
+    return np.asarray(pd.factorize(column)[0], dtype=np.int64)
+
+
+def _from_0(codes: Places) -> Places:
+    """The same codes from 0 on: the statistics are fastest with small ones."""
+    return codes - codes.min() if len(codes) else codes
 
 
 def _keys(*columns: Series[Any]) -> Keys:

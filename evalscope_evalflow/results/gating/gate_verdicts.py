@@ -163,23 +163,33 @@ def _status(rule: Rule, cell: CellComparison, drop: float | None) -> tuple[Statu
 
 
 def _critical(cell: CellComparison, difference: float, lower: float, drop: float) -> tuple[Status, str]:
-    """Non-inferiority: the lower bound has to be above the allowed drop."""
-    bound = f"the lower 95 % bound is {signed(lower)}, {number(drop)} less is allowed"
+    """Non-inferiority: the lower bound has to be above the allowed drop. What is not shown is no pass."""
+    bound = (
+        f"the difference is {signed(difference)}, its lower 95 % bound {signed(lower)}; {number(drop)} less is allowed"
+    )
     if lower >= -drop:
-        fell = "it fell for sure, but by less than is allowed; " if cell.verdict is Verdict.FELL else ""
-        return Status.PASSED, f"{fell}{bound}"
-    if difference < -drop:
-        return Status.BLOCKED, f"it fell by {number(-difference)}; {bound}"
-    if cell.verdict is Verdict.FELL:
-        return Status.BLOCKED, f"it fell for sure (p = {cell.p_adjusted:.2g}), perhaps by more than is allowed; {bound}"
-    return Status.UNDECIDED, f"too few: {cell.pairs} samples do not show that it fell by no more; {bound}"
+        return Status.PASSED, ("it fell for sure, but by less than is allowed; " if _fell(cell) else "") + bound
+    if _fell(cell):
+        return Status.BLOCKED, f"it fell for sure (p = {cell.p_adjusted:.2g}){_by_more(difference, drop)}; {bound}"
+    return Status.UNDECIDED, (
+        f"too few: {cell.pairs} samples show neither that it fell nor that it fell by no more than is allowed; {bound}"
+    )
+
+
+def _by_more(difference: float, drop: float) -> str:
+    return ", by more than is allowed" if difference < -drop else ", perhaps by more than is allowed"
 
 
 def _supporting(cell: CellComparison, difference: float, lower: float, drop: float) -> tuple[Status, str]:
     """Blocks by evidence alone."""
     change = f"the difference is {signed(difference)}, {number(drop)} less is allowed"
-    if cell.verdict is not Verdict.FELL:
+    if not _fell(cell):
         return Status.PASSED, f"no fall shown; {change}"
     if difference >= -drop:
         return Status.PASSED, f"it fell for sure, but by no more than is allowed; {change}"
     return Status.BLOCKED, f"it fell for sure (p = {cell.p_adjusted:.2g}); {change}"
+
+
+def _fell(cell: CellComparison) -> bool:
+    """Whether it fell for sure: Holm-adjusted over all cells that decide."""
+    return cell.verdict is Verdict.FELL

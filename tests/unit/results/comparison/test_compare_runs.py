@@ -47,6 +47,28 @@ def test_repeats_of_a_question_are_one_group_and_scores_may_be_fractions():
     assert graded.verdict is Verdict.FELL
 
 
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("accuracy (pass_at_k, 2)", [5 / 6, 0.5]), ("pass@2", [5 / 6, 0.5]), ("accuracy (pass_hat_k, 2)", [1 / 6, 0]),
+     ("accuracy (pass_at_k, 4)", [1, 1]), ("accuracy", [0.5, 0.25])],
+)  # fmt: skip
+def test_pass_at_k_is_a_score_of_each_question(metric, expected):
+    """Of four answers to each question two are right, and one."""
+    base = rows([1.0, 0.0, 1.0, 0.0] * 10, repeats=4, metric=metric)
+    new = rows([1.0, 0.0, 0.0, 0.0] * 10, repeats=4, metric=metric)
+    cell = one(base, new)
+    assert [cell.baseline_score, cell.score] == pytest.approx(expected)
+    assert cell.groups == 10
+
+
+def test_a_question_with_too_few_answers_has_no_pass_at_k():
+    base = rows([1.0] * 40, repeats=4, metric="pass@4")
+    new = rows([*[1.0] * 39, "failed"], repeats=4, metric="pass@4")
+    cell = one(base, new, Rules(min_share=0.5))
+    assert cell.pairs == 36
+    assert cell.left_out == {"failed in new": 1, "not scored in new": 3}
+
+
 def test_judge_scores_may_be_of_any_scale():
     base = [float(score) for score in np.random.default_rng(0).integers(3, 11, 60)]
     cell = one(rows(base, judged=True), rows([score - 2 for score in base], judged=True))
