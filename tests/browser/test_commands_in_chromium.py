@@ -53,5 +53,5 @@ def test_a_hostile_run_does_no_harm(browser, folders, tmp_path, command):
     assert NAME in browser.run("return document.getElementById('scores-table').innerText")
     texts = browser.run("return [...document.querySelectorAll('#sample-list pre')].map(item => item.textContent)")
     assert sum(made_report.HOSTILE in text for text in texts) >= 4  # two prompts, an answer, what was extracted
-    assert browser.run("return document.querySelectorAll('figure svg').length") == 2
+    assert browser.run("return document.querySelectorAll('#scores ~ .plots figure svg').length") == 2
     assert bool(browser.run("return document.getElementById('comparison')")) == (command == "compare")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from evalscope_evalflow.results.html.run_facts import run_facts, shared_settings
 from evalscope_evalflow.results.html.sample_choice import MOST_SAMPLES, Reader, embedded_samples
 from evalscope_evalflow.results.html.score_plot import MOST_MARKS, need_matplotlib, score_plots
 from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord, find_runs
+from evalscope_evalflow.results.score_intervals import intervals
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,7 +53,7 @@ def report_html(
     wanted = None if datasets is None else set(datasets)
     scores, more, parts = [], [], []
     for label, run in zip(labels, runs, strict=True):
-        for score in _of(wanted, run.scores).values():
+        for score in _with_intervals(run, _of(wanted, run.scores)):
             scores.append(_headline(label, score))
             more += _others(label, score)
         parts += [line for line in report_parts(run.folder, label) if wanted is None or line.dataset in wanted]
@@ -110,6 +112,21 @@ def _labels(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[st
 def _of(wanted: set[str] | None, scores: Mapping[str, ScoreRecord]) -> dict[str, ScoreRecord]:
     """The scores on the wanted datasets."""
     return {name: score for name, score in scores.items() if wanted is None or name in wanted}
+
+
+def _with_intervals(run: RunFolder, scores: Mapping[str, ScoreRecord]) -> Iterator[ScoreRecord]:
+    """The scores; where the run has not computed an interval, as versions before 0.2, it is computed now."""
+    values: dict[str, float | None] = {
+        name: score.value for name, score in scores.items() if score.interval is None and score.value is not None
+    }
+    found = intervals(run, values) if values else {}
+    for name, score in scores.items():
+        known = found.get(name)
+        if known is None or known.low is None or known.high is None:
+            yield score
+        else:
+            ends = known.low, known.high
+            yield replace(score, interval=ends, n_groups=known.groups, few_groups=known.few_groups)
 
 
 def _headline(label: str, score: ScoreRecord) -> ScoreLine:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from evalscope_evalflow.results.comparison.comparison_data import Comparison
 
-MOST_MARKS = 300  # in all pictures of a page; a mark with its two texts takes about 800 bytes
+MOST_MARKS = 200  # in all pictures of a kind; a mark with its two texts takes about 800 bytes
 _WIDTH_IN = 5.0
 _ROW_IN = 0.47
 _LONGEST_LABEL = 36  # characters
@@ -210,7 +210,8 @@ def _for_the_page(svg: str, prefix: str, title: str) -> str:
         for name, value in list(element.attrib.items()):
             new = _replaced(name, value, prefix)
             del element.attrib[name]
-            element.attrib[name.removeprefix(_XLINK)] = new
+            if not new.startswith("rotate(-0 "):
+                element.attrib[name.removeprefix(_XLINK)] = new
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.attrib.update(
@@ -223,6 +224,8 @@ def _replaced(name: str, value: str, prefix: str) -> str:
     """An attribute's value with the page's ids and colours."""
     if name == "id":
         return prefix + value
+    if name in ("d", "x", "y"):
+        return re.sub(r"(\.\d\d)\d+", r"\1", value)  # a hundredth of a pixel is enough
     value = re.sub(r"url\(#", f"url(#{prefix}", value)
     if name.endswith("href") and value.startswith("#"):
         return f"#{prefix}{value[1:]}"
