@@ -4,6 +4,7 @@ It is read from `evalflow/usage.jsonl`, which nothing removes lines from: all ru
 answers were archived or that failed. `run.json` has the same under `cost`, as it was at the run's end.
 
     read_costs(folder)                 of one run folder: the model's, and for each dataset its own
+    recorded_costs(folder, record)     the same, as run.json has it
     sum_of(cost for cost in ...)       of several, such as a sweep's
     cost.as_record(), Cost.from_record a JSON object, as in run.json
     cost.sentence()                    a line for people
@@ -88,8 +89,9 @@ class Cost:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Cost:
-        """The cost that `as_record` has written; fields that are not known are dropped."""
-        return cls(**{item.name: record[item.name] for item in dataclasses.fields(cls) if item.name in record})
+        """The cost that `as_record` has written; what is no number, or not known, is dropped."""
+        known = {item.name for item in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in record.items() if name in known and _is_number(value)})
 
     def sentence(self) -> str:
         """What was spent, in words; empty where nothing was."""
@@ -132,8 +134,10 @@ class ModelCost:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ModelCost:
         """The cost that `as_record` has written."""
-        cells = {str(name): Cost.from_record(cost) for name, cost in (record.get("cells") or {}).items()}
-        return cls(Cost.from_record(record), cells)
+        cells = record.get("cells")
+        found = cells.items() if isinstance(cells, Mapping) else ()
+        of_cells = {str(name): Cost.from_record(cost) for name, cost in found if isinstance(cost, Mapping)}
+        return cls(Cost.from_record(record), of_cells)
 
 
 def read_costs(run_folder: Path) -> ModelCost:
@@ -146,6 +150,17 @@ def read_costs(run_folder: Path) -> ModelCost:
             totals[name] = totals.get(name, Cost()) + cost
     cells = {name: dataclasses.replace(cost, held_s=cost.answering_s) for name, cost in totals.items() if name}
     return ModelCost(sum_of(totals.values()), cells)
+
+
+def recorded_costs(run_folder: Path, record: Mapping[str, Any]) -> ModelCost:
+    """The same, from `run.json` where that has it, which is quicker; else, as of a run that still goes on, by counting.
+
+    Args:
+        run_folder: the run folder.
+        record: what its run.json says.
+    """
+    found = record.get("cost")
+    return ModelCost.from_record(found) if isinstance(found, Mapping) else read_costs(run_folder)
 
 
 def sum_of(costs: Iterable[Cost]) -> Cost:
@@ -171,6 +186,10 @@ def engine_line(
         "kind": ENGINE, "run_id": run_id, "state": state, "dataset": dataset, "seconds": round(seconds, 3),
         "gpus": gpus, "readings": len(readings), **mean,
     }  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _cost_of(item: Mapping[str, Any]) -> Cost | None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from evalscope_evalflow.results.html.page_data import CostLine
-from evalscope_evalflow.state.costs import Cost, read_costs, sum_of
+from evalscope_evalflow.results.run_folders import RunFolder
+from evalscope_evalflow.state.costs import Cost, recorded_costs, sum_of
 
 
-def cost_lines(runs: Sequence[tuple[str, Path]], datasets: set[str] | None = None) -> list[CostLine]:
+def cost_lines(runs: Sequence[tuple[str, RunFolder]], datasets: set[str] | None = None) -> list[CostLine]:
     """A line for each run and dataset that anything was spent on; the sum is last where there are several runs.
 
     Args:
-        runs: each run's label and folder.
+        runs: each run's label, and the run.
         datasets: lines of these datasets alone; None: of all. A run's own line is the whole run's.
     """
     lines, totals = [], []
-    for label, folder in runs:
-        cost = read_costs(folder)
+    for label, run in runs:
+        cost = recorded_costs(run.folder, run.record)
         if cost.total == Cost():
             continue
         totals.append(cost.total)

@@ -58,7 +58,7 @@ def report_html(
             more += _others(label, score)
         parts += [line for line in report_parts(run.folder, label) if wanted is None or line.dataset in wanted]
     plots = score_plots(scores)
-    costs = cost_lines([(label, run.folder) for label, run in zip(labels, runs, strict=True)], wanted)
+    costs = cost_lines(list(zip(labels, runs, strict=True)), wanted)
     settings = shared_settings([(label, run.record) for label, run in zip(labels, runs, strict=True)])
     names = {label: item.name for item in settings for label in item.runs}
     return render(

@@ -12,6 +12,7 @@ from evalscope_evalflow.state.costs import (
     ModelCost,
     engine_line,
     read_costs,
+    recorded_costs,
     sum_of,
 )
 
@@ -108,3 +109,9 @@ def test_it_can_be_said_in_a_line(folder):
         "45 tokens in, 41 out; 1 requests to the judge (10 tokens in, 2 out); "
         "200 GPU-seconds (30% loading, 60% answering, 10% idle, GPUs computed 73% of the time)"
     )
+
+
+def test_the_record_is_taken_where_it_has_it_and_what_is_no_number_counts_for_nothing(folder):
+    write(folder, *LINES)
+    assert recorded_costs(folder, {}) == read_costs(folder)
+    assert recorded_costs(folder, {"cost": {"tokens": 7, "gpu_s": "many", "cells": [1]}}).total == Cost(tokens=7)
