@@ -132,7 +132,8 @@ def _run(run: RunFolder, datasets: Sequence[str] | None) -> dict[str, Any]:
 def _html(runs: Sequence[RunFolder], args: argparse.Namespace) -> str:
     from evalscope_evalflow.results.html.report import report_html
 
-    page: str = report_html(runs, datasets=args.datasets)
+    most = {"most_samples": args.n} if args.n else {}
+    page: str = report_html(runs, datasets=args.datasets, **most)
     return page
 
 
