@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
+from evalscope_evalflow.results.json_output import print_text
 
 if TYPE_CHECKING:
     from evalscope_evalflow.results.comparison.compare_runs import LoadedRun, Rules
@@ -175,7 +175,7 @@ def write(text: str, path: str | None, *, append: bool = False) -> None:
         ConfigError: the file cannot be written.
     """
     if path is None:
-        sys.stdout.write(text)
+        print_text(text)
         return
     try:
         with Path(path).open("a" if append else "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
