@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 ALPHA, POWER = 0.05, 0.8
-DRAWS = 2_000
+DRAWS, SUBSETS = 2_000, 999
 
 
 def power(difference: float, standard_error: float, degrees: float, alpha: float = ALPHA) -> float:
@@ -118,5 +118,5 @@ def standard_errors_for_signs(sizes: tuple[float, ...], chance: float = POWER, a
 
     totals = np.asarray(sizes)
     effects = np.random.default_rng(SEED).standard_normal((DRAWS, len(totals)))
-    below = -lower_bounds(totals, effects * totals, alpha / 2)
+    below = -lower_bounds(totals, effects * totals, alpha / 2, SUBSETS)
     return float(np.quantile(below, chance)) * sqrt(effective_groups(totals))
