@@ -14,9 +14,9 @@ from pydantic_core import PydanticUndefined
 
 from evalscope_evalflow.cli.command_line import COMMANDS
 from evalscope_evalflow.cli.flags import FLAGS
-from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
+from evalscope_evalflow.config.flag_hints import FLAG_PLACES
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig, Section
-from evalscope_evalflow.config.setting_effects import MEANINGS, TABLE, Effect, effect_of
+from evalscope_evalflow.config.setting_effects import MEANINGS, TABLE, effect_of
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import ExitCode
@@ -29,6 +29,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.FAILED: "a model failed, or something of an engine could not be released",
     ExitCode.BAD_CONFIG: "the configuration is wrong; nothing was started",
     ExitCode.INCOMPLETE: "finished, but a score is missing or does not cover every sample",
+    ExitCode.BLOCKED: "`evalflow gate`: a score fell by more than its policy allows",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C, a signal or `evalflow stop`; saved answers are kept",
 }
 
@@ -89,8 +90,8 @@ def effects_flags() -> str:
     rows = []
     for flag in FLAGS:
         places = FLAG_PLACES.get(flag.name, (f"evalflow.{flag.name}",))
-        effect = Effect.NEITHER if flag.name in COMMAND_ONLY else effect_of(places[0])
-        stands_for = "" if flag.name in COMMAND_ONLY else ", ".join(f"`{place}`" for place in places)
+        effect = effect_of(places[0])
+        stands_for = ", ".join(f"`{place}`" for place in places)
         rows.append((f"`--{flag.name}`", stands_for, effect.value))
     return _table(("flag", "stands for", "changes"), rows)
 

@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "demo_task",
     "deploy",
+    "load",
     "release_kept",
 ]
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from evalscope_evalflow.cli.demo import demo_task
     from evalscope_evalflow.config import DeployConfig, FlowConfig, ModelConfig
     from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Stopped, WorkerError
+    from evalscope_evalflow.results.loaded import load
     from evalscope_evalflow.serving import Endpoint, deploy, release_kept
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "WorkerError": "errors",
     "demo_task": "cli.demo",
     "deploy": "serving",
+    "load": "results.loaded",
     "release_kept": "serving",
 }
 

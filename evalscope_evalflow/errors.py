@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     BAD_CONFIG = 2
     INCOMPLETE = 3
+    BLOCKED = 4
     INTERRUPTED = 130
 
 

@@ -45,6 +45,9 @@ class DatasetResult:
         answer_kinds: answers that stand, but are unusual, by kind (values of `AnswerKind`).
         remarks: what stands beside the score, and takes nothing from it, in words: answers that were cut off, metrics
             that could not be computed.
+        interval: the headline score's 95 % confidence interval; None: not computed, or the score is no mean of samples.
+        n_groups: independent groups of samples that it is computed from.
+        few_groups: whether these are so few that it is only rough.
         predicted_only: whether it was only to be answered, and not judged (`mode: infer`).
     """
 
@@ -63,6 +66,9 @@ class DatasetResult:
     answer_kinds: dict[str, int] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     left_out: int = 0
+    interval: tuple[float, float] | None = None
+    n_groups: int | None = None
+    few_groups: bool | None = None
 
     @property
     def score(self) -> Score:

@@ -29,7 +29,10 @@ class Score:
         cut_off: answers that end where `max_tokens` cut them off; the value covers them.
         empty: answers without any text: nothing, only thoughts, or a tool call; the value covers them.
         answer_kinds: what is unusual about answers, by kind (`AnswerKind` by value); the value covers them.
-        interval: the value's confidence interval; None: not computed.
+        interval: the value's 95 % confidence interval; it covers the samples that the value covers. None: not computed,
+            or the value is no mean of single samples' scores.
+        n_groups: independent groups of samples that the interval is computed from; repeats of a question are one.
+        few_groups: whether these are so few that the interval is only rough.
         complete: whether the value covers every sample, each judged as it should be. In `mode: infer`: whether every
             sample is answered.
         why_not: why the value is missing or incomplete; empty where it is complete.
@@ -48,6 +51,8 @@ class Score:
     empty: int
     answer_kinds: dict[str, int] = field(default_factory=dict)
     interval: tuple[float, float] | None = None
+    n_groups: int | None = None
+    few_groups: bool | None = None
     complete: bool = False
     why_not: str = ""
     remarks: tuple[str, ...] = ()
@@ -72,6 +77,8 @@ class Score:
             "empty": self.empty,
             "answer_kinds": self.answer_kinds,
             "interval": self.interval,
+            "n_groups": self.n_groups,
+            "few_groups": self.few_groups,
             "complete": self.complete,
             "why_not": self.why_not,
         }
@@ -100,6 +107,9 @@ def score_of(result: DatasetResult) -> Score:
         cut_off=result.answer_kinds.get(AnswerKind.CUT_OFF.value, 0),
         empty=sum(result.answer_kinds.get(kind.value, 0) for kind in NO_TEXT),
         answer_kinds=dict(result.answer_kinds),
+        interval=result.interval if value is not None else None,
+        n_groups=result.n_groups if value is not None else None,
+        few_groups=result.few_groups if value is not None else None,
         complete=complete,
         why_not="" if complete and not result.predicted_only else _why_not(result, value),
         remarks=tuple(result.remarks),

@@ -19,6 +19,9 @@ COMMANDS: dict[str, str] = {
     "check": "check such a task and print its plan; start nothing",
     "demo": "fetch a small model, evaluate it on two small benchmarks, here and now",
     "init": "write a commented YAML file to begin with",
+    "show": "show scores and samples of finished and unfinished runs",
+    "compare": "compare finished runs with a baseline, sample by sample",
+    "gate": "decide by a policy whether a run may follow its baseline",
     "ps": "list your runs on this machine",
     "stop": "end a run; its owner, such as a notebook's kernel, lives on",
     "clean": "clean up after runs that were killed, guards and all",
@@ -35,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; default: this process's.
 
     Returns:
-        The exit code: 0 complete, 1 failed, 2 bad configuration, 3 finished but incomplete, 130 interrupted.
+        The exit code: 0 complete, 1 failed, 2 bad configuration, 3 finished but incomplete, 4 a gate blocks,
+        130 interrupted.
     """
     try:
         if argv is not None:

@@ -50,7 +50,7 @@ def execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
     from evalscope_evalflow.display.reporter import Reporter
     from evalscope_evalflow.results.tables import show_table, where_to_look
 
-    result = sweep.run(task, Reporter(forward=verbose))
+    result = sweep.run(task, Reporter(forward=verbose or task.flow.verbose))
     show_table(result.rows())
     sys.stdout.write(where_to_look(task) + "\n")
     return result.exit_code

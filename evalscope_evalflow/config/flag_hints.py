@@ -44,8 +44,6 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "vlmevalkit_mode": ("evalflow.mode",),
     "work_dir": ("work_dir",),
 }
-# Flags of the command alone: they say nothing about the task.
-COMMAND_ONLY = ("verbose",)
 
 
 def flag_hint(name: str) -> tuple[str, str] | None:
@@ -54,8 +52,6 @@ def flag_hint(name: str) -> tuple[str, str] | None:
     Args:
         name: the key, with underscores.
     """
-    if name in COMMAND_ONLY:
-        return f"is a flag of the command (--{name}), not a key of the section", "Remove it here."
     places = FLAG_PLACES.get(name)
     if places is None:
         return None
@@ -77,9 +73,7 @@ def misplaced(data: Mapping[Any, Any], section_keys: Collection[str]) -> Iterato
     for key in data:
         name = str(key).replace("-", "_")
         places = FLAG_PLACES.get(name, ())
-        if name in COMMAND_ONLY:
-            yield Problem(str(key), f"is a flag of the command (--{name}), not a key of a task", "Remove it here.")
-        elif name in section_keys and name != "dry_run":
+        if name in section_keys and name != "dry_run":
             yield Problem(str(key), "is a key of the section", f"Write it in `{SECTION}`: {SECTION}: {{{name}: …}}.")
         elif places and places != (name,) and name != "eval_backend":
             forms = [f"`{_as_yaml(place)}`" for place in places]

@@ -304,6 +304,7 @@ class FlowConfig(Section):
         "options: [{name: NAME, …}]",
     )
     verify_md5: bool = Field(True, description="take only the published files under the names of VLMEvalKit's datasets")
+    verbose: bool = Field(False, description="show what EvalScope prints; it is in worker.log all the same")
     dry_run: bool = Field(False, description="check and print the plan, start nothing")
 
     @field_validator("mode", mode="before")

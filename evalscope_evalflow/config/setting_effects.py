@@ -168,7 +168,7 @@ SECTION: Mapping[str, Setting] = {
     "models": Setting(_P),
     "deploy": Setting(_P),
     "verify_md5": Setting(_A, note="by the data's content"),
-    **_all(_N, "judge_max_num_seqs budget executor exporters dry_run on_incomplete"),
+    **_all(_N, "judge_max_num_seqs budget executor exporters dry_run verbose on_incomplete"),
 }
 MODEL: Mapping[str, Setting] = {
     "name": Setting(_A, note="of a model that is deployed; an API's, where there is no `model_id`"),

@@ -150,6 +150,8 @@ def _warnings(event: Event) -> list[str]:
             return [f"{dataset}: the judge was asked about one answer ahead, and gave no verdict: {why}"]
         case run.DatasetIncomplete():
             return [_incomplete(event)]
+        case run.SamplesUnreadable():
+            return [f"scores have no intervals, as the saved samples could not be read again: {event.reason}"]
         case run.FailuresStand():
             return ["samples that failed permanently are asked again when their cause changes, or with `reuse: false`"]
     return []

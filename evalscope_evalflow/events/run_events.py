@@ -173,6 +173,17 @@ class DatasetIncomplete(Event):
 
 
 @dataclass(frozen=True)
+class SamplesUnreadable(Event):
+    """At the end, the saved samples could not be read: scores have no intervals, and there is no cache of samples.
+
+    Attributes:
+        reason: what went wrong, in words.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class FailuresStand(Event):
     """Nothing is left to do, although some samples failed permanently."""
 

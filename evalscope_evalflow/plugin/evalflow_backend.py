@@ -30,14 +30,13 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
     """Run a task with an `evalflow` section; returns what stock EvalScope's Native backend would."""
     from evalscope_evalflow import sweep
     from evalscope_evalflow.display.output_streams import steady_output
-    from evalscope_evalflow.display.reporter import Reporter
     from evalscope_evalflow.errors import RESUME, EvalFlowError, ExitCode
+    from evalscope_evalflow.notebook.cell_reporter import in_notebook, reporter_here
     from evalscope_evalflow.plugin import stock_reports as results
     from evalscope_evalflow.processes.signals import interruptible
 
     if in_cli():
         steady_output()
-    reporter = Reporter(forward=True)
     # A notebook's signals are its own; `evalscope eval` would die of them at once, with no word in the record.
     signals = interruptible() if in_cli() else contextlib.nullcontext()
     try:
@@ -49,7 +48,7 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
             show_plan(task)
             return {}
         with signals:
-            outcome = sweep.run(task, reporter)
+            outcome = sweep.run(task, reporter_here(verbose=task.flow.verbose))
     except KeyboardInterrupt as error:
         sys.stderr.write(f"evalflow: interrupted; {RESUME}\n")
         if not in_cli():
@@ -60,13 +59,13 @@ def run(task_config: TaskConfig, run_stock: Callable[[TaskConfig], Any]) -> Any:
             raise error.with_traceback(None) from None  # what is to be done stands in the message, not in our frames
         sys.stderr.write(f"evalflow: {error}\n")
         raise SystemExit(int(error.exit_code)) from None
-    if in_cli():
+    if not in_notebook():  # there, the result is shown where it is the cell's last line
         from evalscope_evalflow.results.tables import show_table, where_to_look
 
         show_table(outcome.rows())
         sys.stdout.write(where_to_look(task) + "\n")
-        if outcome.exit_code:
-            raise SystemExit(int(outcome.exit_code))
+    if in_cli() and outcome.exit_code:
+        raise SystemExit(int(outcome.exit_code))
     task_config.work_dir = str(task.work_dir)
     return results.to_stock(outcome)
 

@@ -14,10 +14,12 @@ when they are asked for.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -95,7 +97,8 @@ def _prepare_tasks(task_config: Any) -> None:
             return validate(values)
         values = prepare(values)
         try:
-            return validate(values)
+            with _quiet():
+                return validate(values)
         except Exception as error:  # whatever EvalScope's own validators raise of such input
             refuse = getattr(entry, "refuse", None)
             if refuse is not None:
@@ -107,6 +110,18 @@ def _prepare_tasks(task_config: Any) -> None:
 
     task_config.__get_pydantic_core_schema__ = classmethod(schema)
     task_config.model_rebuild(force=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """In this block EvalScope logs warnings alone: of a task without `model` it says that it will take a dummy."""
+    logger = logging.getLogger("evalscope")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _hand_over(run: Any) -> None:

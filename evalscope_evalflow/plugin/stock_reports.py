@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalscope.config import TaskConfig
@@ -11,8 +11,10 @@ from evalscope.report import Report
 from pydantic import SecretStr
 
 from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.notebook.result_table import ResultTable
 from evalscope_evalflow.plugin.scored_report import ScoredReport
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
+from evalscope_evalflow.results.score_rows import ScoreRow, score_rows
 
 _STOCK_BATCH_SIZES = (1, 8)  # what EvalScope puts where the user said nothing
 
@@ -20,15 +22,19 @@ _STOCK_BATCH_SIZES = (1, 8)  # what EvalScope puts where the user said nothing
 def to_stock(outcome: FlowResult) -> dict[str, Any]:
     """What stock `run_task` returns: `{dataset: Report}`, or that for each model if several can be.
 
+    They are dicts that show themselves as a table in a notebook, and have `to_frame()`.
     Every dataset has a report, whose `score` is the table's; one without a score may have no metrics.
     """
+    rows = list(score_rows(outcome))
     if not outcome.task.multi_model:
-        return _reports(outcome.models[0])
-    return {result.model.name: _reports(result) for result in outcome.models if result.error is None}
+        return _reports(outcome.models[0], rows)
+    of_models = {result.model.name: _reports(result, rows) for result in outcome.models if result.error is None}
+    return ResultTable(of_models, rows)
 
 
-def _reports(result: ModelResult) -> dict[str, Report]:
-    return {item.dataset: _report(result.model.name, item) for item in result.datasets}
+def _reports(result: ModelResult, rows: Sequence[ScoreRow]) -> dict[str, Report]:
+    reports = {item.dataset: _report(result.model.name, item) for item in result.datasets}
+    return ResultTable(reports, [row for row in rows if row.model == result.model.name])
 
 
 def _report(model: str, result: DatasetResult) -> Report:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -165,47 +166,52 @@ def _table(run: RunFolder, made_of: bytes) -> pyarrow.Table:
     import pyarrow as pa
 
     kinds = {
-        "category": pa.dictionary(pa.int32(), pa.string()), "string": pa.string(), "int32": pa.int32(),
-        "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(),
+        "category": pa.string(), "string": pa.string(), "int32": pa.int32(), "int64": pa.int64(),
+        "float64": pa.float64(), "bool": pa.bool_(),
     }  # fmt: skip
-    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()], metadata={_MADE_OF: made_of})
-    batches, rows = [], []
+    schema = pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    parts = []
+    lines: list[bytes] = []
     seen: Counter[tuple[str, str, int]] = Counter()
     for sample in samples(run):
         key = sample.dataset, sample.question, sample.repeat
-        rows.append(_row(run.model, sample, seen[key]))
+        lines.append(_line(run.model, sample, seen[key]))
         seen[key] += 1
-        if len(rows) == _ROWS:
-            batches.append(_batch(rows, schema))
-            rows = []
-    batches.append(_batch(rows, schema))
-    return pa.Table.from_batches(batches, schema).unify_dictionaries()
+        if len(lines) == _ROWS:
+            parts.append(_part(lines, schema))
+            lines = []
+    if lines:
+        parts.append(_part(lines, schema))
+    table = pa.concat_tables(parts) if parts else schema.empty_table()
+    for place, (name, kind) in enumerate(COLUMNS.items()):
+        if kind == "category":
+            table = table.set_column(place, name, table.column(name).dictionary_encode())
+    return table.replace_schema_metadata({_MADE_OF: made_of})
 
 
-def _batch(rows: list[tuple[Any, ...]], schema: pyarrow.Schema) -> pyarrow.RecordBatch:
+def _part(lines: list[bytes], schema: pyarrow.Schema) -> pyarrow.Table:
+    """A part of the table, made by Arrow's reader of JSON: `pyarrow.array` would import pandas, which takes 1 s."""
     import pyarrow as pa
+    from pyarrow import json as reader
 
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-    arrays = [
-        pa.array(values, field.type.value_type).dictionary_encode()
-        if pa.types.is_dictionary(field.type)
-        else pa.array(values, field.type)
-        for values, field in zip(columns, schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    block = max(1 << 20, 2 * max(map(len, lines)))  # a line has to fit into it
+    return reader.read_json(
+        pa.BufferReader(b"".join(lines)),
+        reader.ReadOptions(use_threads=False, block_size=min(block, 2**31 - 1)),
+        reader.ParseOptions(explicit_schema=schema),
+    )
 
 
-def _row(model: str, sample: Sample, occurrence: int) -> tuple[Any, ...]:
-    values = {
-        "model": model,
-        "occurrence": occurrence,
-        "kinds": " ".join(sample.kinds),
-    }
-    return tuple(_sendable(values[name] if name in values else getattr(sample, name)) for name in COLUMNS)
+def _line(model: str, sample: Sample, occurrence: int) -> bytes:
+    values = {"model": model, "occurrence": occurrence, "kinds": " ".join(sample.kinds)}
+    row = {name: _sendable(values[name] if name in values else getattr(sample, name)) for name in COLUMNS}
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def _sendable(value: Any) -> Any:
-    """A text without halves of characters, which JSON can hold and UTF-8 cannot."""
+    """A value as JSON has it; a text without halves of characters, which UTF-8 cannot hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "backslashreplace").decode()
     return value

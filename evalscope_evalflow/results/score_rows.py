@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
@@ -29,6 +30,10 @@ class ScoreRow:
         complete: whether the score covers every sample.
         why_not: why the score is missing or incomplete; empty where it is complete.
         remarks: what stands beside the score, such as answers of two versions of the engine; several joined by "; ".
+        interval_low: lower end of the headline score's 95 % confidence interval; None: not computed, or no headline.
+        interval_high: its upper end.
+        n_groups: independent groups of samples that the interval is computed from.
+        few_groups: whether these are so few that the interval is only rough.
         headline: whether it is the dataset's headline metric, which is the one in the table.
     """
 
@@ -48,6 +53,10 @@ class ScoreRow:
     why_not: str = ""
     remarks: str = ""
     headline: bool = True
+    interval_low: float | None = None
+    interval_high: float | None = None
+    n_groups: int | None = None
+    few_groups: bool | None = None
 
     @property
     def score_text(self) -> str:
@@ -79,7 +88,7 @@ def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
         result: its result on the dataset.
     """
     score = result.score
-    counts = {
+    counts: dict[str, Any] = {
         "requested": score.requested,
         "answered": score.answered,
         "scored": result.succeeded - result.left_out,
@@ -92,11 +101,16 @@ def rows_of(model: str, result: DatasetResult) -> Iterator[ScoreRow]:
         "why_not": score.why_not,
         "remarks": "; ".join(score.remarks),
     }
+    low, high = score.interval or (None, None)
+    interval: dict[str, Any] = {
+        "interval_low": low, "interval_high": high, "n_groups": score.n_groups, "few_groups": score.few_groups,
+    }  # fmt: skip
     if not result.metrics:
-        yield ScoreRow(model, result.dataset, **counts)  # type: ignore[arg-type]
+        yield ScoreRow(model, result.dataset, **counts)
     for number, metric in enumerate(result.metrics):
         value = result.value_of(metric)
-        yield ScoreRow(model, result.dataset, metric.name, value, headline=not number, **counts)  # type: ignore[arg-type]
+        found = counts if number else {**counts, **interval}
+        yield ScoreRow(model, result.dataset, metric.name, value, headline=not number, **found)
 
 
 def _first_line(result: ModelResult) -> str:

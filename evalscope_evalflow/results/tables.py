@@ -12,6 +12,16 @@ from rich.table import Table
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.config.task import Task
 
+INTERVAL = "95 % interval"
+FEW_GROUPS = "~ few groups: with so few independent questions, the interval is only rough."
+
+
+def interval_text(interval: tuple[float, float] | None, few_groups: bool | None) -> str:
+    """A confidence interval, marked where it is only rough; empty where there is none."""
+    if interval is None:
+        return ""
+    return f"{'~' if few_groups else ''}{interval[0]:.3f}–{interval[1]:.3f}"
+
 
 def score_text(result: DatasetResult) -> str:
     """The headline score, marked where it does not cover every sample."""
@@ -37,7 +47,8 @@ def show_table(
     cut = any(row.score.cut_off for _, rows, _ in results for row in rows)
     empty = any(row.score.empty for _, rows, _ in results for row in rows)
     more = [*(["judged"] if judge else []), *(["cut off"] if cut else []), *(["no text"] if empty else [])]
-    for column in ("score", "samples", "failed", *more):
+    intervals = any(row.score.interval for _, rows, _ in results for row in rows)
+    for column in ("score", *([INTERVAL] if intervals else []), "samples", "failed", *more):
         table.add_column(column, justify="right")
     for model, rows, error in results:
         if error:
@@ -47,7 +58,9 @@ def show_table(
             covered = row.answered if row.predicted_only else row.succeeded - row.left_out
             samples = f"{covered}/{row.requested}"
             judged = [] if not judge else [""] if row.judged is None else [f"{row.judged}/{row.judged + row.fallbacks}"]
-            cells = escape(model), escape(row.dataset), escape(name), score_text(row), samples, str(row.failed), *judged
+            between = [interval_text(row.score.interval, row.score.few_groups)] if intervals else []
+            names = escape(model), escape(row.dataset), escape(name)
+            cells = *names, score_text(row), *between, samples, str(row.failed), *judged
             beside = [*([str(row.score.cut_off)] if cut else []), *([str(row.score.empty)] if empty else [])]
             table.add_row(*cells, *beside, style=None if row.complete else "yellow")
     if console is None:
@@ -55,6 +68,8 @@ def show_table(
         if not console.is_terminal:
             console = Console(emoji=False, width=120)  # a file has no width; rich would take 80
     console.print(table)
+    if any(row.score.few_groups and row.score.interval for _, rows, _ in results for row in rows):
+        console.print(FEW_GROUPS)
     for model, rows, _ in results:
         for row in rows:
             for note in (*row.notes, *row.remarks):

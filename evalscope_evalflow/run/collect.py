@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, Saved, Stamps
 from evalscope_evalflow.events.base import Event
-from evalscope_evalflow.events.run_events import DatasetIncomplete, FailuresStand, NothingLeft
+from evalscope_evalflow.events.run_events import DatasetIncomplete, FailuresStand, NothingLeft, SamplesUnreadable
 from evalscope_evalflow.results.outcome import ModelResult
+from evalscope_evalflow.results.run_folders import RunFolder
 from evalscope_evalflow.run import answer_batches
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.resume import remaining
@@ -39,20 +40,38 @@ def collect(run: Run, before: Stamps, saved: Saved | None = None) -> list[Datase
     return results
 
 
-def finished(run: Run) -> ModelResult | None:
+def with_samples(run: Run, results: list[DatasetResult]) -> list[DatasetResult]:
+    """The results with the intervals of their scores, and the samples in the cache that comparisons read.
+
+    Both are made of what the run has saved: a run whose samples cannot be read is finished all the same.
+    """
+    from evalscope_evalflow.results.score_intervals import with_intervals
+
+    folder = RunFolder(run.folder, run.model.name, record.read(run.folder) or {})
+    try:
+        return with_intervals(folder, results)
+    except Exception as error:  # noqa: BLE001 - whatever a file may hold; the scores do not depend on it
+        run.emit(SamplesUnreadable(f"{type(error).__name__}: {error}"))
+        return results
+
+
+def finished(run: Run, saved: Saved) -> ModelResult | None:
     """The results of a model of which nothing is left to do, and whose record says so already.
 
     That record stays as it is, for it says how the results were made; events.jsonl has a line more.
 
+    Args:
+        run: the run.
+        saved: what the run folder holds now.
+
     Returns:
         None where something is left to do, or to be written down.
     """
-    saved = run.saved()
     if remaining(run.task, run.model, saved).phases:
         return None
-    results = _results(run, saved, {})
-    result = ModelResult(run.model, saved.folder, results)
     known = record.read(saved.folder) or {}
+    results = [_with_known_interval(item, known) for item in _results(run, saved, {})]
+    result = ModelResult(run.model, saved.folder, results)
     state = "complete" if result.complete else "incomplete"
     if known.get("state") != state or not _says(known.get("results"), json.loads(json.dumps(result.as_record()))):
         return None
@@ -63,15 +82,31 @@ def finished(run: Run) -> ModelResult | None:
     return result
 
 
+def _with_known_interval(result: DatasetResult, record: Mapping[str, Any]) -> DatasetResult:
+    """A result with the interval that the record has of it: a score that is the same has the same."""
+    known = ((record.get("results") or {}).get(result.dataset) or {}).get("score") or {}
+    if not isinstance(known.get("interval"), list) or known.get("value") != result.score.value:
+        return result
+    low, high = known["interval"]
+    return replace(result, interval=(low, high), n_groups=known.get("n_groups"), few_groups=known.get("few_groups"))
+
+
 def _says(known: Any, results: dict[str, Any]) -> bool:
     """Whether a record says all of the results that its version of EvalFlow wrote down, and nothing stands beside."""
     if not isinstance(known, dict) or known.keys() != results.keys():
         return False
     return all(
-        all(result.get(name) == value for name, value in known[dataset].items())
+        all(_same(result.get(name), value) for name, value in known[dataset].items())
         and ("remarks" in known[dataset] or not result["remarks"])
         for dataset, result in results.items()
     )
+
+
+def _same(now: Any, known: Any) -> bool:
+    """Whether a value is as it was written down; of a mapping, what was written down of it."""
+    if isinstance(now, dict) and isinstance(known, dict) and known.keys() < now.keys():
+        return all(now[name] == value for name, value in known.items())
+    return bool(now == known)
 
 
 def _place_report(saved: Saved, result: DatasetResult) -> DatasetResult:

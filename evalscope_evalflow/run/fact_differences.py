@@ -69,6 +69,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any], not_recorded: Ite
             if new is not None:
                 unknown.append(shown)
             continue
+        if old == new:
+            continue
         for part, was, is_now in _parts(shown, old, new):
             verdict = _same(was, is_now)
             if verdict is None:

@@ -41,9 +41,10 @@ from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import fact_values, fingerprints
 from evalscope_evalflow.run.answer_batches import BatchesSubscriber
 from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
-from evalscope_evalflow.run.collect import collect, finished
+from evalscope_evalflow.run.collect import collect, finished, with_samples
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.run.cost_meter import CostMeter
 from evalscope_evalflow.run.overlap import OverlapMeter
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.run.saved_identity import settle
@@ -82,13 +83,16 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
     with ExitStack() as cleanup:
         cleanup.enter_context(run.lock_folder())
         run.subscribe(ModelDisplay(reporter, run.model.name))
-        run.update_cells(settle(run.task, run.model, run.saved()))
-        done = finished(run)
+        saved = run.saved()
+        changes = settle(run.task, run.model, saved)
+        run.update_cells(changes)
+        done = finished(run, run.saved() if changes else saved)
         if done is not None:
             return done
         entry = Registration(run.run_id, model=run.model.name, work_dir=run.folder.absolute())
         cleanup.callback(entry.close)
         cleanup.callback(entry.end_commands)  # those that a Ctrl-C came between
+        run.subscribe(CostMeter(run.record_folder, run.run_id))  # before the record, which reads what it has written
         run.subscribe(_record(run))
         run.subscribe(RegistrySubscriber(entry))
         run.subscribe(CellsSubscriber(run))
@@ -146,7 +150,7 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
         )
         attempts(lambda: Attempt(run, left.phases, given, look_first=left.may_ask_nothing).do())
     with run.phase(Phase.COLLECT):
-        return collect(run, before)
+        return with_samples(run, collect(run, before))
 
 
 def _prepare(run: Run) -> Remaining:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,11 +27,13 @@ from evalscope_evalflow.events.run_events import (
     PhaseEnded,
     PreviousRunDied,
     Progress,
+    ResultsArchived,
     RunFinished,
     RunStarted,
     WorkPlanned,
 )
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.state.costs import read_costs
 
 FOLDER = "evalflow"
 OURS = "evalscope-evalflow"
@@ -78,6 +80,9 @@ class Record:
             "answers_from": (before or {}).get("answers_from") or [],
             **keys.redact(start),
         }
+        earlier = _earlier_results(before or {}, (start.get("task") or {}).get("datasets") or ())
+        if earlier:
+            self._data["earlier_results"] = earlier
         if before and before["state"] == DIED:
             append_event(self.folder, PreviousRunDied(before.get("run_id"), before.get("pid")))
         # Given up when the disk is full, so that the record can still say how the run ended.
@@ -156,8 +161,12 @@ class Record:
         elif isinstance(event, EngineReleased):
             self._held(event.held_s)
             data["release"] = {"released": event.released, **keys.redact(event.details)}
+        elif isinstance(event, ResultsArchived):
+            if event.datasets is not None:
+                return False
+            data.pop("earlier_results", None)  # nothing of theirs is in the folder any more
         elif isinstance(event, RunFinished):
-            data.update(state=event.state.value, ended=_now())
+            data.update(state=event.state.value, ended=_now(), cost=read_costs(self.folder.parent).as_record())
             if event.error is not None:
                 data["error"] = event.error
             if event.results is not None:
@@ -190,6 +199,26 @@ class Record:
     def _held(self, seconds: float) -> None:
         """Add to the seconds that an engine was there for this run, from its start to its end."""
         self._data["engine_held_s"] = round(self._data.get("engine_held_s", 0) + seconds, 3)
+
+
+def _earlier_results(before: Mapping[str, Any], datasets: Collection[str]) -> dict[str, Any]:
+    """Results of earlier runs in the folder that still stand, as the run to come is not on their datasets.
+
+    Args:
+        before: the record so far.
+        datasets: those of the run to come.
+    """
+    made_by = {"run_id": before.get("run_id"), "ended": before.get("ended")}
+    results, earlier = before.get("results"), before.get("earlier_results")
+    found = {
+        **(earlier if isinstance(earlier, dict) else {}),
+        **{
+            name: {**item, **made_by}
+            for name, item in (results if isinstance(results, dict) else {}).items()
+            if isinstance(item, dict)
+        },
+    }
+    return {name: item for name, item in found.items() if name not in datasets}
 
 
 def append_event(folder: Path, event: Event) -> None:

@@ -11,6 +11,7 @@ from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.results.exporters import export
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
+from evalscope_evalflow.results.sweep_files import write_sweep_files
 from evalscope_evalflow.run.dead_runs import clean_up_before
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
 from evalscope_evalflow.sweep.executors.local import Local
@@ -46,6 +47,8 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         result = FlowResult(task, [_outcome(jobs[0], partial(jobs[0].run, reporter))], prepared.skipped)
     else:
         result = FlowResult(task, _run_all(jobs, prepared, reporter), prepared.skipped)
+    if task.multi_model:
+        write_sweep_files(result, reporter.warn)
     export(result, prepared.exporters, reporter.warn)
     _raise_if_nothing_finished(result)
     return result

@@ -21,6 +21,7 @@ LAYERS = [
     "testing",
     "cli",
     "plugin",
+    "notebook",
     "sweep",
     "run",
     "results",

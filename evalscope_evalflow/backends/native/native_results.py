@@ -41,6 +41,13 @@ class NativeSaved(Saved):
         return {place: path.stat().st_mtime_ns for place, path in self._report_files}
 
     def results(self, before: Stamps) -> list[DatasetResult]:
+        return self._results(before) if before else list(self._all_results)
+
+    @cached_property
+    def _all_results(self) -> list[DatasetResult]:
+        return self._results({})
+
+    def _results(self, before: Stamps) -> list[DatasetResult]:
         found = {
             str(report.get("dataset_name")): (path, report)
             for place, path, report in self._reports

@@ -53,7 +53,7 @@ def _read(path: Path) -> tuple[dict[str, Any], int]:
     return _read_head(path, stat.st_mtime_ns, stat.st_size)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1024)  # a sweep looks at each of its models several times
 def _read_head(path: Path, changed: int, size: int) -> tuple[dict[str, Any], int]:
     """Metadata, and the byte that the last tensor begins at; once for each state of the file."""
     with path.open("rb") as file:

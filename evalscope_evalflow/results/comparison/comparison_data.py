@@ -338,6 +338,6 @@ def family_text(size: int) -> str:
     if size == 1:
         return "▲ better, ▼ worse: one comparison, tested at a level of 5 %."
     return (
-        f"▲ better, ▼ worse: Holm over the {size} comparisons of this table, so that in all of them together there is a "
-        f"false mark in at most 5 % of cases. {UNADJUSTED}"
+        f"▲ better, ▼ worse: Holm over the {size} comparisons of this table, so that in all of them together there is "
+        f"a false mark in at most 5 % of cases. {UNADJUSTED}"
     )

@@ -28,6 +28,10 @@ COLUMNS = (
     "cut_off",  # answers that the limit of tokens cut off; the score covers them
     "empty",  # answers without any text; the score covers them
     "remarks",  # what stands beside the score, such as answers of two versions of the engine
+    "interval_low",  # of the headline score's 95 % confidence interval; empty where it is not computed
+    "interval_high",  # its other end
+    "n_groups",  # independent groups of samples that the interval is computed from; repeats of a question are one
+    "few_groups",  # true where these are so few that the interval is only rough
 )
 
 
@@ -52,7 +56,9 @@ def _fields(row: ScoreRow) -> dict[str, str]:
     return {name: _text(value) for name, value in values.items()}
 
 
-def _text(value: str | int | bool | None) -> str:
+def _text(value: str | int | float | bool | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, float):
+        return f"{value:.4f}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,7 +9,7 @@ from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.cli.flags import FLAGS, add_flags, mapping_from_flags, normalise
 from evalscope_evalflow.config import DeployConfig, FlowConfig, ModelConfig, keys
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
+from evalscope_evalflow.config.flag_hints import FLAG_PLACES
 from evalscope_evalflow.config.section import Reuse
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.engines import Address, resolve_engine
@@ -281,20 +281,17 @@ def section_refuses(section):
 def test_every_flag_is_a_key_of_the_section_or_has_one_named():
     for flag in FLAGS:
         same = flag.name in FlowConfig.model_fields
-        assert same != (flag.name in FLAG_PLACES or flag.name in COMMAND_ONLY), flag.name
+        assert same != (flag.name in FLAG_PLACES), flag.name
         if flag.target:
             assert (flag.target,) == FLAG_PLACES.get(flag.name, (f"evalflow.{flag.name}",))
-    assert {*FLAG_PLACES, *COMMAND_ONLY} <= {flag.name for flag in FLAGS}
+    assert {*FLAG_PLACES} <= {flag.name for flag in FLAGS}
 
 
-@pytest.mark.parametrize("name", [*FLAG_PLACES, *COMMAND_ONLY])
+@pytest.mark.parametrize("name", [*FLAG_PLACES])
 @pytest.mark.parametrize("spelling", [str, lambda name: name.replace("_", "-")], ids=["underscores", "dashes"])
 def test_a_flags_name_in_the_section_is_refused_with_the_right_key(name, spelling):
     problem = section_refuses({spelling(name): "x"})
     assert problem.where == f"evalflow.{name}"
-    if name in COMMAND_ONLY:
-        assert problem.todo == "Remove it here."
-        return
     for place in FLAG_PLACES[name]:
         *_, last = place.split(".")
         assert f"{last}: …" in problem.todo

@@ -96,7 +96,7 @@ def test_data_that_is_nowhere_stays_as_it_was_written(beside):
         ("deploy-backend", "Write `evalflow: {deploy: {engine: …}}`."),
         ("remote_api_url", "Write `evalflow: {models: [{api_url: …}]}`."),
         ("eval_max_new_tokens", "Write `generation_config: {max_tokens: …}`."),
-        ("verbose", "is a flag of the command (--verbose)"),
+        ("verbose", "Write it in `evalflow`: evalflow: {verbose: …}."),
         ("mode", "Write it in `evalflow`: evalflow: {mode: …}."),
         ("models", "is a key of the section"),
     ],

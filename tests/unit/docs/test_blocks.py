@@ -23,6 +23,7 @@ from evalscope_evalflow.cli import main
 from evalscope_evalflow.config import FlowConfig
 from evalscope_evalflow.config.default_backend import known_backends
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.results.gating.gate_policy import Policy
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -144,12 +145,27 @@ def check_yaml(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "a-key")
     backends = [*known_backends(), *_entry_points(block.page, "evalflow.backends")]
     monkeypatch.setattr("evalscope_evalflow.config.section.known_backends", lambda: backends)
+    if block.fragment == "gate":
+        Policy.model_validate(data)
+        return
+    if block.fragment == "github":
+        check_job(data, monkeypatch)
+        return
     if block.fragment in (None, "task"):
         check_task(data, whole=block.fragment is None and set(data) != {"evalflow"})
         return
     for key in reversed(str(block.fragment).split(".")[1:]):
         data = {key: data}
     FlowConfig.parse(data)
+
+
+def check_job(data: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workflow of GitHub's: the commands of its steps are checked like those of a shell."""
+    (job,) = data["jobs"].values()
+    steps = [step["run"] for step in job["steps"] if "run" in step]
+    assert steps
+    for text in steps:
+        check_shell(Block("", 0, "bash", text, None), monkeypatch)
 
 
 def _entry_points(page: str, group: str) -> list[str]:

@@ -33,7 +33,7 @@ class TestCsv(ExporterSuite):
         assert COLUMNS == (
             "model", "dataset", "metric", "headline", "score", "complete", "why_not",
             "requested", "answered", "scored", "failed", "judged", "fallbacks",
-            "cut_off", "empty", "remarks",
+            "cut_off", "empty", "remarks", "interval_low", "interval_high", "n_groups", "few_groups",
         )  # fmt: skip
 
     def test_what_is_missing_is_empty_and_says_why(self, exporter, tmp_path):

@@ -47,6 +47,10 @@ def finish(task):
     return task.folder(model)
 
 
+def look(run):
+    return finished(run, run.saved())
+
+
 def run_json(folder):
     return (folder / "evalflow" / "run.json").read_text()
 
@@ -55,7 +59,7 @@ def test_what_is_done_and_recorded_stays_as_it_is(task):
     folder = finish(task)
     before = run_json(folder)
     for number in (1, 2):
-        done = finished(make_run(task))
+        done = look(make_run(task))
         assert [(item.dataset, item.succeeded) for item in done.datasets] == [("general_qa", 4), ("general_mcq", 4)]
         assert run_json(folder) == before
         events = [json.loads(line)["event"] for line in (folder / "evalflow" / "events.jsonl").read_text().splitlines()]
@@ -76,7 +80,7 @@ def test_a_record_that_does_not_say_so_is_made_anew(task, change):
     data = json.loads(run_json(folder))
     change(data)
     (folder / "evalflow" / "run.json").write_text(json.dumps(data))
-    assert finished(make_run(task)) is None
+    assert look(make_run(task)) is None
 
 
 def test_permanent_failures_are_reported_with_why_where_and_what_to_do(task, capsys):
@@ -88,7 +92,7 @@ def test_permanent_failures_are_reported_with_why_where_and_what_to_do(task, cap
     record = Record(folder, "run-1", task=task.part(model), model="m")
     results = collect(make_run(task), {})
     record.on_event(RunFinished(RunState.INCOMPLETE, results=ModelResult(model, folder, results).as_record()))
-    assert finished(make_run(task, ModelDisplay(Reporter(), "m"))) is not None
+    assert look(make_run(task, ModelDisplay(Reporter(), "m"))) is not None
     said = capsys.readouterr().err
     why = "1 × request refused (permanent): max_tokens must be positive"
     assert f"general_qa is incomplete: 3 of 4 answered; {why} (each of them: {failures.path_in(folder)})" in said
@@ -108,7 +112,7 @@ def test_what_has_no_score_and_nothing_left_is_finished_too(task):
     assert [item.score.value for item in results] == [None, None]
     assert list((folder / "reports").rglob("*.json")) == []
     record.on_event(RunFinished(RunState.INCOMPLETE, results=ModelResult(model, folder, results).as_record()))
-    done = finished(make_run(task))
+    done = look(make_run(task))
     assert done is not None
     assert [(item.score.value, item.report.is_file()) for item in done.datasets] == [(None, True)] * 2
 
@@ -116,10 +120,10 @@ def test_what_has_no_score_and_nothing_left_is_finished_too(task):
 def test_without_a_record_or_with_something_left_it_is_not_finished(task):
     folder = finish(task)
     (folder / "evalflow" / "run.json").rename(folder / "elsewhere")
-    assert finished(make_run(task)) is None
+    assert look(make_run(task)) is None
     (folder / "elsewhere").rename(folder / "evalflow" / "run.json")
     (folder / "reports" / "m" / "general_qa.json").unlink()
-    assert finished(make_run(task)) is None
+    assert look(make_run(task)) is None
 
 
 def test_rows_are_counted_once_and_again_when_their_file_has_changed(task, monkeypatch):
@@ -143,7 +147,7 @@ def test_a_count_of_an_older_version_or_none_is_no_obstacle(task):
         for item in data["datasets"].values():
             cells(item)
         ledger.path_in(folder).write_text(json.dumps(data))
-        assert finished(make_run(task)) is not None
+        assert look(make_run(task)) is not None
 
 
 def test_the_record_of_one_model_holds_no_other(task, tmp_path):

@@ -1,0 +1,189 @@
+"""`evalflow show DIR`: scores and samples of finished and unfinished runs, read from their folders alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.results.run_folders import RunFolder
+
+FORMATS = ("table", "json", "html")
+SHOWN = 10  # samples, unless -n says another number
+FILE_WIDTH = 120  # a file has no width, and rich would take 80
+_FLAGS = {
+    "wrong": "samples whose score is below 1",
+    "failed": "samples without an answer",
+    "cut_off": "samples whose answer the limit of tokens cut off",
+    "not_judged": "samples without a verdict, or without a score",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its arguments."""
+    parser.add_argument("folder", metavar="DIR", help="work_dir of a run or of a sweep, or a folder above it")
+    parser.add_argument("--samples", action="store_true", help="show samples: what was asked, said and right")
+    for name, words in _FLAGS.items():
+        parser.add_argument(f"--{name}", action="store_true", help=f"show {words}")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="only these models")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", help="only these datasets")
+    parser.add_argument("-n", type=int, default=None, metavar="N", help=f"at most N samples; default: {SHOWN}")
+    parser.add_argument("--full", action="store_true", help="show long texts whole")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument("--json", action="store_true", help="the same as --format json")
+    parser.add_argument("--output", metavar="FILE", help="write to a file")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what a folder holds.
+
+    Raises:
+        ConfigError: it holds no run, or not the models or datasets that were asked for.
+    """
+    from evalscope_evalflow.results.run_folders import find_runs
+
+    if args.n is not None and args.n < 1:
+        raise ConfigError(Problem("-n", f"{args.n} is no number of samples", "Give one of at least 1."))
+    runs = _of_models(find_runs(args.folder), args.models)
+    _check_datasets(runs, args.datasets)
+    kind = "json" if args.json else args.format
+    if kind == "html":
+        _write(_html(runs, args), args.output)
+    elif kind == "json":
+        _write_json(runs, args)
+    elif args.output:
+        with _opened(args.output) as file:
+            _print(runs, args, Console(file=file, emoji=False, highlight=False, width=FILE_WIDTH))
+    else:
+        _print(runs, args, _console())
+    return ExitCode.COMPLETE
+
+
+def _filters(args: argparse.Namespace) -> list[str]:
+    return [name for name in _FLAGS if getattr(args, name)]
+
+
+def _wants_samples(args: argparse.Namespace) -> bool:
+    return bool(args.samples or _filters(args) or args.n is not None or args.full)
+
+
+def _print(runs: Sequence[RunFolder], args: argparse.Namespace, console: Console) -> None:
+    from evalscope_evalflow.results.show_text import show_samples, show_scores
+
+    if not _wants_samples(args):
+        show_scores(runs, args.datasets, console)
+        return
+    show_samples(_chosen(runs, args), len(runs) > 1, args.full, console)
+
+
+def _chosen(runs: Sequence[RunFolder], args: argparse.Namespace) -> Any:
+    from evalscope_evalflow.results.sample_filters import choose_samples
+
+    return choose_samples(runs, _filters(args), args.datasets, args.n or SHOWN)
+
+
+def _write_json(runs: Sequence[RunFolder], args: argparse.Namespace) -> None:
+    from evalscope_evalflow.results.json_output import document, print_document
+
+    payload: dict[str, Any] = {"runs": [_run(run, args.datasets) for run in runs]}
+    if _wants_samples(args):
+        chosen = _chosen(runs, args)
+        payload |= {"samples": chosen.rows, "samples_matching": chosen.matching, "samples_in_all": chosen.in_all}
+    if args.output is None:
+        print_document("show", payload)
+        return
+    import json
+
+    _write(json.dumps(document("show", payload), indent=2) + "\n", args.output)
+
+
+def _run(run: RunFolder, datasets: Sequence[str] | None) -> dict[str, Any]:
+    """A run as `--json` has it."""
+    from evalscope_evalflow.state.costs import recorded_costs
+
+    record = run.record
+    known = ("run_id", "started", "ended", "error", "phases_s", "engine_held_s")
+    return {
+        "name": run.name,
+        "model": run.model,
+        "folder": run.folder.absolute(),
+        "state": run.state,
+        **{name: record.get(name) for name in known},
+        "mode": run.mode,
+        "backend": run.backend,
+        "engine": run.engine or None,
+        "versions": run.versions,
+        "answers_from": run.answers_from,
+        "accepted": run.accepted,
+        "cost": recorded_costs(run.folder, record).as_record(),
+        "scores": [asdict(score) for name, score in run.scores.items() if datasets is None or name in datasets],
+    }
+
+
+def _html(runs: Sequence[RunFolder], args: argparse.Namespace) -> str:
+    from evalscope_evalflow.results.html.report import report_html
+
+    page: str = report_html(runs, datasets=args.datasets)
+    return page
+
+
+def _of_models(runs: list[RunFolder], names: Sequence[str] | None) -> list[RunFolder]:
+    """The runs of these models, by the model's name or the name that tells runs of one model apart.
+
+    Raises:
+        ConfigError: there is none of a name.
+    """
+    if names is None:
+        return runs
+    known = list(dict.fromkeys(name for run in runs for name in (run.name, run.model)))
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                Problem("--models", f"no run of {name!r} is there", f"{nearest(name, known)} Known: {', '.join(known)}")
+            )
+    return [run for run in runs if run.name in names or run.model in names]
+
+
+def _check_datasets(runs: Sequence[RunFolder], names: Sequence[str] | None) -> None:
+    known = list(dict.fromkeys(name for run in runs for name in run.datasets))
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(
+                Problem("--datasets", f"no run has {name!r}", f"{nearest(name, known)} Known: {', '.join(known)}")
+            )
+
+
+def _console() -> Console:
+    console = Console(emoji=False, highlight=False)
+    if console.is_terminal or os.environ.get("COLUMNS"):
+        return console
+    return Console(emoji=False, highlight=False, width=FILE_WIDTH)
+
+
+def _write(text: str, path: str | None) -> None:
+    if path is None:
+        sys.stdout.write(text)
+        return
+    with _opened(path) as file:
+        file.write(text)
+
+
+def _opened(path: str) -> Any:
+    """A file to write to.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        return Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise ConfigError(Problem("--output", f"{path} cannot be written: {error.strerror}")) from None

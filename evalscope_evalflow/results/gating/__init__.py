@@ -1,0 +1,1 @@
+"""Decides by a policy whether a run may follow its baseline."""

@@ -1,0 +1,170 @@
+"""A gate's policy: which datasets decide, and how far each may fall."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evalscope_evalflow.config.task_file import read_mapping
+from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.results.comparison.compare_runs import MIN_SHARE
+
+
+class Tier(str, Enum):
+    """How much a dataset has to say."""
+
+    CRITICAL = "critical"
+    SUPPORTING = "supporting"
+    ADVISORY = "advisory"
+    NOT_NAMED = "not in the policy"
+
+    @property
+    def decides(self) -> bool:
+        """Whether its cells can block, or leave the gate undecided."""
+        return self in (Tier.CRITICAL, Tier.SUPPORTING)
+
+
+class _Part(BaseModel):
+    """A part of the policy; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Allowance(_Part):
+    """How far a score may fall; the stricter of the two counts."""
+
+    max_drop: float | None = Field(None, ge=0, allow_inf_nan=False, description="in the metric's own unit")
+    max_relative_drop: float | None = Field(None, ge=0, le=1, description="as a share of the baseline's score")
+
+
+class Policy(_Part):
+    """What the policy's file holds."""
+
+    critical: dict[str, Allowance] = Field(
+        default_factory=dict, description="by dataset or pattern: has to be shown not to be worse by more than this"
+    )
+    supporting: dict[str, Allowance] = Field(
+        default_factory=dict, description="by dataset or pattern: blocks if it fell for sure, and by more than this"
+    )
+    advisory: list[str] = Field(default_factory=list, description="datasets or patterns that decide nothing")
+    min_share: float = Field(MIN_SHARE, gt=0, le=1, description="of the samples, to have a score in both runs")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the policy says of a dataset.
+
+    Attributes:
+        tier: how much it has to say.
+        name: the policy's name or pattern for it; empty where it is not named.
+        max_drop: absolute drop that is allowed; None: not limited so.
+        max_relative_drop: drop that is allowed, as a share of the baseline's score; None: not limited so.
+    """
+
+    tier: Tier
+    name: str = ""
+    max_drop: float | None = None
+    max_relative_drop: float | None = None
+
+    @property
+    def text(self) -> str:
+        """What is allowed, in words."""
+        parts = []
+        if self.max_drop is not None:
+            parts.append(f"{self.max_drop:g}")
+        if self.max_relative_drop is not None:
+            parts.append(f"{self.max_relative_drop:.3g} of the baseline's score")
+        return " and ".join(parts)
+
+
+def read_policy(path: str) -> Policy:
+    """The policy in a YAML or JSON file.
+
+    Raises:
+        ConfigError: it cannot be read, a key is misspelt, a value is wrong, or it says nothing that could decide.
+    """
+    try:
+        policy = Policy.model_validate(read_mapping(path))
+    except ValidationError as error:
+        raise ConfigError(*_invalid(error, path)) from None
+    problems = list(_problems(policy, path))
+    if problems:
+        raise ConfigError(*problems)
+    return policy
+
+
+def _invalid(error: ValidationError, path: str) -> Iterator[Problem]:
+    """What pydantic found, with the nearest known key for one that is misspelt."""
+    for item in error.errors(include_input=False, include_url=False, include_context=False):
+        place = [str(part) for part in item["loc"]]
+        where = f"{path}: {'.'.join(place)}"
+        if item["type"] == "extra_forbidden":
+            known = list((Policy if len(place) == 1 else Allowance).model_fields)
+            yield Problem(where, "unknown key", f"{nearest(place[-1], known)} Known: {', '.join(known)}".strip())
+        else:
+            yield Problem(where, item["msg"])
+
+
+def _problems(policy: Policy, path: str) -> Iterator[Problem]:
+    if not policy.critical and not policy.supporting:
+        yield Problem(
+            path, "names no dataset that could decide", "Write at least one line under `critical` or `supporting`."
+        )
+    seen: dict[str, str] = {}
+    for tier in (Tier.CRITICAL, Tier.SUPPORTING, Tier.ADVISORY):
+        for name in getattr(policy, tier.value):
+            if name in seen:
+                yield Problem(f"{path}: {tier.value}.{name}", f"is in {seen[name]} already", "Remove one of the two.")
+            seen.setdefault(name, tier.value)
+    for tier in (Tier.CRITICAL, Tier.SUPPORTING):
+        for name, allowance in getattr(policy, tier.value).items():
+            if allowance.max_drop is None and allowance.max_relative_drop is None:
+                yield Problem(
+                    f"{path}: {tier.value}.{name}",
+                    "says not how far the score may fall",
+                    "Set max_drop or max_relative_drop.",
+                )
+            elif tier is Tier.CRITICAL and 0 in (allowance.max_drop, allowance.max_relative_drop):
+                yield Problem(
+                    f"{path}: {tier.value}.{name}",
+                    "allows no drop at all, and no number of samples can show that there is none",
+                    "Allow a small one, such as 0.01.",
+                )
+
+
+def check_names(policy: Policy, path: str, datasets: Sequence[str]) -> None:
+    """Check that everything that the policy names is there.
+
+    Args:
+        policy: the policy.
+        path: its file, for messages.
+        datasets: all datasets that either run has, or was to have.
+
+    Raises:
+        ConfigError: a name or pattern stands for none of them.
+    """
+    problems = []
+    for tier in (Tier.CRITICAL, Tier.SUPPORTING, Tier.ADVISORY):
+        for name in getattr(policy, tier.value):
+            if name != "*" and not any(fnmatchcase(dataset, name) for dataset in datasets):
+                known = f"{nearest(name, datasets)} The runs have: {', '.join(datasets)}".strip()
+                problems.append(Problem(f"{path}: {tier.value}.{name}", "no run has such a dataset", known))
+    if problems:
+        raise ConfigError(*problems)
+
+
+def rule_of(policy: Policy, dataset: str) -> Rule:
+    """What the policy says of a dataset: a name counts before a pattern, a longer pattern before a shorter one."""
+    found: list[tuple[bool, int, Rule]] = []
+    for tier in (Tier.CRITICAL, Tier.SUPPORTING, Tier.ADVISORY):
+        lines = getattr(policy, tier.value)
+        for name in lines:
+            if fnmatchcase(dataset, name):
+                allowance = lines[name] if isinstance(lines, dict) else Allowance()
+                rule = Rule(tier, name, allowance.max_drop, allowance.max_relative_drop)
+                found.append((name == dataset, len(name), rule))
+    return max(found, key=lambda item: item[:2])[2] if found else Rule(Tier.NOT_NAMED)

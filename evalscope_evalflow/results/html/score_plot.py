@@ -1,0 +1,186 @@
+"""Scores with their intervals as pictures: inline SVG, whose colours follow the page, in light and dark."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from evalscope_evalflow.config.install_hint import install_command
+from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.results.html.page_data import Plot, ScoreLine
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_MARKS = 300  # in all pictures of a page; a mark with its two texts takes about 800 bytes
+_WIDTH_IN = 5.0
+_ROW_IN = 0.47
+_LONGEST_LABEL = 36  # characters
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "{http://www.w3.org/1999/xlink}"
+# Colours that nobody else uses, and the variable of the page's style sheet that each becomes.
+_COLOURS = {
+    "#010203": "var(--ink)",
+    "#010204": "var(--muted)",
+    "#010205": "var(--accent)",
+    "#010206": "var(--line)",
+    "#010207": "var(--paper)",
+}
+_INK, _MUTED, _ACCENT, _LINE, _PAPER = _COLOURS
+_STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be read out, found and copied
+    "font.size": 11.0,
+    "font.family": "sans-serif",
+    "text.color": _INK,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _MUTED,
+    "xtick.color": _MUTED,
+    "axes.unicode_minus": True,
+    "text.usetex": False,
+}
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def need_matplotlib() -> None:
+    """Make sure that pictures can be drawn.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            Problem("--format html", "matplotlib, which draws the scores, is not installed", install_command("report"))
+        ) from error
+
+
+def score_plots(lines: Sequence[ScoreLine], most: int = MOST_MARKS) -> list[Plot]:
+    """A picture for each dataset: a row for each run, with its score and interval.
+
+    Args:
+        lines: headline scores.
+        most: how many scores are drawn at most; datasets beyond are left out as a whole.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    need_matplotlib()
+    groups: dict[tuple[str, str], list[ScoreLine]] = {}
+    for line in lines:
+        if line.value is not None:
+            groups.setdefault((line.dataset, line.metric), []).append(line)
+    plots: list[Plot] = []
+    for (dataset, metric), rows in groups.items():
+        most -= len(rows)
+        if most < 0:
+            break
+        plots.append(Plot(dataset, metric, _draw(rows, f"plot{len(plots)}-", dataset)))
+    return plots
+
+
+def _draw(rows: Sequence[ScoreLine], prefix: str, dataset: str) -> str:
+    """An `svg` element."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks is the browser's to find
+        height = _ROW_IN * len(rows) + 0.45
+        figure = Figure(figsize=(_WIDTH_IN, height), facecolor="none")
+        FigureCanvasSVG(figure)
+        axes = figure.add_axes((0.02, 0.38 / height, 0.96, 1 - 0.42 / height), facecolor="none")
+        _fill(axes, rows)
+        file = StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return _for_the_page(file.getvalue(), prefix, f"Scores on {dataset} with 95 % intervals")
+
+
+def _fill(axes: Axes, rows: Sequence[ScoreLine]) -> None:
+    """Draw names and scores above, and marks and intervals on, a line for each row, from the top down."""
+    y = [float(-number) for number in range(len(rows))]
+    low: list[Any] = [row.value if row.low is None else row.low for row in rows]
+    high: list[Any] = [row.value if row.high is None else row.high for row in rows]
+    values: list[Any] = [row.value for row in rows]
+    left, right = _limits([*low, *high, *values])
+    axes.hlines(y, left, right, colors=_LINE, linewidth=0.8, zorder=1)
+    axes.hlines(y, low, high, colors=_ACCENT, linewidth=2.4, zorder=2)
+    fills = [_ACCENT if row.complete else _PAPER for row in rows]
+    axes.scatter(values, y, s=34, facecolors=fills, edgecolors=_ACCENT, linewidths=1.5, zorder=3)
+    place: dict[str, Any] = {"va": "bottom", "parse_math": False}
+    for row, at in zip(rows, y, strict=True):
+        axes.text(left, at + 0.2, shortened(row.run), ha="left", **place)
+        axes.text(right, at + 0.2, value_text(row), ha="right", color=_MUTED, **place)
+    axes.set_xlim(left, right)
+    axes.set_ylim(y[-1] - 0.3, 0.7)  # a row each
+    axes.set_yticks([])
+    axes.tick_params(axis="x", length=3)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+
+
+def _limits(values: Iterable[Any]) -> tuple[float, float]:
+    """The ends of the axis: 0 and 1 for scores between them."""
+    values = [float(value) for value in values]
+    low, high = min(values), max(values)
+    if low >= 0 and high <= 1:
+        return -0.01, 1.01
+    room = (high - low or abs(high) or 1.0) * 0.05
+    return min(low, 0.0) - room, high + room
+
+
+def value_text(line: ScoreLine) -> str:
+    """A score with its interval."""
+    text = f"{line.value:.3f}" if line.value is not None else ""
+    interval = "" if line.low is None or line.high is None else f" [{line.low:.3f}, {line.high:.3f}]"
+    return text + interval + ("†" if interval and line.few_groups else "")
+
+
+def shortened(name: str) -> str:
+    """A name that fits above its line: its middle is left out, as both ends of a model's name tell it from others."""
+    name = _UNPRINTABLE.sub("\ufffd", name)
+    if len(name) <= _LONGEST_LABEL:
+        return name
+    half = (_LONGEST_LABEL - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _for_the_page(svg: str, prefix: str, title: str) -> str:
+    """matplotlib's document as an element of a page: ids of its own, the page's colours and font, no fixed size."""
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.rsplit("}", 1)[-1] in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.text, element.tail = (text and (text.strip() or None) for text in (element.text, element.tail))
+        for name, value in list(element.attrib.items()):
+            new = _replaced(name, value, prefix)
+            del element.attrib[name]
+            element.attrib[name.removeprefix(_XLINK)] = new
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib.update(
+        {"role": "img", "style": "stroke-linejoin: round", "aria-label": _UNPRINTABLE.sub("\ufffd", title)}
+    )
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _replaced(name: str, value: str, prefix: str) -> str:
+    """An attribute's value with the page's ids and colours."""
+    if name == "id":
+        return prefix + value
+    value = re.sub(r"url\(#", f"url(#{prefix}", value)
+    if name.endswith("href") and value.startswith("#"):
+        return f"#{prefix}{value[1:]}"
+    for colour, variable in _COLOURS.items():
+        value = value.replace(colour, variable)
+    if name == "style":
+        value = re.sub(r"'[^']*'(, '[^']*')*, sans-serif", "var(--sans)", value)
+    return value

@@ -1,0 +1,157 @@
+"""`evalflow show`."""
+
+import json
+import subprocess
+import sys
+
+import made_up_run as made
+import pytest
+
+from evalscope_evalflow.cli import main
+from evalscope_evalflow.state.costs import Cost, ModelCost
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    made.run(tmp_path / "a", [1, 0, 1, 1], model="a")
+    made.run(tmp_path / "b", [0, 0, 1, 0], model="b")
+    made.record(tmp_path / "a", "a", results={
+        "d": made.result(0.75, 4, interval=[0.3, 0.95], few_groups=True, n_groups=4),
+    })  # fmt: skip
+    return tmp_path
+
+
+def show(capsys, *args, columns=60, code=0):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        assert main(["show", *map(str, args)]) == code
+    said = capsys.readouterr()
+    text = said.err if code else said.out
+    assert code or all(len(line.rstrip()) <= columns for line in text.splitlines())
+    return text
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_scores_with_intervals(sweep, capsys, columns):
+    lines = [line.split() for line in show(capsys, sweep, columns=columns).splitlines()]
+    assert ["0.7500", "~0.300–0.950", "4/4"] in [line[-3:] for line in lines]
+    assert ["0.2500", "4/4"] in [line[-2:] for line in lines]
+    assert ["Metric:", "accuracy."] in lines
+
+
+def test_a_single_run_says_what_it_is(sweep, capsys):
+    made.record(sweep / "b", "b", state="died", engine="vllm", versions={"vllm": "0.19"}, results={})
+    text = show(capsys, sweep / "b")
+    assert text.startswith("b: was killed before its end, vllm 0.19, 2026-01-01 00:00\n")
+    assert "0.2500*" in text
+    assert "* does not cover every sample." in text
+    assert "d: the run was killed before its end" in text
+
+
+def test_only_answered(tmp_path, capsys):
+    made.lines(tmp_path / "predictions" / "m" / "d_s.jsonl", [made.answer(0)])
+    task = {"datasets": ["d"], "evalflow": {"backend": "Native", "mode": "infer"}}
+    made.record(tmp_path, task=task)
+    text = show(capsys, tmp_path)
+    assert "only answered (mode: infer)" in text
+    assert "not judged" in text
+
+
+def test_wrong_samples_one_below_the_other(sweep, capsys):
+    text = show(capsys, sweep, "--wrong", "--models", "a")
+    assert [" ".join(line.split()) for line in text.splitlines() if line.strip()] == [
+        "d / s 1 score 0", "asked question 1", "answer said 1", "extracted A", "right target 1", "1 of 4 samples.",
+    ]  # fmt: skip
+
+
+def test_the_judges_verdict_and_its_reason(tmp_path, capsys):
+    made.run(tmp_path, [1, 1])
+    made.lines(
+        tmp_path / "reviews" / "m" / "d_s.jsonl", [made.judged(0, "B", "It is [bold]wrong[/bold]."), made.unjudged(1)]
+    )
+    wrong = show(capsys, tmp_path, "--wrong")
+    assert "judge      B" in wrong
+    assert "why        It is [bold]wrong[/bold]." in wrong
+    unjudged = show(capsys, tmp_path, "--not_judged")
+    assert "d / s 1  not judged" in unjudged
+    assert "why        server error: judge down" in unjudged
+
+
+def test_failed_and_cut_off(tmp_path, capsys):
+    made.run(tmp_path, [1, 1])
+    made.lines(
+        tmp_path / "evalflow" / "failures.jsonl",
+        [{"dataset": "d", "subset": "s", "sample": 2, "kind": "timeout", "transient": True, "message": "slow"}],
+    )
+    made.lines(
+        tmp_path / "evalflow" / "answer_kinds.jsonl",
+        [{"dataset": "d", "subset": "s", "sample": "0", "kinds": ["cut_off"]}],
+    )
+    text = show(capsys, tmp_path, "--failed", "--cut_off")
+    assert "d / s 0  score 1, cut off" in text
+    assert "d / s 2  no answer" in text
+    assert "failure  timeout: slow" in text
+    assert "2 of 3 samples." in text
+
+
+def test_as_many_as_wanted_of_every_run(sweep, capsys):
+    text = show(capsys, sweep, "-n", 3)
+    assert [line.split()[0] for line in text.splitlines() if " / d / s " in line] == ["a", "a", "b"]
+    assert "3 of 8 samples shown; -n 8 shows all." in text
+
+
+def test_long_texts_are_shortened_unless_asked_for(tmp_path, capsys):
+    made.lines(tmp_path / "predictions" / "m" / "d_s.jsonl", [made.answer(0, "long " * 1000)])
+    made.record(tmp_path)
+    assert "characters, see --full" in " ".join(show(capsys, tmp_path, "--samples").split())
+    assert len(show(capsys, tmp_path, "--full")) > 5000
+
+
+def test_json(sweep, capsys):
+    found = json.loads(show(capsys, sweep, "--json", "--wrong", columns=9999))
+    assert (found["schema"], found["exit_code"], len(found["runs"])) == ("evalflow.show/1", 0, 2)
+    assert found["runs"][0]["scores"][0]["interval"] == [0.3, 0.95]
+    assert {row["run"] for row in found["samples"]} == {"a", "b"}
+    assert (found["samples_matching"], found["samples_in_all"]) == (4, 8)
+
+
+def test_what_it_cost(sweep, capsys):
+    cost = Cost(input_tokens=45, output_tokens=41, held_s=100.0, loading_s=30.0, answering_s=70.0, gpu_s=200.0)
+    for name in ("a", "b"):
+        made.record(sweep / name, name, cost=ModelCost(cost, {"d": cost}).as_record(), results={})
+    said = "45 tokens in, 41 out; 200 GPU-seconds (30% loading, 70% answering, 0% idle)"
+    assert f"Cost: {said}" in show(capsys, sweep / "a", columns=120)
+    text = show(capsys, sweep, columns=120)
+    assert f"b: cost {said}" in text
+    assert "All: cost 90 tokens in, 82 out; 400 GPU-seconds" in text
+    found = json.loads(show(capsys, sweep, "--json", columns=9999))["runs"][0]["cost"]
+    assert (found["gpu_s"], found["cells"]["d"]["output_tokens"]) == (200.0, 41)
+
+
+def test_into_a_file(sweep, tmp_path, capsys):
+    assert show(capsys, sweep, "--output", tmp_path / "scores.txt") == ""
+    assert "0.7500" in (tmp_path / "scores.txt").read_text()
+    assert "cannot be written" in show(capsys, sweep, "--output", tmp_path / "no" / "x", code=2)
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    (["--models", "aa"], "--models: no run of 'aa' is there"),
+    (["--datasets", "dd"], "--datasets: no run has 'dd'\n    Did you mean 'd'?"),
+    (["-n", "0"], "-n: 0 is no number of samples"),
+])  # fmt: skip
+def test_what_is_not_there(sweep, capsys, args, said):
+    assert said in show(capsys, sweep, *args, code=2)
+
+
+def test_a_folder_that_is_none(tmp_path, capsys):
+    assert "no run folder is in" in show(capsys, tmp_path, code=2)
+
+
+def test_neither_pandas_nor_scipy_is_imported(sweep):
+    code = (
+        "import sys; from evalscope_evalflow.cli import main; main(['show', sys.argv[1]]); "
+        "main(['show', sys.argv[1], '--wrong']); "
+        "print([name for name in ('pandas', 'scipy', 'matplotlib', 'evalscope') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(sweep)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
