@@ -21,8 +21,8 @@ from evalscope_evalflow.results.statistics.sign_flips import all_subsets, sample
 Array = NDArray[np.float64]
 BASE_LOGIT, DIFFICULTY = 0.8, 1.5
 REPEATS = 4
-CHUNK_VALUES = 2_000_000
-CHECKED = 20
+CHUNK_VALUES = 1_000_000
+CHECKED = 5
 PATTERNS = 1_999
 
 

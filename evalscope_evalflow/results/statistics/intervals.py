@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from evalscope_evalflow.results.statistics.effective_size import Floats
 
-PRIOR_GROUPS, UNEQUAL_PRIOR_GROUPS = 1.0, 3.0
+PRIOR_GROUPS, UNEQUAL_PRIOR_GROUPS = 2.0, 3.0
 CONFIDENCE = 0.95
 
 
@@ -108,7 +108,7 @@ def effective_n(known: RobustMean, shares: GroupTotals, binary: bool) -> float:
     """How many independent 0/1 samples would leave as much uncertainty.
 
     The variance is drawn towards the largest possible one, that of groups whose samples are all alike: with the weight
-    of one group (three, where a few groups outweigh the others) against those that carry the rarer outcome. What the
+    of two groups (three, where a few groups outweigh the others) against those that carry the rarer outcome. What the
     spread of very few groups says is little. 0/1 samples are worth no more than their number: where groups look more
     alike than chance makes them, that is chance.
     """
