@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from evalscope_evalflow.cli.export_flag import add_export, export_finished
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     parser.add_argument("--output", metavar="FILE", help="write to a file")
+    add_export(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,6 +57,8 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(Problem("-n", f"{args.n} is no number of samples", "Give one of at least 1."))
     runs = _of_models(find_runs(args.folder), args.models)
     _check_datasets(runs, args.datasets)
+    if args.export:
+        return export_finished(Path(args.folder).expanduser(), runs, args.datasets, args.export)
     kind = "json" if args.json else args.format
     if kind == "html":
         _write(_html(runs, args), args.output)
@@ -132,7 +136,8 @@ def _run(run: RunFolder, datasets: Sequence[str] | None) -> dict[str, Any]:
 def _html(runs: Sequence[RunFolder], args: argparse.Namespace) -> str:
     from evalscope_evalflow.results.html.report import report_html
 
-    page: str = report_html(runs, datasets=args.datasets)
+    most = {"most_samples": args.n} if args.n else {}
+    page: str = report_html(runs, datasets=args.datasets, **most)
     return page
 
 
