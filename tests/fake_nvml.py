@@ -120,6 +120,11 @@ def gpu(uuid: str, used_mib: int = 4, total: str = H100, kind: str = "device") -
     return f"{kind} {uuid} {total} {used_mib} NVIDIA H100 80GB HBM3"
 
 
+def utilisation(uuid: str, percent: int) -> str:
+    """The line of how busy a device is, after its own line."""
+    return f"utilisation {uuid} {percent}"
+
+
 def process(uuid: str, pid: int | str, mib: int | str, kind: str = "compute") -> str:
     """The line of a process on a device."""
     return f"process {uuid} {kind} {pid} {mib}"

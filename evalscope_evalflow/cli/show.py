@@ -115,6 +115,8 @@ def _write_json(runs: Sequence[RunFolder], args: argparse.Namespace) -> None:
 
 def _run(run: RunFolder, datasets: Sequence[str] | None) -> dict[str, Any]:
     """A run as `--json` has it."""
+    from evalscope_evalflow.state.costs import recorded_costs
+
     record = run.record
     known = ("run_id", "started", "ended", "error", "phases_s", "engine_held_s")
     return {
@@ -129,6 +131,7 @@ def _run(run: RunFolder, datasets: Sequence[str] | None) -> dict[str, Any]:
         "versions": run.versions,
         "answers_from": run.answers_from,
         "accepted": run.accepted,
+        "cost": recorded_costs(run.folder, record).as_record(),
         "scores": [asdict(score) for name, score in run.scores.items() if datasets is None or name in datasets],
     }
 

@@ -114,7 +114,7 @@ def _ask(*lists: Sequence[str] | None) -> _Answer:
     look = _LOOK.get()
     if look is not None and wanted in look:
         return look[wanted]
-    with _nvml() as nvml:  # once: without persistence mode it takes the driver a second to come up
+    with driver() as nvml:  # once: without persistence mode it takes the driver a second to come up
         found = None if nvml is None else tuple(_read(nvml, names) for names in wanted)
     if look is not None:
         look[wanted] = found
@@ -132,8 +132,12 @@ def _read(nvml: Any, names: Sequence[str] | None) -> dict[str, Device]:
 
 
 @contextlib.contextmanager
-def _nvml() -> Iterator[Any]:
-    """The module pynvml, ready for use; None where there is no driver."""
+def driver() -> Iterator[Any]:
+    """The module pynvml, ready for use; None where there is no driver.
+
+    Raises:
+        DriverError: there is one, but it does not answer.
+    """
     try:
         ctypes.CDLL(LIBRARY)
     except OSError:
@@ -167,20 +171,30 @@ def _all_names(nvml: Any, count: int) -> Iterator[str]:
 
 def _find(nvml: Any, name: str, count: int) -> Device | None:
     """A device by its name."""
+    try:
+        found = handle_of(nvml, name, count)
+    except nvml.NVMLError as error:
+        return Device(int(name), "", "", 0, 0, (), str(error))
+    return None if found is None else _describe(nvml, *found)
+
+
+def handle_of(nvml: Any, name: str, count: int) -> tuple[int, Any] | None:
+    """Index and handle of a device, of `count`, by its name; None: there is none.
+
+    Raises:
+        NVMLError: it has fallen off the bus.
+    """
     if name.isdecimal():
         if int(name) >= count:
             return None
-        try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(int(name))
-        except nvml.NVMLError as error:  # it has fallen off the bus
-            return Device(int(name), "", "", 0, 0, (), str(error))
-        return _describe(nvml, int(name), next(_instances(nvml, handle), handle))  # CUDA takes the first instance
+        handle = nvml.nvmlDeviceGetHandleByIndex(int(name))
+        return int(name), next(_instances(nvml, handle), handle)  # CUDA takes the first instance
     for index in range(count) if name.startswith(("GPU-", "MIG-")) else ():
         with contextlib.suppress(nvml.NVMLError):
             gpu = nvml.nvmlDeviceGetHandleByIndex(index)
             for handle in (gpu, *_instances(nvml, gpu)):
                 if nvml.nvmlDeviceGetUUID(handle).startswith(name):
-                    return _describe(nvml, index, handle)
+                    return index, handle
     return None
 
 
@@ -251,7 +265,7 @@ def split(text: str) -> tuple[str, ...]:
 def driver_versions() -> dict[str, str]:
     """Versions of NVIDIA's driver, as `driver`, and of the newest CUDA it runs, as `driver_cuda`."""
     found: dict[str, str] = {}
-    with contextlib.suppress(DriverError), _nvml() as nvml:
+    with contextlib.suppress(DriverError), driver() as nvml:
         if nvml is None:
             return found
         with contextlib.suppress(nvml.NVMLError, _too_old(nvml)):

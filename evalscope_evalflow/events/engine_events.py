@@ -22,6 +22,7 @@ class EngineStarting(Event):
         facts: what it runs with: versions of it and of what is below it, devices, sizes (see serving/engine_facts.py).
         answers: answers that are saved already, which it goes on from.
         note: what has to be known of answers that are added to those; empty: nothing.
+        devices: names of NVIDIA's GPUs that it is held on, as CUDA_VISIBLE_DEVICES has them.
     """
 
     engine: str
@@ -33,6 +34,7 @@ class EngineStarting(Event):
     facts: dict[str, Any] = field(default_factory=dict)
     answers: int = 0
     note: str = ""
+    devices: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class EngineReused(Event):
         facts: what it runs with, as of `EngineStarting`.
         answers: answers that are saved already, which it goes on from.
         note: what has to be known of answers that are added to those; empty: nothing.
+        devices: names of NVIDIA's GPUs that it is held on, as CUDA_VISIBLE_DEVICES has them.
     """
 
     engine: str
@@ -60,6 +63,7 @@ class EngineReused(Event):
     facts: dict[str, Any] = field(default_factory=dict)
     answers: int = 0
     note: str = ""
+    devices: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED
 from evalscope_evalflow.results.run_folders import UNKNOWN, RunFolder, ScoreRecord
 from evalscope_evalflow.results.sample_filters import Chosen
 from evalscope_evalflow.results.tables import FEW_GROUPS, INTERVAL, interval_text
+from evalscope_evalflow.state.costs import recorded_costs, sum_of
 from evalscope_evalflow.state.record import DIED
 
 NARROW = 100  # columns
@@ -59,6 +60,18 @@ def show_scores(runs: Sequence[RunFolder], datasets: Sequence[str] | None, conso
         place = f"{run.name} / {score.dataset}" if several else score.dataset
         for note in dict.fromkeys([*([score.why_not] if score.why_not else []), *score.remarks]):
             console.print(f"{escape(place)}: {escape(note)}", style="yellow")
+    for line in _cost_lines(runs):
+        console.print(escape(line))
+
+
+def _cost_lines(runs: Sequence[RunFolder]) -> list[str]:
+    """What all runs in each folder have cost, and of several folders the sum."""
+    found = {run.name: recorded_costs(run.folder, run.record).total for run in runs}
+    costs = {name: cost for name, cost in found.items() if cost.sentence()}
+    if len(runs) == 1:
+        return [f"Cost: {cost.sentence()}" for cost in costs.values()]
+    lines = [f"{name}: cost {cost.sentence()}" for name, cost in costs.items()]
+    return [*lines, f"All: cost {sum_of(costs.values()).sentence()}"] if len(costs) > 1 else lines
 
 
 def _print_table(rows: Sequence[tuple[RunFolder, ScoreRecord]], several: bool, console: Console) -> None:

@@ -13,6 +13,7 @@ from evalscope_evalflow.results.exporters.csv_exporter import FILE as SCORES
 from evalscope_evalflow.results.exporters.csv_exporter import CsvExporter
 from evalscope_evalflow.results.json_output import document
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
+from evalscope_evalflow.state.costs import read_costs, sum_of
 
 SUMMARY = "summary.json"
 
@@ -45,10 +46,15 @@ def summary(result: FlowResult) -> dict[str, Any]:
     Args:
         result: the results of every model.
     """
+    costs = {item.model.name: read_costs(item.folder) for item in result.models}
     payload = {
         "work_dir": result.task.work_dir.absolute(),
         "datasets": result.task.datasets,
-        "models": {item.model.name: _model(item, result.task.work_dir) for item in result.models},
+        "models": {
+            item.model.name: {**_model(item, result.task.work_dir), "cost": costs[item.model.name].as_record()}
+            for item in result.models
+        },
+        "cost": sum_of(cost.total for cost in costs.values()).as_record(),
         "skipped": result.skipped,
         "scores": SCORES,
     }

@@ -135,7 +135,8 @@ class EngineSession:
         facts = engine_facts(self.engine, deployment.server) if deployment.server is not None else {}
         answers = self.run.answers()
         note = self._note(facts) if answers else ""
-        about = str(deployment.log), list(deployment.argv), deployment.placement_facts, facts, answers, note
+        held = deployment.server.devices.names if deployment.server is not None and facts.get("gpus") else []
+        about = str(deployment.log), list(deployment.argv), deployment.placement_facts, facts, answers, note, held
         if deployment.reused:
             self.run.emit(EngineReused(name, facts.get("version"), deployment.reused, *about))
         else:

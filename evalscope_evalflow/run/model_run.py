@@ -44,6 +44,7 @@ from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
 from evalscope_evalflow.run.collect import collect, finished, with_samples
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.run.cost_meter import CostMeter
 from evalscope_evalflow.run.overlap import OverlapMeter
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.run.saved_identity import settle
@@ -91,6 +92,7 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
         entry = Registration(run.run_id, model=run.model.name, work_dir=run.folder.absolute())
         cleanup.callback(entry.close)
         cleanup.callback(entry.end_commands)  # those that a Ctrl-C came between
+        run.subscribe(CostMeter(run.record_folder, run.run_id))  # before the record, which reads what it has written
         run.subscribe(_record(run))
         run.subscribe(RegistrySubscriber(entry))
         run.subscribe(CellsSubscriber(run))

@@ -121,6 +121,11 @@ class DeviceWatch:
         """Names of the devices' products, one for each device; empty without a driver of NVIDIA."""
         return [device.name for device in self._before.values()]
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the devices, as CUDA_VISIBLE_DEVICES has them; empty without a driver of NVIDIA."""
+        return list(self._before)
+
     def poll(self) -> None:
         """Look again, while the engine lives."""
         for name, device in self._read()[0].items():

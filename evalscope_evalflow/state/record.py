@@ -33,6 +33,7 @@ from evalscope_evalflow.events.run_events import (
     WorkPlanned,
 )
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.state.costs import read_costs
 
 FOLDER = "evalflow"
 OURS = "evalscope-evalflow"
@@ -165,7 +166,7 @@ class Record:
                 return False
             data.pop("earlier_results", None)  # nothing of theirs is in the folder any more
         elif isinstance(event, RunFinished):
-            data.update(state=event.state.value, ended=_now())
+            data.update(state=event.state.value, ended=_now(), cost=read_costs(self.folder.parent).as_record())
             if event.error is not None:
                 data["error"] = event.error
             if event.results is not None:

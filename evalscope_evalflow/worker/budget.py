@@ -94,12 +94,13 @@ class Budget:
             return
 
         def ask(input: Any, *others: Any, **options: Any) -> Any:
+            dataset = self.dataset  # it may be another one when the reply comes
             judged = self._progress.is_judging  # one answer is judged ahead, while the model is asked
             with self._progress.request() if judged else nullcontext(lambda *tokens: None) as came:
                 output = generate(input, *others, **options)
                 tokens = _tokens(input, output)
                 with self._change:
-                    self._write({"kind": JUDGE_REPLY, "dataset": self.dataset, **tokens})
+                    self._write({"kind": JUDGE_REPLY, "dataset": dataset, **tokens})
                 came(tokens.get("input_tokens", 0), tokens.get("output_tokens", 0))
             return output
 

@@ -6,6 +6,7 @@
  *   device UUID TOTAL_MIB USED_MIB NAME...      a GPU; TOTAL_MIB "none": its memory is not known
  *   mig UUID TOTAL_MIB USED_MIB NAME...         an instance of the GPU before it, which MIG splits
  *   process UUID compute|graphics|mps PID MIB   MIB "none": not available
+ *   utilisation UUID PERCENT                    of time in which it computed; without it: not supported
  *   error FUNCTION UUID CODE                    what a function returns for a device ("*": for any)
  *
  * The structures and codes are those of nvml.h, version 12.
@@ -20,12 +21,13 @@
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, UNKNOWN = 999 };
 
-typedef struct { char uuid[96], name[96]; unsigned long long total, used; int index, is_mig, has_memory; } Unit;
+typedef struct { char uuid[96], name[96]; unsigned long long total, used; int index, is_mig, has_memory, percent; } Unit;
 typedef struct { char uuid[96], kind[16]; unsigned pid; unsigned long long used; } Listed;
 typedef struct { char function[64], uuid[96]; int code; } Fault;
 typedef struct { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; } ProcessInfo;
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } MemoryV2;
+typedef struct { unsigned gpu, memory; } Utilization;
 
 static Unit units[MAX];
 static Listed listed[MAX];
@@ -40,6 +42,8 @@ static int load(void) {
     const char *path = getenv("NVML_STATE");
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[512], total[32], used[32];
+    char uuid[96];
+    unsigned percent;
     int gpus = 0;
     if (!file) return UNKNOWN;
     unit_count = listed_count = fault_count = init_code = 0;
@@ -49,6 +53,11 @@ static int load(void) {
         Fault *fault = &faults[fault_count];
         int is_mig = !strncmp(line, "mig ", 4);
         if (sscanf(line, "init %d", &init_code) == 1) continue;
+        if (sscanf(line, "utilisation %95s %u", uuid, &percent) == 2) {
+            for (int i = 0; i < unit_count; i++)
+                if (!strcmp(units[i].uuid, uuid)) units[i].percent = (int)percent;
+            continue;
+        }
         if (sscanf(line, is_mig ? "mig %95s %31s %31s %95[^\n]" : "device %95s %31s %31s %95[^\n]",
                    unit->uuid, total, used, unit->name) == 4) {
             unit->is_mig = is_mig;
@@ -56,6 +65,7 @@ static int load(void) {
             unit->has_memory = amount(total) != NOT_AVAILABLE;
             unit->total = amount(total);
             unit->used = amount(used);
+            unit->percent = -1;
             unit_count++;
         } else if (sscanf(line, "process %95s %15s %u %31s", entry->uuid, entry->kind, &entry->pid, used) == 4) {
             entry->used = amount(used);
@@ -166,6 +176,15 @@ int nvmlDeviceGetMemoryInfo_v2(void *handle, MemoryV2 *memory) {
     if (code) return code;
     if (!unit->has_memory) return NOT_SUPPORTED;
     *memory = (MemoryV2){memory->version, unit->total, 0, unit->total - unit->used, unit->used};
+    return SUCCESS;
+}
+
+int nvmlDeviceGetUtilizationRates(void *handle, Utilization *utilization) {
+    Unit *unit;
+    int code = unit_of("nvmlDeviceGetUtilizationRates", handle, &unit);
+    if (code) return code;
+    if (unit->percent < 0) return NOT_SUPPORTED;
+    *utilization = (Utilization){(unsigned)unit->percent, 0};
     return SUCCESS;
 }
 

@@ -314,6 +314,7 @@ class VLMEvalKitWorker:
             was_open = bool(self.open)
             self.open.discard((dataset, row))
             if was_open and not self.open:
+                self.progress.report()  # while the engine is still held
                 self.channel.emit(AllAnswered())
 
     def _ask(self, func: Any, task: Any, key: Any) -> str:

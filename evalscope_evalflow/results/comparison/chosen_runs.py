@@ -91,7 +91,7 @@ def _baselines(found: Sequence[_Found], given: str | None) -> list[_Found]:
         return chosen
     names = list(dict.fromkeys(item.run.model for item in found))
     what = f"{given!r} is neither a model of these folders nor a folder"
-    raise ConfigError(Problem("--baseline", what, _among(given, names)))
+    raise ConfigError(Problem("--baseline", what, _near_folder(given) or _among(given, names)))
 
 
 def _baseline_of(item: _Found, baselines: Sequence[_Found]) -> _Found:
@@ -138,6 +138,16 @@ def _told_apart(item: _Found, same: Sequence[_Found]) -> str:
         if mine[-length:] not in others:
             return f"{os.path.join(*mine[-length:])}:{item.run.model}"
     return f"{item.run.folder}:{item.run.model}"
+
+
+def _near_folder(given: str) -> str:
+    """The folder that was probably meant by a path; empty where nothing is like it."""
+    parent, name = os.path.split(given.rstrip("/"))
+    if not parent or not os.path.isdir(parent):
+        return ""
+    folders = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+    found = nearest(name, folders)
+    return found.replace("'", f"'{parent}/", 1) if found else ""
 
 
 def _among(name: str, known: Sequence[str]) -> str:

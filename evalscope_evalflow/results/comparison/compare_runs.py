@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.95
 LEVEL = 0.05
+QUESTIONS = "questions or right answers"
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ def compare_cell(
     pairs, data = pair_cell(run, baseline, dataset, rules, differences)
     differences += data
     cell = _cell(run, baseline, dataset, pairs)
-    refused = "; ".join(_refusal(item) for item in differences if item.refuses) or _too_little(cell, rules.min_share)
+    refused = "; ".join(_refusal(item, len(pairs)) for item in differences if item.refuses) or _too_little(
+        cell, rules.min_share
+    )
     if refused:
         return replace(cell, verdict=Verdict.REFUSED, refused=refused), differences
     return _tested(cell, run.tables[dataset], baseline.tables[dataset], pairs), differences
@@ -185,7 +188,10 @@ def pair_cell(
     pairs = pair(table, base)
     other_prompt = any(item.kind is Kind.PROMPT for item in differences)
     if Kind.PROMPT in rules.allowed and (other_prompt or not len(pairs)):
-        return pair(table, base, by_number=True), []
+        other = Difference(
+            Kind.PROMPT, "wording of questions", "its own", "another", run.label, baseline.label, (dataset,), True
+        )
+        return pair(table, base, by_number=True), [] if other_prompt else [other]
     if other_prompt:
         return pairs, []  # every question is another one, and that has been said
     # A sample without a score may be known by another digest: it explains one that only the other side has scored.
@@ -195,8 +201,7 @@ def pair_cell(
         return pairs, []
     what = f"{only_base} that {run.label} lacks", f"{only_run} that {baseline.label} lacks"
     allowed = Kind.DATA in rules.allowed
-    other = Difference(Kind.DATA, "questions", *what, run.label, baseline.label, (dataset,), allowed)
-    return pairs, [other]
+    return pairs, [Difference(Kind.DATA, QUESTIONS, *what, run.label, baseline.label, (dataset,), allowed)]
 
 
 def _cell(run: LoadedRun, baseline: LoadedRun, dataset: str, pairs: Pairs) -> CellComparison:
@@ -232,13 +237,14 @@ def _too_little(cell: CellComparison, min_share: float) -> str:
     return f"{have}; less than {min_share:.0%} (--min_share {math.floor(cell.share * 100) / 100:g} takes them)"
 
 
-def _refusal(difference: Difference) -> str:
-    return (
-        f"{difference.kind.value}: {difference.name} is {difference.baseline} in {difference.baseline_run}, "
-        f"{difference.value} in {difference.run} (--allow {difference.kind.value})"
-        if difference.kind is not Kind.DATA
-        else f"data: {difference.baseline}, {difference.value} (--allow data)"
-    )
+def _refusal(difference: Difference, pairs: int) -> str:
+    """Why a difference keeps a cell from being compared, and the flag that allows it."""
+    was, now, allow = difference.baseline, difference.value, f"--allow {difference.kind.value}"
+    if difference.kind is Kind.DATA:
+        wording = "" if pairs else ", or --allow prompt if their wording alone differs"
+        return f"data: {QUESTIONS}: {was}, {now} ({allow}{wording})"
+    sides = f"{was} in {difference.baseline_run}, {now} in {difference.run}"
+    return f"{difference.kind.value}: {difference.name} is {sides} ({allow})"
 
 
 def _tested(cell: CellComparison, table: SampleTable, base: SampleTable, pairs: Pairs) -> CellComparison:

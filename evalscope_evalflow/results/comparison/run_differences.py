@@ -68,6 +68,8 @@ def setting_differences(run: Side, baseline: Side, dataset: str, allowed: Set[Ki
     if run.cell is None or baseline.cell is None:
         return
     for name, was, now in changed(_facts(baseline.cell), _facts(run.cell)):
+        if name == "dataset_args.local_path":
+            continue  # the same questions may lie elsewhere
         yield made(_kind(name), name.removeprefix("deploy."), was, now)
     if run.cell.verdicts is None or baseline.cell.verdicts is None:
         return  # nobody has written down how it was scored

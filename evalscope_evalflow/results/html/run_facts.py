@@ -10,6 +10,7 @@ from typing import Any
 from evalscope_evalflow.config import keys
 from evalscope_evalflow.results.html.page_data import RunFacts, Settings
 from evalscope_evalflow.results.run_folders import RunFolder
+from evalscope_evalflow.state.costs import recorded_costs
 
 _WORDS = {"load": "loading", "infer": "answering", "save": "saving", "release": "release", "judge": "judging"}
 
@@ -66,6 +67,11 @@ def _facts(label: str, run: RunFolder) -> Iterable[tuple[str, str]]:
     times = [str(record[key]) for key in ("started", "ended") if record.get(key)]
     if times:
         yield "Time", " to ".join(times)
+    cost = recorded_costs(run.folder, record)
+    if cost.total.sentence():
+        yield "Cost of all runs in this folder", cost.total.sentence()
+        for dataset, part in cost.cells.items() if len(cost.cells) > 1 else ():
+            yield f"Cost of {dataset}", part.sentence()
     if _is_number(record.get("engine_held_s")):
         yield "Engine held", f"{record['engine_held_s']:,.1f} s"
 

@@ -150,6 +150,8 @@ def test_evalscope_command(door: str, task: dict[str, Any], expected: dict[str, 
     done = run(BIN / "evalscope", "eval", "--eval-backend", "evalflow", *options, "--work-dir", task["work_dir"])
     assert done.returncode == 0, done.stderr
     assert "8/8" in done.stdout
+    assert "HTTP Request" not in done.stderr
+    assert len(done.stderr.splitlines()) < 10, "as quiet as `evalflow run`"
     assert scores(task["work_dir"]) == expected
 
 

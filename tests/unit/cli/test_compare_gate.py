@@ -9,7 +9,9 @@ import made_up_run
 import pytest
 
 from evalscope_evalflow.cli import main
+from evalscope_evalflow.cli.comparison_fields import COMPARE, GATE
 
+ENVELOPE = ("schema", "exit_code", "error")
 POLICY = "critical:\n  qa: {max_drop: 0.02}\n"
 
 
@@ -25,6 +27,12 @@ def runs(tmp_path_factory):
     made_up_run.run(top / "other", base, "base", "code")
     for name in ("first", "second"):
         made_up_run.run(top / "two" / name, base, name, "qa")
+    made_up_run.run(top / "newer", base, "tuned", "qa")
+    made_up_run.record(top / "newer", "tuned", schema=99)
+    (top / "empty").mkdir()
+    made_up_run.run(top / "torn", base, "tuned", "qa")
+    torn = top / "torn" / "reviews" / "tuned" / "qa_s.jsonl"
+    torn.write_bytes(torn.read_bytes()[:-200])
     made_up_run.run(top / "half", base[:20], "tuned", "qa")
     return top
 
@@ -77,6 +85,10 @@ def test_the_baseline_is_a_model_a_folder_or_a_model_in_a_folder(evalflow, line,
         ("compare monday --baseline bese", "Did you mean 'base'?"),
         ("compare monday --baseline tuesday:bese", "Did you mean 'base'?"),
         ("compare monday --baseline nowhere/x:base", "is neither a model of these folders nor a folder"),
+        ("compare monday --baseline tuesday/bace", "Did you mean 'tuesday/base'?"),
+        ("compare newer --baseline alone", "its record has schema 99"),
+        ("compare monday/base/reports", "is a part of a run folder"),
+        ("compare empty", "no run folder is in empty"),
         ("compare monday tuesday --baseline base", "Say which: monday:base, tuesday:base"),
         ("compare half --baseline two", "two holds several models, but none is named 'tuned'"),
         ("compare monday --models tunde", "Did you mean 'tuned'?"),
@@ -168,11 +180,49 @@ def test_markdown_csv_and_json_hold_the_same(evalflow, tmp_path):
     assert target.read_text() == markdown
 
 
+def test_a_torn_row_is_left_out_and_counted(evalflow):
+    code, out, _ = evalflow("compare torn --baseline alone")
+    assert code == 0
+    assert "over 39 of 40 samples, 97.5% (1 not scored in tuned)" in out
+    code, _, err = evalflow("compare torn --baseline alone --min_share 1")
+    assert code == 2
+    assert "39 of 40 samples have a score in both" in err
+
+
+def test_html_is_one_page(evalflow, tmp_path):
+    target = tmp_path / "comparison.html"
+    assert evalflow(f"compare monday --format html --output {target}")[0] == 0
+    text = target.read_text()
+    assert text.startswith("<!doctype html>") or text.startswith("<!DOCTYPE html>")
+    assert "0 won, 6 lost" in text
+
+
 def test_some_refused_cells_make_3(evalflow, runs):
     code, out, _ = evalflow("compare half monday --baseline monday:base")
     assert code == 3
     assert "not compared: 20 of 40 samples have a score in both" in out
     assert evalflow("compare half --baseline alone --min-share 0.5")[0] == 0
+
+
+def fields(tree, known, here=""):
+    """The fields of a document, as deep as the reference knows them."""
+    if here in known or not isinstance(tree, (dict, list)):
+        return {here}
+    if isinstance(tree, list):
+        return {path for item in tree for path in fields(item, known, f"{here}[]")}
+    return {path for key, item in tree.items() for path in fields(item, known, f"{here}.{key}".lstrip("."))}
+
+
+def test_every_field_of_the_documents_is_in_the_reference(evalflow, runs):
+    (runs / "gate.yaml").write_text(POLICY)
+    for line, known in (
+        ("compare monday half --baseline base --samples", COMPARE),
+        ("gate monday/tuned --baseline monday/base --policy gate.yaml", GATE),
+    ):
+        document = json.loads(evalflow(f"{line} --json")[1])
+        have = fields({key: item for key, item in document.items() if key not in ENVELOPE}, known)
+        empty = {name for name in known if name.startswith(("missing[]", "differences[]")) or "remarks[]" in name}
+        assert have | empty == set(known)
 
 
 # --- the gate ---

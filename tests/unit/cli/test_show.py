@@ -8,6 +8,7 @@ import made_up_run as made
 import pytest
 
 from evalscope_evalflow.cli import main
+from evalscope_evalflow.state.costs import Cost, ModelCost
 
 
 @pytest.fixture
@@ -112,6 +113,19 @@ def test_json(sweep, capsys):
     assert found["runs"][0]["scores"][0]["interval"] == [0.3, 0.95]
     assert {row["run"] for row in found["samples"]} == {"a", "b"}
     assert (found["samples_matching"], found["samples_in_all"]) == (4, 8)
+
+
+def test_what_it_cost(sweep, capsys):
+    cost = Cost(input_tokens=45, output_tokens=41, held_s=100.0, loading_s=30.0, answering_s=70.0, gpu_s=200.0)
+    for name in ("a", "b"):
+        made.record(sweep / name, name, cost=ModelCost(cost, {"d": cost}).as_record(), results={})
+    said = "45 tokens in, 41 out; 200 GPU-seconds (30% loading, 70% answering, 0% idle)"
+    assert f"Cost: {said}" in show(capsys, sweep / "a", columns=120)
+    text = show(capsys, sweep, columns=120)
+    assert f"b: cost {said}" in text
+    assert "All: cost 90 tokens in, 82 out; 400 GPU-seconds" in text
+    found = json.loads(show(capsys, sweep, "--json", columns=9999))["runs"][0]["cost"]
+    assert (found["gpu_s"], found["cells"]["d"]["output_tokens"]) == (200.0, 41)
 
 
 def test_into_a_file(sweep, tmp_path, capsys):

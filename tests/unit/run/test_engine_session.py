@@ -30,7 +30,13 @@ def start(tmp_path, monkeypatch):
         run.subscribe(SimpleNamespace(on_event=events.append))
         session = engine_session.EngineSession(run, load_engine("lmdeploy"), None, events.append)
         session.deployment = SimpleNamespace(
-            start=lambda: None, server=object(), log="engine.log", argv=["x"], placement_facts={}, reused=None, notes=[]
+            start=lambda: None,
+            server=SimpleNamespace(devices=SimpleNamespace(names=["0"])),
+            log="engine.log",
+            argv=["x"],
+            placement_facts={},
+            reused=None,
+            notes=[],
         )
         session.start()
         return run.folder, events

@@ -116,7 +116,8 @@ def test_other_data_is_refused_and_allowed_by_name():
     for row in new[:3]:
         row["question"] += " mended"
     cell = one(base, new)
-    assert cell.refused == "data: 3 that new lacks, 3 that base lacks (--allow data)"
+    words = "data: questions or right answers: 3 that new lacks, 3 that base lacks (--allow data)"
+    assert cell.refused == words
     assert one(base, new, Rules(allowed=frozenset({Kind.DATA}))).pairs == 97
 
 
@@ -128,6 +129,19 @@ def test_a_failed_sample_is_no_other_data():
     cell = one(base, new)
     assert not cell.refused
     assert (cell.pairs, cell.expected) == (98, 100)
+
+
+def test_questions_in_other_words_can_be_paired_by_number_with_that_in_the_output():
+    """As another version of EvalScope words its prompts: no setting tells."""
+    scores = coins(40, 0.5)
+    new = rows(scores)
+    for row in new:
+        row["question"] += " in other words"
+    assert "--allow prompt if their wording alone differs" in one(rows(scores), new).refused
+    rules = Rules(allowed=frozenset({Kind.PROMPT}))
+    comparison = compare([loaded("base", rows(scores)), loaded("new", new, "base")], rules)
+    assert comparison.cells[0].pairs == 40
+    assert [(item.name, item.allowed) for item in comparison.differences] == [("wording of questions", True)]
 
 
 def facts(**predictions):
