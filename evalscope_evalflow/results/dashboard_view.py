@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def serve(top: Path, runs: Sequence[RunFolder], port: int = PORT) -> None:
         raise ConfigError(
             Problem("--browser", "EvalScope's service is not installed", "pip install 'evalscope[service]'")
         )
-    from evalscope.service import run_service
-
     with dashboard_view(top, runs) as view:
-        run_service(host=LOOPBACK, port=port, outputs=str(view))
+        service = ["service", "--host", LOOPBACK, "--port", str(port), "--outputs", str(view)]
+        with suppress(KeyboardInterrupt):  # that is how one ends it
+            subprocess.run([sys.executable, "-m", "evalscope.cli.cli", *service], check=False)

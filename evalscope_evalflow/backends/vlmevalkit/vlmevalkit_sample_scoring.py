@@ -10,14 +10,14 @@ from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_samples_files
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
 
 
-def keep_samples(files: Files, data: Any, answers: Mapping[str, str], load: Callable[[str], Any]) -> None:
+def keep_samples(files: Files, data: Any, answers: Mapping[str, str], load: Callable[[str], Any] | None) -> None:
     """Write down what became of each sample. No score depends on it, so a table of another form ends nothing.
 
     Args:
         files: the dataset's files.
         data: its samples as a DataFrame.
         answers: what was answered, by index as text.
-        load: VLMEvalKit's own.
+        load: VLMEvalKit's own; None: nothing is scored yet, and tables that are there are on other answers.
     """
     try:
         vlmevalkit_samples_files.write(files, data, answers, load, _row_check(files.dataset))

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from evalscope_evalflow.backends.missing_verdicts import MissingVerdict, reasons
 from evalscope_evalflow.backends.native.native_results import metrics_of, read_json
@@ -13,6 +14,7 @@ from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED, UNSCORE
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_samples_files
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED as NO_ANSWER
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files, datasets_in
+from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.worker.kept_reports import present_path
 
@@ -107,7 +109,12 @@ def _from_tables(files: Files) -> Iterator[dict[str, Any]]:
         try:
             data = files.with_texts(load(str(files.predictions)))
             scores = vlmevalkit_samples_files.scored_rows(files, load)
-        except (OSError, ValueError, KeyError):  # torn by a kill, or of another form
+        except ImportError as error:
+            what = (
+                f"{error.name} is not installed, by which samples of this older run are read from {files.predictions}"
+            )
+            raise ConfigError(Problem("samples", what, f"pip install {error.name}")) from error
+        except (OSError, ValueError, KeyError, BadZipFile):  # torn by a kill, or of another form
             data, scores = None, {}
         groups = {} if data is None else vlmevalkit_samples_files.sample_groups(files.dataset, data)
         for _, row in data.iterrows() if data is not None else ():

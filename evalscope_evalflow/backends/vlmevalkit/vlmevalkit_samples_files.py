@@ -51,7 +51,7 @@ def write(
     files: Files,
     data: Any,
     answers: Mapping[str, str],
-    load: Callable[[str], Any],
+    load: Callable[[str], Any] | None,
     check: Callable[[Any], bool] | None = None,
 ) -> None:
     """Write what became of each sample.
@@ -60,10 +60,10 @@ def write(
         files: the dataset's files.
         data: its samples as a DataFrame.
         answers: what was answered, by index as text.
-        load: reads one of VLMEvalKit's Excel files as a DataFrame.
+        load: reads one of VLMEvalKit's Excel files as a DataFrame; None: nothing is scored yet.
         check: whether a line of a table with `res` is right, where VLMEvalKit writes down no score.
     """
-    scores = scored_rows(files, load, check)
+    scores = {} if load is None else scored_rows(files, load, check)
     groups, rows = sample_groups(files.dataset, data), files.rows()
     variants: dict[str, list[str]] = {}
     for index, group in groups.items():

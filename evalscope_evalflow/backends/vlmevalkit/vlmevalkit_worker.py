@@ -50,7 +50,6 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import (
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sample_scoring import keep_samples
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_samples_files import forget
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile
@@ -145,7 +144,6 @@ class VLMEvalKitWorker:
             rows = self.answers[dataset].to_ask()
             if rows:
                 check_same_version(self.files[dataset], importlib.metadata.version("ms-vlmeval"))
-                forget(self.files[dataset])
                 left.append(dataset)
                 self.open.update((dataset, row) for row in rows)
             else:
@@ -164,7 +162,6 @@ class VLMEvalKitWorker:
         left = []
         for dataset in self.settings["datasets"]:
             self.files[dataset].report.unlink(missing_ok=True)  # it stands on what is about to change
-            forget(self.files[dataset])
             bring_in_line(self.answers[dataset], self.kinds, self.channel)
             self.files[dataset].bring_back_verdicts((self.settings.get("judges") or {}).get(dataset, "unknown"))
             if not self.files[dataset].predictions.exists():
@@ -230,10 +227,13 @@ class VLMEvalKitWorker:
         seam(wemath, "evaluate_update_main_results_df")
         correct_wemath(wemath)
 
+    def _import_ahead(self) -> None:
+        import_ahead(openai_client)
+
     def _model_api(self) -> Api:
         if self.api is None:
             ready = self.budget.has_room  # else no request is sent, and the model not waited for
-            url = self.channel.wait_for_model(lambda: import_ahead(openai_client)) if ready else NOWHERE
+            url = self.channel.wait_for_model(self._import_ahead) if ready else NOWHERE
             settings = {**MODEL_PATIENCE, **(self.settings.get("generation_config") or {})}
             settings.pop("batch_size", None)
             model_args = client_args(resolve(self.settings.get("model_args")))
@@ -272,6 +272,7 @@ class VLMEvalKitWorker:
                 raise
             finally:
                 self.progress.end()
+            keep_samples(self.now.files, self.now.chosen(), self.now.texts(), None)
             self._note_answers(dataset)
             return result
 
@@ -364,9 +365,7 @@ class VLMEvalKitWorker:
         self.reached.add(dataset)
         self.budget.dataset = dataset
         files = self.files[dataset]
-        data = self.data[dataset].data
-        rows = self.answers[dataset].rows
-        data = data[data["index"].astype(str).isin(set(rows))]
+        data, rows = self.answers[dataset].chosen(), self.answers[dataset].rows
         answered = self.answers[dataset].answered()
         try:
             outcome = self.judging.evaluate(stock, files, data, answered, **options)
@@ -388,10 +387,10 @@ class VLMEvalKitWorker:
             judged=None if judge is None else len(outcome.scored) + len(outcome.left_out), fallbacks=outcome.fallbacks,
             examples=outcome.examples, judge=judge, error=None, stamp=files.stamp(),
         )  # fmt: skip
+        keep_samples(files, data, self.answers[dataset].texts(), self.load)
         if outcome.result is None:
             files.write(error="no score: no sample has a verdict")
             return
-        keep_samples(files, data, self.answers[dataset].texts(), self.load)
         rows = data[data["index"].astype(str).isin(set(outcome.scored))]
         found = figures(dataset, outcome.result, rows)
         write(
