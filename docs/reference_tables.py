@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 
 from evalscope_evalflow.cli.command_line import COMMANDS
 from evalscope_evalflow.cli.flags import FLAGS
-from evalscope_evalflow.config.flag_hints import FLAG_PLACES
+from evalscope_evalflow.cli.json_documents import ENVELOPE, FIELDS
+from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig, Section
-from evalscope_evalflow.config.setting_effects import MEANINGS, TABLE, effect_of
+from evalscope_evalflow.config.setting_effects import MEANINGS, TABLE, Effect, effect_of
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import ExitCode
@@ -90,8 +92,8 @@ def effects_flags() -> str:
     rows = []
     for flag in FLAGS:
         places = FLAG_PLACES.get(flag.name, (f"evalflow.{flag.name}",))
-        effect = effect_of(places[0])
-        stands_for = ", ".join(f"`{place}`" for place in places)
+        effect = Effect.NEITHER if flag.name in COMMAND_ONLY else effect_of(places[0])
+        stands_for = "" if flag.name in COMMAND_ONLY else ", ".join(f"`{place}`" for place in places)
         rows.append((f"`--{flag.name}`", stands_for, effect.value))
     return _table(("flag", "stands for", "changes"), rows)
 
@@ -112,6 +114,11 @@ def effects() -> str:
     return _table(("changes", "meaning"), [(f"{effect.value}", text) for effect, text in MEANINGS.items()])
 
 
+def json_fields(fields: dict[str, str]) -> str:
+    """The fields of a document that `--json` prints."""
+    return _table(("field", "meaning"), [(f"`{path}`", text) for path, text in fields.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "flags": flags,
     "section-keys": section_keys,
@@ -125,6 +132,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "effects-section": effects_section,
     "effects-flags": effects_flags,
     "effects-engines": effects_engines,
+    "json-envelope": lambda: json_fields(ENVELOPE),
+    **{f"json-{command}": partial(json_fields, fields) for command, fields in FIELDS.items()},
 }
 
 

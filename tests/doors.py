@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from evalscope_evalflow.results.exporters.csv_exporter import FILE, CsvExporter
+from evalscope_evalflow.results.exporters.exported_results import of_result
 from evalscope_evalflow.results.outcome import FlowResult
 from evalscope_evalflow.results.tables import show_table
 
@@ -52,7 +53,7 @@ def dashboard(folder: Path) -> Scores:
 def csv_file(result: FlowResult) -> Scores:
     """The headline scores that the exporter `csv` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        CsvExporter().export(result, Path(folder))
+        CsvExporter().export(of_result(result), Path(folder))
         with (Path(folder) / FILE).open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["headline"] == "true"]
     return {row["dataset"]: float(row["score"]) if row["score"] else None for row in rows}

@@ -9,10 +9,11 @@ from importlib import import_module
 
 from evalscope_evalflow.cli.flags import normalise
 from evalscope_evalflow.cli.hide_keys import hide_keys
-from evalscope_evalflow.cli.parser import Parser
+from evalscope_evalflow.cli.parser import Parser, WrongArguments
 from evalscope_evalflow.display.output_streams import steady_output
 from evalscope_evalflow.errors import RESUME, ConfigError, EvalFlowError, ExitCode, Problem, nearest
 from evalscope_evalflow.processes.signals import interruptible
+from evalscope_evalflow.results.json_output import alone, print_error
 
 COMMANDS: dict[str, str] = {
     "run": "run a task from a YAML or JSON file",
@@ -43,17 +44,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         if argv is not None:
-            return int(_dispatch(list(argv)))
+            return _with_output(list(argv))
         steady_output()
         with interruptible():
             hide_keys()
-            return int(_dispatch(sys.argv[1:]))
+            return _with_output(sys.argv[1:])
     except EvalFlowError as error:
         sys.stderr.write(f"evalflow: {error}\n")
         return int(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write(f"evalflow: interrupted; {RESUME}\n")
         return int(ExitCode.INTERRUPTED)
+
+
+def _with_output(argv: list[str]) -> int:
+    """Run the command; with `--json`, standard output holds one document and nothing else, also where it fails."""
+    if "--json" not in argv or not {"-h", "--help", "--version"}.isdisjoint(argv):
+        return int(_dispatch(argv))
+    name = argv[0] if argv[0] in COMMANDS else "run" if argv[0].startswith("-") else "error"
+    if name == "run" and not {"--dry_run", "--dry-run"}.isdisjoint(argv):
+        name = "check"
+    with alone(name):
+        try:
+            return int(_dispatch(argv))
+        except WrongArguments as wrong:
+            print_error(name, ConfigError(wrong.problem), ExitCode.BAD_CONFIG)
+            raise
 
 
 def _dispatch(argv: list[str]) -> int:

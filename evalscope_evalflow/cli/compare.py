@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
+from evalscope_evalflow.results.json_output import print_text
 
 if TYPE_CHECKING:
     from evalscope_evalflow.results.comparison.compare_runs import LoadedRun, Rules
@@ -139,6 +139,10 @@ def rendered(comparison: Comparison, runs: Sequence[LoadedRun], kind: str, code:
     """
     from evalscope_evalflow.results.comparison import comparison_files
 
+    if kind == "html":
+        from evalscope_evalflow.results.html.report import comparison_html
+
+        return comparison_html(comparison)
     if kind == "json":
         return as_json("compare", comparison_files.as_payload(comparison), code)
     if kind == "html":
@@ -171,7 +175,7 @@ def write(text: str, path: str | None, *, append: bool = False) -> None:
         ConfigError: the file cannot be written.
     """
     if path is None:
-        sys.stdout.write(text)
+        print_text(text)
         return
     try:
         with Path(path).open("a" if append else "w", encoding="utf-8", errors="backslashreplace", newline="") as file:

@@ -25,12 +25,15 @@ from rich.markup import escape
 
 from evalscope_evalflow import __version__
 from evalscope_evalflow.backends import known_backends, load_backend
+from evalscope_evalflow.cli.json_documents import doctor_document
+from evalscope_evalflow.cli.parser import add_json
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.devices.nvml import Device, devices
 from evalscope_evalflow.engines import known_engines, load_engine
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 from evalscope_evalflow.processes import cleanup, registry
+from evalscope_evalflow.results.json_output import print_document
 
 GOOD, NOTE, BAD = "ok", "note", "bad"
 MARKS = {GOOD: "[green]✓[/green]", NOTE: "[yellow]–[/yellow]", BAD: "[red]✗[/red]"}
@@ -65,11 +68,17 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
     parser.add_argument("--env", metavar="PREFIX", help="also look for engines in this environment")
 
 
 def main(args: argparse.Namespace) -> int:
     """Print what was found; the exit code says whether all that is needed is there."""
+    if args.json:
+        findings = list(examine(args.env))
+        code = ExitCode.FAILED if any(finding.state == BAD for finding in findings) else ExitCode.COMPLETE
+        print_document("doctor", doctor_document(findings), code)
+        return code
     return ExitCode.COMPLETE if show_findings(args.env) else ExitCode.FAILED
 
 

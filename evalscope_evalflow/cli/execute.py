@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from evalscope_evalflow.cli.json_documents import check_document, run_document
 from evalscope_evalflow.errors import ExitCode
+from evalscope_evalflow.results.json_output import print_document
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config.task import Task
 
 
 def task_from_file(path: str, work_dir: str | None) -> dict[str, Any]:
@@ -24,13 +29,14 @@ def task_from_file(path: str, work_dir: str | None) -> dict[str, Any]:
     return {**data, "work_dir": work_dir} if work_dir else data
 
 
-def execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
+def execute(data: dict[str, Any], *, verbose: bool, check: bool, as_json: bool = False) -> int:
     """Run a task and print its results, or print its plan.
 
     Args:
         data: the task, as a YAML file holds it.
         verbose: whether to show what EvalScope prints.
         check: only check the task and print its plan.
+        as_json: print one JSON document instead.
 
     Returns:
         The exit code.
@@ -42,15 +48,25 @@ def execute(data: dict[str, Any], *, verbose: bool, check: bool) -> int:
 
     task = Task.parse(data).without_keep_alive()
     if check or task.flow.dry_run or data.get("dry_run"):
-        from evalscope_evalflow.sweep.show_plan import show_plan
-
-        show_plan(task)
-        return ExitCode.COMPLETE
+        return _check(task, as_json)
     from evalscope_evalflow import sweep
     from evalscope_evalflow.display.reporter import Reporter
     from evalscope_evalflow.results.tables import show_table, where_to_look
 
     result = sweep.run(task, Reporter(forward=verbose or task.flow.verbose))
+    if as_json:
+        print_document("run", run_document(result), result.exit_code)
+        return result.exit_code
     show_table(result.rows())
     sys.stdout.write(where_to_look(task) + "\n")
     return result.exit_code
+
+
+def _check(task: Task, as_json: bool) -> int:
+    from evalscope_evalflow.sweep import show_plan
+
+    if as_json:
+        print_document("check", check_document(show_plan.check(task)))
+    else:
+        show_plan.show_plan(task)
+    return ExitCode.COMPLETE

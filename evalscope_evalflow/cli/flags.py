@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalscope_evalflow.cli.export_flag import HELP, export_choice
 from evalscope_evalflow.config import REMOTE
 from evalscope_evalflow.config import patterns as globs
 from evalscope_evalflow.config.catalog import DEFAULT_VLM_DATASETS
@@ -194,7 +195,9 @@ FLAGS: tuple[Flag, ...] = (
         kind=json_object,
         target="evalflow.deploy.env_vars",
     ),
+    Flag("export", HELP, "none", kind=export_choice, several=True, target="evalflow.exporters"),
     Flag("dry_run", "check and print the plan; start nothing", kind="flag"),
+    Flag("json", "print one JSON document on standard output, and no table", kind="flag"),
     Flag("verbose", "show what EvalScope prints", kind="flag"),
 )
 DEFAULT_MAX_MODEL_LEN = 32768

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import NoReturn
 
-from evalscope_evalflow.errors import ExitCode, nearest
+from evalscope_evalflow.errors import ExitCode, Problem, nearest
+
+
+class WrongArguments(SystemExit):
+    """The command line cannot be understood; that has been said on standard error.
+
+    Attributes:
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(int(ExitCode.BAD_CONFIG))
+        self.problem = problem
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,8 +31,12 @@ class Parser(argparse.ArgumentParser):
             # Names alone: the value of a flag that is not ours may be a key.
             words = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("-")]
             message = "unknown flag " + ", ".join(words) if words else "some words belong to no flag"
-            hint = "\n    " + nearest(words[0], known) if words and nearest(words[0], known) else ""
-        self.exit(ExitCode.BAD_CONFIG, f"{self.prog}: {message}{hint}\n    All flags: {self.prog} --help\n")
+            hint = nearest(words[0], known) if words else ""
+        todo = f"All flags: {self.prog} --help"
+        self._print_message(
+            f"{self.prog}: {message}" + (f"\n    {hint}" if hint else "") + f"\n    {todo}\n", sys.stderr
+        )
+        raise WrongArguments(Problem(self.prog, message, f"{hint} {todo}".strip()))
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
@@ -32,3 +49,8 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 def add_verbose(parser: argparse.ArgumentParser) -> None:
     """`--verbose`."""
     parser.add_argument("--verbose", action="store_true", help="show what EvalScope prints")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, and no table")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 
 from evalscope_evalflow.cli.execute import execute, task_from_file
-from evalscope_evalflow.cli.parser import add_file
+from evalscope_evalflow.cli.export_flag import add_export, with_exporters
+from evalscope_evalflow.cli.parser import add_file, add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
+    add_export(parser)
+    add_json(parser)
     parser.add_argument("--dry_run", action="store_true", help="check the task and print its plan; start nothing")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the task in a file."""
-    return execute(task_from_file(args.file, args.work_dir), verbose=args.verbose, check=args.dry_run)
+    task = with_exporters(task_from_file(args.file, args.work_dir), args.export)
+    return execute(task, verbose=args.verbose, check=args.dry_run, as_json=args.json)

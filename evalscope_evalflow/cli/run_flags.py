@@ -24,7 +24,7 @@ def run_flags(argv: list[str], commands: Mapping[str, str]) -> int:
         parser.print_help()
         return ExitCode.BAD_CONFIG
     args = parser.parse_args(normalise(argv))
-    return execute(mapping_from_flags(args), verbose=args.verbose, check=args.dry_run)
+    return execute(mapping_from_flags(args), verbose=args.verbose, check=args.dry_run, as_json=args.json)
 
 
 def _parser(commands: Mapping[str, str]) -> Parser:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from evalscope_evalflow.cli.export_flag import add_export, export_finished
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--browser", action="store_true", help="show all of it in EvalScope's dashboard, until Ctrl-C")
     parser.add_argument("--port", type=int, default=9000, help="of the dashboard, on 127.0.0.1; default: 9000")
     parser.add_argument("--output", metavar="FILE", help="write to a file")
+    add_export(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -62,6 +64,8 @@ def main(args: argparse.Namespace) -> int:
 
         serve(Path(args.folder).expanduser(), runs, args.port)
         return ExitCode.COMPLETE
+    if args.export:
+        return export_finished(Path(args.folder).expanduser(), runs, args.datasets, args.export)
     kind = "json" if args.json else args.format
     if kind == "html":
         _write(_html(runs, args), args.output)
@@ -139,7 +143,8 @@ def _run(run: RunFolder, datasets: Sequence[str] | None) -> dict[str, Any]:
 def _html(runs: Sequence[RunFolder], args: argparse.Namespace) -> str:
     from evalscope_evalflow.results.html.report import report_html
 
-    page: str = report_html(runs, datasets=args.datasets)
+    most = {"most_samples": args.n} if args.n else {}
+    page: str = report_html(runs, datasets=args.datasets, **most)
     return page
 
 

@@ -34,6 +34,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "eval_port": ("evalflow.deploy.port",),
     "eval_temperature": ("generation_config.temperature",),
     "eval_template": ("evalflow.deploy.chat_template",),
+    "export": ("evalflow.exporters",),
     "extra_args": ("evalflow.deploy.extra_args",),
     "judge_api_key": ("judge.models[].api_key",),
     "judge_api_url": ("judge.models[].api_url",),
@@ -44,6 +45,8 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "vlmevalkit_mode": ("evalflow.mode",),
     "work_dir": ("work_dir",),
 }
+# Flags of the command alone: they say nothing about the task.
+COMMAND_ONLY = ("json",)
 
 
 def flag_hint(name: str) -> tuple[str, str] | None:
@@ -52,6 +55,8 @@ def flag_hint(name: str) -> tuple[str, str] | None:
     Args:
         name: the key, with underscores.
     """
+    if name in COMMAND_ONLY:
+        return f"is a flag of the command (--{name}), not a key of the section", "Remove it here."
     places = FLAG_PLACES.get(name)
     if places is None:
         return None
@@ -73,7 +78,9 @@ def misplaced(data: Mapping[Any, Any], section_keys: Collection[str]) -> Iterato
     for key in data:
         name = str(key).replace("-", "_")
         places = FLAG_PLACES.get(name, ())
-        if name in section_keys and name != "dry_run":
+        if name in COMMAND_ONLY:
+            yield Problem(str(key), f"is a flag of the command (--{name}), not a key of a task", "Remove it here.")
+        elif name in section_keys and name != "dry_run":
             yield Problem(str(key), "is a key of the section", f"Write it in `{SECTION}`: {SECTION}: {{{name}: …}}.")
         elif places and places != (name,) and name != "eval_backend":
             forms = [f"`{_as_yaml(place)}`" for place in places]

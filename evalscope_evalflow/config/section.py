@@ -300,8 +300,8 @@ class FlowConfig(Section):
     )
     exporters: list[PluginChoice] = Field(
         default_factory=list,
-        description="what is written into work_dir at the end, beside the reports: csv: scores.csv; or a plug-in; with "
-        "options: [{name: NAME, …}]",
+        description="how results are exported at the end, beside the reports: csv, jsonl, parquet, mlflow, wandb, or a "
+        "plug-in; with options: [{name: NAME, …}]",
     )
     verify_md5: bool = Field(True, description="take only the published files under the names of VLMEvalKit's datasets")
     verbose: bool = Field(False, description="show what EvalScope prints; it is in worker.log all the same")

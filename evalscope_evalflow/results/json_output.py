@@ -127,9 +127,14 @@ def _moved_descriptor() -> Iterator[TextIO]:
 
 def _write(found: dict[str, Any]) -> None:
     """Print a document: ASCII alone, so that no encoding breaks it."""
+    print_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print on standard output a text that is a document already, also from within `alone`."""
     state = _alone[-1] if _alone else None
     stream = state.stream if state else sys.stdout
-    stream.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    stream.write(text)
     stream.flush()
     if state:
         state.written = True

@@ -56,7 +56,7 @@ class Results:
         """
         import pandas as pd
 
-        frame = pd.DataFrame(list(self._rows()), columns=list(SCORE_COLUMNS))
+        frame = pd.DataFrame(list(self.rows()), columns=list(SCORE_COLUMNS))
         counts = ("requested", "answered", "scored", "failed", "judged", "fallbacks", "cut_off", "empty", "n_groups")
         types: dict[str, Any] = dict.fromkeys(counts, "Int64")
         types |= dict.fromkeys(("headline", "complete"), "bool") | {"few_groups": "boolean"}
@@ -78,7 +78,8 @@ class Results:
         """
         return sample_cache.read_all(self.runs, columns)
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of `scores` as plain values, without pandas; a value that is not there is None, or left out."""
         for run in self.runs:
             missing = {name: item.value for name, item in run.scores.items() if _lacks_interval(item)}
             computed = _intervals(run, missing) if missing else {}

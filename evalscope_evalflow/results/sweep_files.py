@@ -28,7 +28,7 @@ def write_sweep_files(result: FlowResult, warn: Callable[[str], None]) -> list[P
     Returns:
         The files that were written.
     """
-    written = export(result, [CsvExporter()], warn)
+    written = export(result, [CsvExporter(CsvExporter.Options(samples=False))], warn)
     path = result.task.work_dir / SUMMARY
     new = path.with_name(f".{SUMMARY}.new")
     try:

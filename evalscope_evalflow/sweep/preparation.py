@@ -9,7 +9,7 @@ from evalscope_evalflow.config.plugin_options import PluginOptions
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.errors import ConfigError, Problem
-from evalscope_evalflow.results.exporters import Exporter, load_exporter
+from evalscope_evalflow.results.exporters import Exporter, load_exporters
 from evalscope_evalflow.run.preflight import preflight
 from evalscope_evalflow.run.resume import Survey
 from evalscope_evalflow.sweep.executors import Executor, load_executor
@@ -60,12 +60,11 @@ def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
         executor = load_executor(task.flow.executor)
     except ConfigError as error:
         problems += error.problems
-    exporters = []
-    for number, choice in enumerate(task.flow.exporters):
-        try:
-            exporters.append(load_exporter(choice, f"evalflow.exporters.{number}"))
-        except ConfigError as error:
-            problems += error.problems
+    exporters: list[Exporter] = []
+    try:
+        exporters = load_exporters(task.flow.exporters)
+    except ConfigError as error:
+        problems += error.problems
     survey = Survey(task)
     here = executor is None or executor[0].on_this_machine
     try:

@@ -49,7 +49,7 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         result = FlowResult(task, _run_all(jobs, prepared, reporter), prepared.skipped)
     if task.multi_model:
         write_sweep_files(result, reporter.warn)
-    export(result, prepared.exporters, reporter.warn)
+    export(result, prepared.exporters, reporter.warn, reporter.log)
     _raise_if_nothing_finished(result)
     return result
 

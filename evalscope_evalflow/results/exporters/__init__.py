@@ -10,21 +10,23 @@ from pathlib import Path
 
 from evalscope_evalflow.config import PluginChoice
 from evalscope_evalflow.config.plugin_options import PluginOptions, load_with_options
-from evalscope_evalflow.errors import EvalFlowError
+from evalscope_evalflow.errors import ConfigError, EvalFlowError, Problem
 from evalscope_evalflow.results.exporters.base import INTERFACE_VERSION, Exporter
+from evalscope_evalflow.results.exporters.exported_results import ExportedResults, of_result
 from evalscope_evalflow.results.outcome import FlowResult
-from evalscope_evalflow.results.score_rows import ScoreRow, score_rows
+from evalscope_evalflow.results.score_rows import ScoreRow
 
 __all__ = [
     "GROUP",
     "INTERFACE_VERSION",
+    "ExportedResults",
     "Exporter",
-    "FlowResult",
     "PluginOptions",
+    "Problem",
     "ScoreRow",
     "export",
     "load_exporter",
-    "score_rows",
+    "load_exporters",
 ]
 
 GROUP = "evalflow.exporters"
@@ -38,46 +40,79 @@ def load_exporter(choice: PluginChoice, where: str = "evalflow.exporters") -> Ex
         where: the setting that chooses it, for messages.
 
     Raises:
-        ConfigError: there is none of this name, its package is broken or of another version, or an option is wrong.
+        ConfigError: there is none of this name, its package is broken or of another version, an option is wrong, or
+            it lacks something, such as a library.
     """
     kind, options = load_with_options(GROUP, choice, what="exporter", where=where, interface_version=INTERFACE_VERSION)
     found: Exporter = kind(options)
+    if problems := list(found.check(where)):
+        raise ConfigError(*problems)
     return found
 
 
-def export(result: FlowResult, exporters: Sequence[Exporter], warn: Callable[[str], None]) -> list[Path]:
-    """Export a run's results into its `work_dir`; an exporter that fails is reported and harms nothing else.
+def load_exporters(choices: Sequence[PluginChoice], where: str = "evalflow.exporters") -> list[Exporter]:
+    """The exporters that the section chooses.
+
+    Raises:
+        ConfigError: with the problems of all of them.
+    """
+    found: list[Exporter] = []
+    problems: list[Problem] = []
+    for number, choice in enumerate(choices):
+        try:
+            found.append(load_exporter(choice, f"{where}.{number}"))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+def export(
+    result: FlowResult | ExportedResults,
+    exporters: Sequence[Exporter],
+    warn: Callable[[str], None],
+    log: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
+    """Export results into their `work_dir`; an exporter that fails is reported and harms nothing else.
 
     Args:
-        result: the results of every model.
+        result: the results of every model, or those of finished folders.
         exporters: what exports them.
         warn: is called with a line for each exporter that failed.
+        log: is called with a line for each other one: where its results are.
 
     Returns:
         The files that were written.
     """
     written: list[Path] = []
+    if not exporters:
+        return written
+    exported = result if isinstance(result, ExportedResults) else of_result(result)
     for exporter in exporters:
         try:
-            written += _export(result, exporter)
+            files, where = _export(exported, exporter)
         except Exception as error:  # noqa: BLE001 - another package's code; the run's results must survive it
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
             warn(f"exporter {exporter.name} failed, and wrote nothing: {message}")
+            continue
+        written += files
+        log(f"exported by {exporter.name}: {', '.join([*map(str, files), *([where] if where else [])]) or 'nothing'}")
     return written
 
 
-def _export(result: FlowResult, exporter: Exporter) -> list[Path]:
+def _export(result: ExportedResults, exporter: Exporter) -> tuple[list[Path], str | None]:
     """Let an exporter write into a private folder, and move its files into work_dir.
 
     Raises:
         EvalFlowError: it left something else than files.
         Exception: whatever the exporter raises.
     """
-    work_dir = result.task.work_dir
+    work_dir = result.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".export-{exporter.name}-", dir=work_dir))
     try:
-        exporter.export(result, folder)
+        where = exporter.export(result, folder)
         files = sorted(folder.iterdir())
         for file in files:
             target = work_dir / file.name
@@ -85,7 +120,7 @@ def _export(result: FlowResult, exporter: Exporter) -> list[Path]:
                 raise EvalFlowError(f"{file.name} is no file")
             if target.is_dir():
                 raise EvalFlowError(f"{target} is a folder")
-        return [_move(file, work_dir / file.name) for file in files]
+        return [_move(file, work_dir / file.name) for file in files], where
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

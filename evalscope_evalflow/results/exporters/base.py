@@ -1,21 +1,23 @@
-"""The interface of result exporters: they write a finished run's results in another form."""
+"""The interface of result exporters: they write finished runs' results in another form."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config.plugin_options import PluginOptions
-from evalscope_evalflow.results.outcome import FlowResult
+from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.results.exporters.exported_results import ExportedResults
 
 INTERFACE_VERSION = 1
 
 
 class Exporter(ABC):
-    """Exports the results of a run, once, when all of its models have finished or failed.
+    """Exports the results of a run, once, when all of its models have finished or failed; or those of finished folders.
 
-    A new one is a subclass with the three class attributes below and one method, and an entry point in the group
+    A new one is a subclass with the two class attributes below and one method, and an entry point in the group
     `evalflow.exporters`; docs/contributing/add-an-exporter.md has a complete example.
 
     Attributes:
@@ -38,14 +40,28 @@ class Exporter(ABC):
         """
         self.options = self.Options() if options is None else options
 
-    @abstractmethod
-    def export(self, result: FlowResult, folder: Path) -> None:
-        """Export the results; `score_rows(result)` lists the scores as the table shows them.
+    def check(self, where: str) -> Iterable[Problem]:
+        """What would keep it from exporting, such as a library that is not installed; looked at before anything starts.
+
+        It imports nothing slow and asks no server.
 
         Args:
-            result: the results of every model, failed ones included.
+            where: the setting that chooses it, for messages.
+        """
+        return ()
+
+    @abstractmethod
+    def export(self, result: ExportedResults, folder: Path) -> str | None:
+        """Export the results.
+
+        Args:
+            result: `scores` has a row for each model, dataset and metric as the table shows them, failed models
+                included; `samples()` is a DataFrame of all samples; `runs` are the run folders.
             folder: an empty folder for its files. When this method has returned, each file moves into `work_dir` in
                 one step, in place of an earlier one of that name; if it raises, none does. Sub-folders are refused.
+
+        Returns:
+            Where the results are, if they are not in files: a line for the user. It holds no key.
 
         Raises:
             Exception: anything; it is reported to the user, and the run's results and exit code stay as they are.

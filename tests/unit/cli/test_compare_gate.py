@@ -160,6 +160,17 @@ def test_samples_that_flipped_come_worst_first_with_both_answers(evalflow):
         assert words in out
 
 
+def test_what_a_terminal_would_obey_is_not_printed(evalflow, runs):
+    """A model's answer may hold anything, such as a sequence that clears the screen."""
+    path = runs / "rude" / "predictions" / "rude" / "qa_s.jsonl"
+    made_up_run.run(runs / "rude", [0.0, *[1.0, 0.0] * 19, 1.0], "rude", "qa")
+    path.write_text(path.read_text().replace("said 0", "\\u001b[2Jsaid 0"))
+    for kind in ("table", "md"):
+        _, out, _ = evalflow(f"compare rude --baseline alone --samples --format {kind}")
+        assert "said 0" in out
+        assert "\x1b" not in out
+
+
 def test_markdown_csv_and_json_hold_the_same(evalflow, tmp_path):
     code, markdown, _ = evalflow("compare monday --format md --samples -n 1")
     assert code == 0

@@ -11,6 +11,7 @@ from doc_blocks import PAGES, ROOT
 import evalscope_evalflow
 from evalscope_evalflow.cli.command_line import COMMANDS
 from evalscope_evalflow.cli.flags import FLAGS
+from evalscope_evalflow.cli.json_documents import ENVELOPE, FIELDS
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.config.setting_effects import TABLE, Effect
 from evalscope_evalflow.engines import known_engines
@@ -36,6 +37,8 @@ EXPECTED |= {
     "effects-section": [f"{place}.{name}" for place in TABLE if place.startswith("evalflow") for name in TABLE[place]],
     "effects-flags": [f"--{flag.name}" for flag in FLAGS],
     "effects-engines": ["vllm", "lmdeploy", "sglang", "llamacpp", "any"],
+    "json-envelope": list(ENVELOPE),
+    **{f"json-{command}": list(fields) for command, fields in FIELDS.items()},
 }
 
 

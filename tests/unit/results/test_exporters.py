@@ -1,20 +1,25 @@
 """Result exporters: `csv`, the documentation's example, and what one that fails does to a run."""
 
 import csv
+import json
 import re
+from typing import ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 from doc_plugin import names_of_tests, run_example
+from exported_runs import FORMULA, KEY, sweep_of
 
-from evalscope_evalflow.config import FlowConfig
+from evalscope_evalflow.config import FlowConfig, PluginChoice
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
-from evalscope_evalflow.results.exporters import Exporter, export, load_exporter
-from evalscope_evalflow.results.exporters.csv_exporter import COLUMNS
+from evalscope_evalflow.results.exporters import Exporter, export, load_exporter, load_exporters
+from evalscope_evalflow.results.exporters.csv_cells import cell, text_of
+from evalscope_evalflow.results.exporters.table_columns import COLUMNS
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 from evalscope_evalflow.sweep import runner
 from evalscope_evalflow.sweep.preparation import prepare
-from evalscope_evalflow.testing.exporter_suite import ExporterSuite, run_of
+from evalscope_evalflow.testing.exporter_suite import NAMES, ExporterSuite, run_of
 
 
 class TestCsv(ExporterSuite):
@@ -25,7 +30,7 @@ class TestCsv(ExporterSuite):
             return list(csv.DictReader(file))
 
     def read(self, folder):
-        return [(row["model"], row["dataset"], row["score"]) for row in self.rows(folder)]
+        return [(text_of(row["model"]), row["dataset"], row["score"]) for row in self.rows(folder)]
 
     def test_its_columns_are_stable(self, exporter, tmp_path):
         self.export(exporter, run_of(tmp_path, "whole", "half", "unjudged", "failed"))
@@ -45,6 +50,107 @@ class TestCsv(ExporterSuite):
         assert found["unjudged", "first"]["why_not"] == "no verdict of the judge"
         failed = found["failed", "second"]
         assert (failed["metric"], failed["why_not"], failed["requested"]) == ("", "the engine stopped", "")
+
+    def test_no_cell_is_a_formula(self, exporter, tmp_path):
+        self.export(exporter, run_of(tmp_path, *NAMES))
+        assert "'=1+1" in {row["model"] for row in self.rows(tmp_path)}
+
+
+class TestJsonLines(ExporterSuite):
+    choice = "jsonl"
+
+    def rows(self, folder):
+        return [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+
+    def read(self, folder):
+        return [(row["model"], row["dataset"], score_text(row["score"])) for row in self.rows(folder)]
+
+    def test_its_fields_are_the_columns_of_the_csv_file_with_numbers_as_numbers(self, exporter, tmp_path):
+        self.export(exporter, run_of(tmp_path, "whole", "half", "unjudged", "failed"))
+        whole = self.rows(tmp_path)[0]
+        assert list(whole) == list(COLUMNS)
+        assert (whole["score"], whole["complete"], whole["judged"]) == (0.123456, True, None)
+
+
+class TestParquet(ExporterSuite):
+    choice: ClassVar = {"name": "parquet", "samples": False}
+
+    def read(self, folder):
+        rows = pq.read_table(folder / "scores.parquet").to_pylist()
+        return [(row["model"], row["dataset"], score_text(row["score"])) for row in rows]
+
+    def test_its_columns_have_types(self, exporter, tmp_path):
+        self.export(exporter, run_of(tmp_path, "whole", "half", "unjudged", "failed"))
+        schema = pq.read_schema(tmp_path / "scores.parquet")
+        assert schema.names == list(COLUMNS)
+        types = {name: str(schema.field(name).type) for name in ("score", "complete", "judged", "why_not")}
+        assert types == {"score": "double", "complete": "bool", "judged": "int64", "why_not": "string"}
+
+
+def test_samples_are_exported_in_each_form_and_no_key_with_them(tmp_path):
+    results = sweep_of(tmp_path, one=0.5, two=None)
+    exporters = load_exporters(FlowConfig.parse({"exporters": ["csv", "jsonl", "parquet"]}).exporters)
+    files = export(results, exporters, pytest.fail)
+    assert [path.name for path in files] == [
+        f"{name}.{ending}" for ending in ("csv", "jsonl", "parquet") for name in ("samples", "scores")
+    ]
+    for path in files:
+        assert KEY.encode() not in path.read_bytes()
+    frame = results.samples()
+    assert list(frame["answer"]) == [FORMULA, "-3"] * 2
+    with (tmp_path / "samples.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["answer"] for row in table] == [f"'{FORMULA}", "-3"] * 2
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [line["answer"] for line in lines] == [FORMULA, "-3"] * 2
+    parquet = pq.read_table(tmp_path / "samples.parquet")
+    assert parquet.column("run").to_pylist() == ["one", "one", "two", "two"]
+    assert set(table[0]) == set(lines[0]) == set(parquet.column_names) == set(frame.columns)
+
+
+def test_scores_of_a_finished_folder_have_their_intervals_and_what_is_missing_its_reason(tmp_path):
+    export(sweep_of(tmp_path, one=0.5, two=None), [load_exporter(PluginChoice(name="jsonl"))], pytest.fail)
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [(row["model"], row["metric"], row["score"]) for row in rows] == [
+        ("one", "acc", 0.5), ("one", "f1", 0.25), ("two", "acc", None),
+    ]  # fmt: skip
+    assert (rows[0]["interval_low"], rows[0]["n_groups"], rows[1]["interval_low"]) == (0.4, 2, None)
+    assert rows[2]["why_not"] == "no verdict of the judge"
+
+
+def score_text(score):
+    return "" if score is None else f"{score:.4f}"
+
+
+TEXTS = [
+    ("=1+1", "'=1+1"),
+    ("@SUM(A1)", "'@SUM(A1)"),
+    ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+    ("-2+3", "'-2+3"),
+    ("\t=1", "'\t=1"),
+    ("\r=1", "'\r=1"),
+    ("＝1", "'＝1"),
+    ("'=1", "''=1"),
+    ("'quoted'", "'quoted'"),
+    ("-3", "-3"),
+    ("+1.5e-3", "+1.5e-3"),
+    ("-", "'-"),
+    ("a=1", "a=1"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "written"), TEXTS)
+def test_a_text_that_a_spreadsheet_would_compute_is_written_as_a_text_and_can_be_read_back(text, written):
+    assert cell(text) == written
+    assert text_of(written) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(-0.5, "-0.5"), (-3, "-3"), (True, "true"), (None, ""), (float("nan"), "")]
+)
+def test_numbers_stay_numbers(value, written):
+    assert cell(value) == written
 
 
 def test_the_example_of_the_documentation_passes_the_suite(tmp_path):

@@ -6,7 +6,7 @@ import made_up_run as made
 import pytest
 
 import evalscope_evalflow
-from evalscope_evalflow.results.exporters.csv_exporter import COLUMNS
+from evalscope_evalflow.results.exporters.table_columns import COLUMNS
 from evalscope_evalflow.results.loaded import SCORE_COLUMNS
 
 OLD = Path(__file__).parents[2] / "run_folders_0_1"

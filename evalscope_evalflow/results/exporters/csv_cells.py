@@ -1,0 +1,33 @@
+"""Cells of a CSV file that no spreadsheet takes for a formula."""
+
+from __future__ import annotations
+
+import re
+
+# A spreadsheet computes a cell that begins so (OWASP, "CSV Injection"); full-width forms count, too.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def cell(value: object) -> str:
+    """A value as a CSV file's cell.
+
+    Numbers stay numbers, also where a text is one, such as the answer "-3". A text that a spreadsheet would compute
+    gets an apostrophe in front, by which it is shown as a text. `text_of` takes it off again.
+
+    Args:
+        value: a text, a number, a boolean, or None.
+    """
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value)
+    if not isinstance(value, str) or _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def text_of(found: str) -> str:
+    """The text that `cell` made a cell of."""
+    return found[1:] if found.startswith("'") and _FORMULA.match(found) else found

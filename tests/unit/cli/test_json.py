@@ -1,0 +1,167 @@
+"""`--json`: each command's document has the fields that the reference lists, and nothing else is printed with it."""
+
+import json
+
+import pytest
+
+from evalscope_evalflow import sweep
+from evalscope_evalflow.backends import DatasetResult, Metric
+from evalscope_evalflow.cli import command_line as cli
+from evalscope_evalflow.cli import doctor
+from evalscope_evalflow.cli.json_documents import FIELDS, ps_document
+from evalscope_evalflow.errors import EngineError
+from evalscope_evalflow.processes import registry
+from evalscope_evalflow.results import json_output
+from evalscope_evalflow.results.outcome import FlowResult, ModelResult
+
+OPEN = {
+    "skipped",
+    "models[].error",
+    "models[].buys.answers",
+    "models[].buys.verdicts",
+    "models[].datasets[].score.interval",
+}
+
+
+@pytest.fixture
+def task(tmp_path, gguf_file, make_env):
+    def make(**section):
+        task = {
+            "datasets": ["general_qa"],
+            "work_dir": str(tmp_path / "results"),
+            "evalflow": {
+                "backend": "Native",
+                "models": [{"name": "tiny", "path": str(gguf_file)}],
+                "deploy": {"env": str(make_env()), "port": 8123},
+                **section,
+            },
+        }
+        path = tmp_path / "task.json"
+        path.write_text(json.dumps(task))
+        return path
+
+    return make
+
+
+def paths(tree, here=""):
+    """The fields of a document, as the reference names them; those with names of the user's own end the way."""
+    if here in OPEN or not isinstance(tree, (dict, list)):
+        return {here}
+    if isinstance(tree, list):
+        return {path for item in tree for path in paths(item, f"{here}[]")} or {f"{here}[]"}
+    return {path for key, item in tree.items() for path in paths(item, f"{here}.{key}".lstrip("."))}
+
+
+def document(capsys, command, code=0):
+    out, _ = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["schema"], found["exit_code"]) == (f"evalflow.{command}/1", code)
+    assert found.pop("error") is None
+    del found["schema"], found["exit_code"]
+    return found
+
+
+def assert_as_documented(found, command):
+    """Each field has its line in the reference, and each line has its field."""
+    have = paths(found)
+    parents = {path for path in FIELDS[command] if any(other.startswith((f"{path}.", f"{path}[")) for other in have)}
+    assert have | parents == set(FIELDS[command])
+
+
+def test_run_prints_its_results_and_no_table(monkeypatch, task, capsys):
+    whole = DatasetResult("general_qa", [Metric("acc", 0.5, 2, True)], 2, 2, 0, report="r.json")
+
+    def run(task, reporter):
+        print("what a library prints")
+        return FlowResult(task, [ModelResult(model, task.folder(model), [whole]) for model in task.models], {"x": "y"})
+
+    monkeypatch.setattr(sweep, "run", run)
+    assert cli.main(["run", str(task()), "--json"]) == 3  # as something was skipped
+    found = document(capsys, "run", 3)
+    assert_as_documented(found, "run")
+    assert found["models"][0]["datasets"][0]["score"]["value"] == 0.5
+    assert found["skipped"] == {"x": "y"}
+
+
+def test_a_failed_model_has_its_error_beside_the_others_scores(monkeypatch, task, capsys):
+    def run(task, reporter):
+        model = task.models[0]
+        return FlowResult(task, [ModelResult(model, task.folder(model), [], EngineError("it died"))])
+
+    monkeypatch.setattr(sweep, "run", run)
+    assert cli.main(["run", str(task()), "--json"]) == 1
+    [model] = document(capsys, "run", 1)["models"]
+    assert model["error"] == {"kind": "EngineError", "message": "it died", "problems": []}
+
+
+def test_flags_alone_print_a_document_as_well(monkeypatch, gguf_file, make_env, tmp_path, capsys):
+    monkeypatch.setattr(sweep, "run", lambda task, reporter: FlowResult(task, []))
+    words = ["--work_dir", str(tmp_path / "results"), "--eval_model_name", "tiny", "--eval_model_path", str(gguf_file)]
+    assert cli.main([*words, "--datasets", "general_qa", "--json"]) == 0
+    assert document(capsys, "run")["models"] == []
+
+
+@pytest.mark.parametrize("words", [["check"], ["run", "--dry-run"]])
+def test_check_prints_its_plan(task, capsys, words):
+    assert cli.main([*words, str(task(exporters=["csv"])), "--json"]) == 0
+    found = document(capsys, "check")
+    assert_as_documented(found, "check")
+    [model] = found["models"]
+    assert "--alias" in model["serving"]["command"]
+    assert model["datasets"][0]["state"] == "to do"
+    assert found["exporters"] == ["csv"]
+
+
+def test_check_names_every_problem_with_what_to_do(task, capsys):
+    assert cli.main(["check", str(task(exportrs=["csv"], deploi={})), "--json"]) == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["exit_code"] == 2
+    assert [problem["where"] for problem in found["error"]["problems"]] == ["evalflow.exportrs", "evalflow.deploi"]
+    assert "exporters" in found["error"]["problems"][0]["todo"]
+    assert "evalflow.exportrs" in err
+
+
+def test_ps_lists_what_runs(capsys):
+    assert cli.main(["ps", "--json"]) == 0
+    assert document(capsys, "ps")["runs"] == []
+    registration = registry.Registration("20260101-000000-abcd", model="m", engine="e", api_url="u", devices="0")
+    try:
+        cli.main(["ps", "--json"])
+        found = document(capsys, "ps")
+    finally:
+        registration.close()
+    assert_as_documented(found, "ps")
+    assert found["runs"][0]["model"] == "m"
+    assert json_output.document("ps", ps_document([], ["run x of m"]))["cleaned"] == ["run x of m"]
+
+
+@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("note", 0), ("bad", 1)])
+def test_doctor_lists_what_it_found(monkeypatch, capsys, state, code):
+    monkeypatch.setattr(doctor, "examine", lambda env: [doctor.Finding(state, "EvalScope", "1.14", "")])
+    assert cli.main(["doctor", "--json"]) == code
+    found = document(capsys, "doctor", code)
+    assert_as_documented(found, "doctor")
+
+
+@pytest.mark.parametrize(
+    ("words", "schema", "where"),
+    [
+        (["check", "--json"], "check", "evalflow check"),
+        (["check", "f", "--jsn", "--json"], "check", "evalflow check"),
+        (["chekc", "--json"], "error", "chekc"),
+        (["--json", "--work_dir", "x"], "run", "--eval_model_name"),
+        (["--json", "--eval_devics", "0"], "run", "evalflow"),
+    ],
+)
+def test_a_wrong_command_line_is_a_document_too(words, schema, where, capsys):
+    try:
+        code = cli.main(words)
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["schema"] == f"evalflow.{schema}/1"
+    assert found["error"]["problems"][0]["where"] == where
+    assert where in err
