@@ -17,7 +17,7 @@ from evalscope_evalflow.results.comparison.comparison_data import (
     Kind,
     Verdict,
 )
-from evalscope_evalflow.results.html.page_data import Page, RunFacts, ScoreLine, Settings
+from evalscope_evalflow.results.html.page_data import CostLine, Page, RunFacts, ScoreLine, Settings
 from evalscope_evalflow.results.html.sample_choice import Reader, embedded_samples
 from evalscope_evalflow.results.html.score_plot import score_plots
 
@@ -87,8 +87,13 @@ def page() -> Page:
     ]  # fmt: skip
     samples = embedded_samples([(model, reader(rows(number))) for number, model in enumerate(MODELS)])
     settings = [Settings("settings 1", f'{{"limit": "{HOSTILE}"}}', MODELS)]
-    title = "3 models on 2 datasets"
-    return Page(title, "Made by a test.", runs, scores, scores[:1], parts, score_plots(scores), "", settings, samples)
+    costs = [
+        CostLine(MODELS[0], "", 12_345, 678, 0, 40, 900, 61.5, "40% loading, 60% answering", 123.0, 0.5),
+        CostLine(MODELS[0], "gsm8k", 2_345, 78, 0, 0, 0, 21.5, "", 43.0, 0.5),
+        CostLine(MODELS[2], "", 345, 8, 0, 0, 0, 1.5),
+    ]
+    title, made = "3 models on 2 datasets", "Made by a test."
+    return Page(title, made, runs, scores, scores[:1], parts, score_plots(scores), "", settings, costs, samples)
 
 
 def comparison() -> Comparison:

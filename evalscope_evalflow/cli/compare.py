@@ -139,6 +139,10 @@ def rendered(comparison: Comparison, runs: Sequence[LoadedRun], kind: str, code:
     """
     from evalscope_evalflow.results.comparison import comparison_files
 
+    if kind == "html":
+        from evalscope_evalflow.results.html.report import comparison_html
+
+        return comparison_html(comparison)
     if kind == "json":
         return as_json("compare", comparison_files.as_payload(comparison), code)
     if kind == "html":

@@ -81,8 +81,8 @@ def _baselines(found: Sequence[_Found], given: str | None) -> list[_Found]:
         return named
     if os.path.isdir(given):
         return [_Found(given, run) for run in find_runs(given)]
-    folder, colon, model = given.rpartition(":")
-    if colon and os.path.isdir(folder):
+    for place in (place for place, letter in enumerate(given) if letter == ":" and os.path.isdir(given[:place])):
+        folder, model = given[:place], given[place + 1 :]  # either may hold a colon itself
         runs = [_Found(folder, run) for run in find_runs(folder)]
         chosen = [item for item in runs if item.run.model == model]
         if not chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -156,13 +157,17 @@ def _show_flip(flip: Flip, console: Console) -> None:
 
 
 MOST_TEXT = 600
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def shortened(text: str, most: int = MOST_TEXT) -> str:
-    """The beginning and the end of a long text, which is where questions and answers stand."""
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2]} … ({len(text) - most} characters) … {text[-most // 2 :]}"
+    """The beginning and the end of a long text, which is where questions and answers stand.
+
+    Characters that a terminal would obey are replaced: what a model says may be anything.
+    """
+    if len(text) > most:
+        text = f"{text[: most // 2]} … ({len(text) - most} characters) … {text[-most // 2 :]}"
+    return _OBEYED.sub("\ufffd", text)
 
 
 def _said(answer: Answer) -> str:

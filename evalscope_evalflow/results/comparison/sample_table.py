@@ -91,9 +91,10 @@ def tables_of(samples: DataFrame) -> dict[str, SampleTable]:
     if samples.empty:
         return {}
     datasets, names = pd.factorize(samples["dataset"])
+    scores = samples["score"].to_numpy(dtype=float)
     whole = _Arrays(
-        scored=((samples["state"] == SCORED) & samples["score"].notna()).to_numpy(dtype=bool),
-        scores=samples["score"].to_numpy(dtype=float),
+        scored=(samples["state"] == SCORED).to_numpy(dtype=bool) & np.isfinite(scores),
+        scores=scores,
         keys=_keys(samples["question"], samples["repeat"], samples["occurrence"]),
         numbers=(
             _keys(samples["subset"], samples["sample"], samples["repeat"], samples["target"])

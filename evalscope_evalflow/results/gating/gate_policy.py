@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -87,14 +88,37 @@ def read_policy(path: str) -> Policy:
     Raises:
         ConfigError: it cannot be read, a key is misspelt, a value is wrong, or it says nothing that could decide.
     """
+    data = read_mapping(path)
+    twice = list(_keys_given_twice(path))
+    if twice:
+        raise ConfigError(*twice)
     try:
-        policy = Policy.model_validate(read_mapping(path))
+        policy = Policy.model_validate(data)
     except ValidationError as error:
         raise ConfigError(*_invalid(error, path)) from None
     problems = list(_problems(policy, path))
     if problems:
         raise ConfigError(*problems)
     return policy
+
+
+def _keys_given_twice(path: str) -> Iterator[Problem]:
+    """Keys that a mapping has twice: YAML takes the last, so that a whole tier could vanish in silence."""
+    import yaml
+
+    def visit(node: yaml.Node | None) -> Iterator[Problem]:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                name = str(key.value)
+                if name in seen:
+                    yield Problem(
+                        f"{path}: {name}", f"is there twice, again in line {key.start_mark.line + 1}", "Join them."
+                    )
+                seen.add(name)
+                yield from visit(value)
+
+    yield from visit(yaml.compose(Path(path).expanduser().read_bytes(), Loader=yaml.SafeLoader))
 
 
 def _invalid(error: ValidationError, path: str) -> Iterator[Problem]:

@@ -78,6 +78,37 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
+class CostLine:
+    """What a run has cost, or its part for one dataset.
+
+    Attributes:
+        run: the run's label; empty: the sum of all runs.
+        dataset: the dataset; empty: the whole run.
+        tokens_in: of prompts; None: not known.
+        tokens_out: of answers.
+        tokens: of both, where the server does not tell them apart.
+        judge_requests: requests to the judge.
+        judge_tokens: of those, in and out.
+        held_s: seconds that an engine was held; of a dataset, those in which it was answered.
+        shares: what was done in that time, such as "40 % loading, 55 % answering, 5 % idle".
+        gpu_s: GPU-seconds; None: no GPU was held.
+        utilisation: share of the time in which GPUs computed, from 0 to 1; None: not known.
+    """
+
+    run: str
+    dataset: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens: int = 0
+    judge_requests: int = 0
+    judge_tokens: int = 0
+    held_s: float = 0.0
+    shares: str = ""
+    gpu_s: float | None = None
+    utilisation: float | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """A task's settings, and the runs that had them.
 
@@ -138,6 +169,7 @@ class Page:
         plots: pictures of the headline scores.
         not_drawn: what is left out of the pictures and tables, in a sentence; empty: nothing.
         settings: settings of the tasks.
+        costs: what the runs have cost, and their datasets; the sum of all last.
         samples: the samples in the file.
     """
 
@@ -150,14 +182,15 @@ class Page:
     plots: Sequence[Plot]
     not_drawn: str
     settings: Sequence[Settings]
+    costs: Sequence[CostLine]
     samples: EmbeddedSamples
 
-    def show_column(self, name: str, lines: Sequence[ScoreLine] | None = None) -> bool:
-        """Whether a column of a table of scores has anything to show.
+    def show_column(self, name: str, lines: Sequence[ScoreLine | CostLine] | None = None) -> bool:
+        """Whether a column of a table has anything to show.
 
         Args:
-            name: an attribute of ScoreLine.
-            lines: the table's lines; default: the headline scores.
+            name: an attribute of the table's lines.
+            lines: the lines; default: the headline scores.
         """
         return any(_says_something(getattr(line, name)) for line in (self.scores if lines is None else lines))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from evalscope_evalflow.results.html.page_data import Page
 from evalscope_evalflow.results.html.sample_choice import shorten
+from evalscope_evalflow.results.html.score_plot import difference_plots
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -43,6 +44,7 @@ def render(page: Page, comparison: Comparison | None = None) -> str:
         .render(
             page=page,
             comparison=comparison,
+            difference_plots=difference_plots(comparison) if comparison else [],
             flips=flips,
             flips_left_out=comparison is not None and comparison.flips_in_all > len(flips),
             style=Markup(_template_text("report.css")),

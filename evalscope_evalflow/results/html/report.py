@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from evalscope_evalflow.config.install_hint import PACKAGE
 from evalscope_evalflow.results import sample_cache
+from evalscope_evalflow.results.html.cost_lines import cost_lines
 from evalscope_evalflow.results.html.page_data import Page, Plot, ScoreLine
 from evalscope_evalflow.results.html.page_rendering import render
 from evalscope_evalflow.results.html.report_parts import report_parts
 from evalscope_evalflow.results.html.run_facts import run_facts, shared_settings
 from evalscope_evalflow.results.html.sample_choice import MOST_SAMPLES, Reader, embedded_samples
 from evalscope_evalflow.results.html.score_plot import MOST_MARKS, need_matplotlib, score_plots
-from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord
+from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord, find_runs
+from evalscope_evalflow.results.score_intervals import intervals
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,11 +53,12 @@ def report_html(
     wanted = None if datasets is None else set(datasets)
     scores, more, parts = [], [], []
     for label, run in zip(labels, runs, strict=True):
-        for score in _of(wanted, run.scores).values():
+        for score in _with_intervals(run, _of(wanted, run.scores)):
             scores.append(_headline(label, score))
             more += _others(label, score)
-        parts += [line for line in report_parts(run.folder, label) if wanted is None or line.dataset in wanted]
+        parts += [line for line in report_parts(run, label) if wanted is None or line.dataset in wanted]
     plots = score_plots(scores)
+    costs = cost_lines(list(zip(labels, runs, strict=True)), wanted)
     settings = shared_settings([(label, run.record) for label, run in zip(labels, runs, strict=True)])
     names = {label: item.name for item in settings for label in item.runs}
     return render(
@@ -68,12 +72,34 @@ def report_html(
             plots=plots,
             not_drawn=_left_out(scores, plots, len(more), len(parts)),
             settings=settings,
+            costs=costs,
             samples=embedded_samples(
                 [(label, _reader(run, wanted)) for label, run in zip(labels, runs, strict=True)], most_samples
             ),
         ),
         comparison,
     )
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """A report of the runs that a comparison is of, with the comparison first.
+
+    Args:
+        comparison: a comparison of runs whose folders are still there.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or a run folder is gone.
+    """
+    runs = [run for item in comparison.runs for run in find_runs(item.folder) if str(run.folder) == item.folder]
+    return report_html(runs, comparison, title=_compared(comparison), datasets=comparison.datasets)
+
+
+def _compared(comparison: Comparison) -> str:
+    """What is compared with what."""
+    bases = [run.label for run in comparison.baselines]
+    others = [run.label for run in comparison.runs if run.baseline is not None]
+    name = others[0] if len(others) == 1 else f"{len(others)} models"
+    return f"{name} compared with {bases[0] if len(bases) == 1 else f'{len(bases)} baselines'}"
 
 
 def _labels(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[str]:
@@ -86,6 +112,21 @@ def _labels(runs: Sequence[RunFolder], comparison: Comparison | None) -> list[st
 def _of(wanted: set[str] | None, scores: Mapping[str, ScoreRecord]) -> dict[str, ScoreRecord]:
     """The scores on the wanted datasets."""
     return {name: score for name, score in scores.items() if wanted is None or name in wanted}
+
+
+def _with_intervals(run: RunFolder, scores: Mapping[str, ScoreRecord]) -> Iterator[ScoreRecord]:
+    """The scores; where the run has not computed an interval, as versions before 0.2, it is computed now."""
+    values: dict[str, float | None] = {
+        name: score.value for name, score in scores.items() if score.interval is None and score.value is not None
+    }
+    found = intervals(run, values) if values else {}
+    for name, score in scores.items():
+        known = found.get(name)
+        if known is None or known.low is None or known.high is None:
+            yield score
+        else:
+            ends = known.low, known.high
+            yield replace(score, interval=ends, n_groups=known.groups, few_groups=known.few_groups)
 
 
 def _headline(label: str, score: ScoreRecord) -> ScoreLine:

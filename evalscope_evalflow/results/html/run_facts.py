@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from evalscope_evalflow.config import keys
 from evalscope_evalflow.results.html.page_data import RunFacts, Settings
 from evalscope_evalflow.results.run_folders import RunFolder
-from evalscope_evalflow.state.costs import recorded_costs
 
 _WORDS = {"load": "loading", "infer": "answering", "save": "saving", "release": "release", "judge": "judging"}
 
@@ -39,7 +39,7 @@ def run_facts(label: str, run: RunFolder, settings: str) -> RunFacts:
     )
 
 
-def shared_settings(runs: Sequence[tuple[str, Mapping[str, Any] | None]]) -> list[Settings]:
+def shared_settings(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Settings]:
     """The settings of the tasks; runs that have the same share an entry.
 
     Args:
@@ -47,11 +47,22 @@ def shared_settings(runs: Sequence[tuple[str, Mapping[str, Any] | None]]) -> lis
     """
     found: dict[str, list[str]] = {}
     for label, record in runs:
-        task = (record or {}).get("task")
-        if task:
-            text = json.dumps(keys.redact(task), indent=2, ensure_ascii=False, default=str)
-            found.setdefault(text, []).append(label)
+        shared, _ = _split(_mapping(record.get("task")))
+        if shared:
+            found.setdefault(json.dumps(shared, indent=2, ensure_ascii=False, default=str), []).append(label)
     return [Settings(f"settings {number}", text, labels) for number, (text, labels) in enumerate(found.items(), 1)]
+
+
+def _split(task: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A task's settings without keys: those of all models, and the model's own."""
+    shared = dict(keys.redact(task))
+    own = {name: shared.pop(name) for name in ("model", "model_id") if shared.get(name)}
+    section = dict(_mapping(shared.get("evalflow")))
+    models = section.get("models")
+    if isinstance(models, list) and len(models) == 1:
+        own |= dict(_mapping(models[0])) or {"model": models[0]}
+        shared["evalflow"] = {name: value for name, value in section.items() if name != "models"}
+    return shared, own
 
 
 def _facts(label: str, run: RunFolder) -> Iterable[tuple[str, str]]:
@@ -61,19 +72,36 @@ def _facts(label: str, run: RunFolder) -> Iterable[tuple[str, str]]:
         yield "Model", run.model
     if run.engine:
         yield "Engine", run.engine
+    batches = [_batch(item) for item in run.answers_from]
+    if batches:
+        yield "Answers from", "; ".join(dict.fromkeys(batches))
+    own = _split(run.task)[1]
+    if own:
+        yield "Its settings", json.dumps(own, ensure_ascii=False, default=str)
     devices = _mapping(record.get("placement")).get("devices")
     if isinstance(devices, list) and devices:
         yield "Devices", ", ".join(map(str, devices))
-    times = [str(record[key]) for key in ("started", "ended") if record.get(key)]
+    times = [_time(str(record[key])) for key in ("started", "ended") if record.get(key)]
     if times:
-        yield "Time", " to ".join(times)
-    cost = recorded_costs(run.folder, record)
-    if cost.total.sentence():
-        yield "Cost of all runs in this folder", cost.total.sentence()
-        for dataset, part in cost.cells.items() if len(cost.cells) > 1 else ():
-            yield f"Cost of {dataset}", part.sentence()
+        yield "Time (UTC)", " to ".join(times)
     if _is_number(record.get("engine_held_s")):
         yield "Engine held", f"{record['engine_held_s']:,.1f} s"
+
+
+def _batch(item: Mapping[str, Any]) -> str:
+    """What answers were made with: the engine, its version, and the GPUs."""
+    gpus = item.get("gpus")
+    names = ", ".join(map(str, gpus)) if isinstance(gpus, list) else ""
+    made_with = " ".join(str(item[name]) for name in ("engine", "version") if item.get(name)) or "an unknown engine"
+    return f"{made_with} on {names}" if names else made_with
+
+
+def _time(text: str) -> str:
+    """A time of the record (ISO 8601) without what a reader does not need; as it is, if it is of another form."""
+    try:
+        return datetime.fromisoformat(text).astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return text
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -75,12 +75,30 @@ def test_without_pip_the_demo_says_what_to_install(tmp_path: Path) -> None:
 def test_notebook(gguf: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    outputs = [
-        cell["outputs"][-1]["data"]["text/plain"]
-        for cell in notebook.cells
-        if cell["cell_type"] == "code" and cell["outputs"] and "data" in cell["outputs"][-1]
-    ]
-    assert outputs[0] == repr(gguf.name)
-    score, count, incomplete = outputs[-1].strip("()").split(", ")
-    assert 0 <= float(score) <= 1
-    assert (count, incomplete) == ("6", "False")
+    cells = [cell for cell in notebook.cells if cell["cell_type"] == "code"]
+    name, answer, evaluated, evidence, compared, scores, plot, wrong, written = cells
+    assert shown(name) == repr(gguf.name)
+    assert "Paris" in shown(answer)  # a question that the model answers sensibly
+    assert "<table>" in shown(evaluated, "text/html")
+    assert len(printed(evaluated).splitlines()) < 30
+    score, count, complete = shown(evidence).strip("()").split(", ")
+    assert 0.3 < float(score) < 0.95
+    assert (count, complete) == ("24", "True")
+    assert "4-tokens against 24-tokens, paired sample by sample" in printed(compared)
+    assert "▼" in printed(compared)  # 24 questions show what a limit of 4 tokens costs
+    assert "24-tokens" in shown(scores)
+    assert "interval_low" in shown(scores)
+    assert len(shown(plot, "image/png")) > 5000
+    assert "cut_off" in shown(wrong)
+    assert printed(written) == ""
+    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def shown(cell: nbformat.NotebookNode, kind: str = "text/plain") -> str:
+    """What a cell shows in the end."""
+    return str([item["data"][kind] for item in cell["outputs"] if kind in item.get("data", {})][-1])
+
+
+def printed(cell: nbformat.NotebookNode) -> str:
+    """What a cell prints."""
+    return "".join(item["text"] for item in cell["outputs"] if item["output_type"] == "stream")

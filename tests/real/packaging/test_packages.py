@@ -30,6 +30,9 @@ REQUIRED = {
     "evalscope_evalflow/processes/guard.py",
     "evalscope_evalflow/testing/engine_suite.py",
 }
+TEMPLATES = {
+    str(path.relative_to(ROOT)) for path in (ROOT / "evalscope_evalflow" / "results" / "html" / "templates").iterdir()
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as files:
         names = set(files.namelist())
     assert names >= REQUIRED
+    assert len(TEMPLATES) >= 3
+    assert names >= TEMPLATES
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "evalscope_evalflow").rglob("*.py")}
     assert modules - names == {"evalscope_evalflow/plugin/startup.py"}  # it is installed as the shim's module
     tops = {name.split("/")[0] for name in names}
@@ -71,6 +76,7 @@ def test_the_sdist_holds_what_its_tests_and_docs_need(packages: Path) -> None:
         names = {name.partition("/")[2] for name in files.getnames()}
     needed = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "mkdocs.yml", "pyproject.toml"]
     assert names >= {*needed, "docs/index.md", "docs/reference_tables.py", "examples/vllm.yaml", "tests/conftest.py"}
+    assert names >= TEMPLATES
     assert not [name for name in names if "__pycache__" in name or name.startswith(("outputs/", "site/", ".venv/"))]
 
 

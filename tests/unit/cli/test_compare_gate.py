@@ -160,6 +160,17 @@ def test_samples_that_flipped_come_worst_first_with_both_answers(evalflow):
         assert words in out
 
 
+def test_what_a_terminal_would_obey_is_not_printed(evalflow, runs):
+    """A model's answer may hold anything, such as a sequence that clears the screen."""
+    path = runs / "rude" / "predictions" / "rude" / "qa_s.jsonl"
+    made_up_run.run(runs / "rude", [0.0, *[1.0, 0.0] * 19, 1.0], "rude", "qa")
+    path.write_text(path.read_text().replace("said 0", "\\u001b[2Jsaid 0"))
+    for kind in ("table", "md"):
+        _, out, _ = evalflow(f"compare rude --baseline alone --samples --format {kind}")
+        assert "said 0" in out
+        assert "\x1b" not in out
+
+
 def test_markdown_csv_and_json_hold_the_same(evalflow, tmp_path):
     code, markdown, _ = evalflow("compare monday --format md --samples -n 1")
     assert code == 0
@@ -223,6 +234,14 @@ def test_every_field_of_the_documents_is_in_the_reference(evalflow, runs):
         have = fields({key: item for key, item in document.items() if key not in ENVELOPE}, known)
         empty = {name for name in known if name.startswith(("missing[]", "differences[]")) or "remarks[]" in name}
         assert have | empty == set(known)
+
+
+def test_a_refusal_is_a_document_as_well(evalflow):
+    code, out, err = evalflow("compare monday --baseline bese --json")
+    document = json.loads(out)
+    assert (code, document["exit_code"], document["schema"]) == (2, 2, "evalflow.compare/1")
+    assert document["error"]["problems"][0]["where"] == "--baseline"
+    assert "Did you mean 'base'?" in err
 
 
 # --- the gate ---

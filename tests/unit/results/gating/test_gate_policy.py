@@ -24,6 +24,7 @@ from evalscope_evalflow.results.gating.gate_policy import Policy, Tier, check_na
         ("critical: [gsm8k]", "valid dictionary"),
         ("critical: {a: {max_drop: 0.1}}\nsupporting: {a: {max_drop: 0.1}}", "supporting.a: is in critical already"),
         ("critical: {a: {max_drop: 0.1}}\nmin_share: 0", "greater than 0"),
+        ("critical: {a: {max_drop: 0.1}}\ncritical: {b: {max_drop: 0.1}}", "critical: is there twice, again in line 2"),
         ("critical: {a: {max_drop: 0.1}\n", "is neither YAML nor JSON"),
     ],
 )  # fmt: skip

@@ -13,6 +13,7 @@ from evalscope_evalflow.results.gating.gate_policy import Policy, Tier
 from evalscope_evalflow.results.gating.gate_text import as_summary, gate_payload, show_gate
 from evalscope_evalflow.results.gating.gate_verdicts import Status, judge
 from evalscope_evalflow.results.gating.junit_file import as_junit
+from evalscope_evalflow.results.statistics.paired import paired
 
 CRITICAL = {"critical": {"qa": {"max_drop": 0.02}}}
 PASSED, BLOCKED, UNDECIDED = ExitCode.COMPLETE, ExitCode.BLOCKED, ExitCode.INCOMPLETE
@@ -121,6 +122,19 @@ def test_the_stricter_of_absolute_and_relative_drop_counts(allowed, code):
     assert gate(rows(base), rows(new), {"critical": {"qa": allowed}}).exit_code is code
 
 
+@pytest.mark.parametrize(("count", "lost", "won"), [(100, 0.05, 0.0), (240, 0.04, 0.02), (20, 0.1, 0.0)])
+def test_what_has_fallen_by_just_what_is_allowed_passes_in_one_of_twenty_at_most(count, lost, won):
+    """A run that is worse by exactly the allowed drop: few samples differ, and a t interval passes 14 % of them."""
+    random, passed, draws = np.random.default_rng(7), 0, 300
+    for _ in range(draws):
+        fate = random.random(count)
+        base = np.where(fate < lost, 1.0, np.where(fate < lost + won, 0.0, fate > 0.5))
+        new = np.where(fate < lost, 0.0, np.where(fate < lost + won, 1.0, base))
+        bound = paired(new, base, np.arange(count)).lower_one_sided
+        passed += bound >= -(lost - won)
+    assert passed / draws <= 0.05 + 2 * (0.05 * 0.95 / draws) ** 0.5
+
+
 # --- supporting and advisory ---
 
 
@@ -182,6 +196,13 @@ def test_runs_that_cannot_be_compared_are_refused_where_it_matters():
 def test_a_policy_that_nothing_decides_by_is_refused():
     with pytest.raises(ConfigError, match="critical or supporting"):
         gate(rows([1.0] * 9), rows([1.0] * 9), {"supporting": {"*": {"max_drop": 1}}, "advisory": ["qa"]})
+
+
+def test_what_is_left_out_is_told_where_it_passes():
+    good = coins(1000, 0.8)
+    result = gate(rows(good), rows(["failed"] * 20 + good[20:]))
+    assert result.exit_code is PASSED
+    assert result.cells[0].reason.endswith("; over 980 of 1000 samples (20 failed in new)")
 
 
 # --- what it writes ---
