@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 
@@ -30,7 +31,8 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(Problem("--name", "is the name of --model, which is not given"))
     if Path(args.file).exists():  # before anything is asked or linked
         raise ConfigError(Problem(args.file, "is there already", "Give another name."))
-    said, filling = [], {}
+    said: list[str] = []
+    filling: dict[str, Any] = {}
     if args.model:
         from evalscope_evalflow.cli import model_kind
 
