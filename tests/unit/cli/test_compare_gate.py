@@ -208,6 +208,17 @@ def test_html_is_one_page(evalflow, tmp_path):
     assert "0 won, 6 lost" in text
 
 
+def test_the_report_says_whether_less_is_better(evalflow, runs):
+    for name, scores in (("good", [0.0, 1.0] * 10), ("worse", [1.0] * 20)):
+        made_up_run.run(runs / "wer" / name, scores, name, "speech")
+        path = runs / "wer" / name / "reports" / name / "speech.json"
+        report = json.loads(path.read_text())
+        report["metrics"][0]["semantics"]["direction"] = "lower_is_better"
+        path.write_text(json.dumps(report))
+    (cell,) = json.loads(evalflow("compare wer --baseline good --json --samples")[1])["cells"]
+    assert (cell["verdict"], cell["difference"], cell["wins"], cell["losses"]) == ("worse", 0.5, 0, 10)
+
+
 def test_some_refused_cells_make_3(evalflow, runs):
     code, out, _ = evalflow("compare half monday --baseline monday:base")
     assert code == 3
