@@ -1,4 +1,4 @@
-"""The documents that `run`, `check`, `ps` and `doctor` print with `--json`, and what their fields mean.
+"""The documents that commands print with `--json`, and what their fields mean.
 
 docs/reference/json-output.md has its tables from `FIELDS`; a test holds each command's document against them. A field
 that is renamed, removed or given another meaning takes a new version of the envelope.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from evalscope_evalflow.cli.comparison_fields import COMPARE, GATE
 from evalscope_evalflow.results.json_output import error_of
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "findings[].found": "how it is",
         "findings[].todo": "what to do about it; else empty",
     },
+    "compare": COMPARE,
+    "gate": GATE,
 }
 
 

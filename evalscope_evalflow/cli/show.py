@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="show long texts whole")
     parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     parser.add_argument("--json", action="store_true", help="the same as --format json")
+    parser.add_argument("--browser", action="store_true", help="show all of it in EvalScope's dashboard, until Ctrl-C")
+    parser.add_argument("--port", type=int, default=9000, help="of the dashboard, on 127.0.0.1; default: 9000")
     parser.add_argument("--output", metavar="FILE", help="write to a file")
     add_export(parser)
 
@@ -57,6 +59,11 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(Problem("-n", f"{args.n} is no number of samples", "Give one of at least 1."))
     runs = _of_models(find_runs(args.folder), args.models)
     _check_datasets(runs, args.datasets)
+    if args.browser:
+        from evalscope_evalflow.results.dashboard_view import serve
+
+        serve(Path(args.folder).expanduser(), runs, args.port)
+        return ExitCode.COMPLETE
     if args.export:
         return export_finished(Path(args.folder).expanduser(), runs, args.datasets, args.export)
     kind = "json" if args.json else args.format

@@ -227,7 +227,8 @@ def find_runs(path: str | os.PathLike[str]) -> list[RunFolder]:
     top = Path(path).expanduser()
     if not top.is_dir():
         raise ConfigError(_no_folder(top))
-    found = [_read(folder) for folder in _run_folders(top, 0)]
+    folders = {folder.resolve(): folder for folder in reversed([*_run_folders(top, 0)])}  # links may lead to one twice
+    found = [_read(folder) for folder in reversed(folders.values())]
     if not found:
         raise ConfigError(_no_run(top))
     _refuse_newer(found)
@@ -245,7 +246,7 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     if depth == DEEPEST:
         return
     try:
-        below = [entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=depth == 0)]
+        below = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
     except OSError:  # not ours to read
         return
     for name in sorted(below, key=natural):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from shlex import quote
 
 from rich.console import Console
 from rich.markup import escape
@@ -83,5 +84,6 @@ def where_to_look(task: Task) -> str:
     extra = "" if find_spec("flask") else "pip install 'evalscope[service]', then "
     return (
         f"Reports, answers and logs: {task.work_dir}\n"
-        f"In a browser: {extra}evalscope service --host 127.0.0.1 --outputs {task.outputs}"
+        f"Scores and samples: evalflow show {quote(str(task.work_dir))}\n"
+        f"In a browser: {extra}evalscope service --host 127.0.0.1 --outputs {quote(str(task.outputs))}"
     )

@@ -96,6 +96,26 @@ def read(folder: Path) -> dict[str, AnswerCounts]:
     return {dataset: _count(items) for dataset, items in of.items()}
 
 
+def kinds_of_samples(folder: Path, dataset: str) -> dict[tuple[str, str], tuple[str, ...]] | None:
+    """What is unusual about a dataset's answers, by subset and sample.
+
+    Args:
+        folder: the run folder.
+        dataset: the dataset's name.
+
+    Returns:
+        None where nothing was ever written down, as in folders of 0.1.
+    """
+    path = path_in(folder)
+    if not path.exists():
+        return None
+    return {
+        (str(item.get("subset")), str(item.get("sample"))): tuple(map(str, item.get("kinds") or ()))
+        for item in objects_in(path)
+        if item.get("dataset") == dataset
+    }
+
+
 def _count(items: Iterable[dict[str, Any]]) -> AnswerCounts:
     kinds: Counter[str] = Counter()
     limits: Counter[int | None] = Counter()

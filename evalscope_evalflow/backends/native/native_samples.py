@@ -88,7 +88,7 @@ class _Reader:
         saved = SavedRows(folder, dataset)
         self.rows = saved.rows()
         self.repeats = max(1, int((saved.header().get("chosen") or {}).get("repeats") or 1))
-        self.kinds = _kinds(folder, dataset)
+        self.kinds = answer_counts.kinds_of_samples(folder, dataset)
         self.failed: dict[str, dict[str, Failure]] = {}
         for item in failures.noted(folder).get(dataset, ()):
             self.failed.setdefault(item.subset, {})[item.sample] = item
@@ -243,18 +243,6 @@ def _review(row: dict[str, Any]) -> _Review:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _kinds(folder: Path, dataset: str) -> dict[tuple[str, str], tuple[str, ...]] | None:
-    """What is unusual about answers, by subset and sample; None: this folder's version did not write it down."""
-    path = answer_counts.path_in(folder)
-    if not path.exists():
-        return None
-    return {
-        (str(item.get("subset")), str(item.get("sample"))): tuple(map(str, item.get("kinds") or ()))
-        for item in objects_in(path)
-        if item.get("dataset") == dataset
-    }
 
 
 def _raw_names(report: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_rows_files import (
     rows_of,
     write_aside,
 )
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_samples_files import forget
 from evalscope_evalflow.events.worker_events import RowsAligned
 from evalscope_evalflow.worker.answer_kinds import KindsFile
 from evalscope_evalflow.worker.channel import Channel
@@ -66,6 +67,11 @@ class Answers:
         if data is None:
             return {}
         return {str(index): str(text) for index, text in zip(data["index"], data["prediction"], strict=True)}
+
+    def chosen(self) -> Any:
+        """The samples that are asked for, as a DataFrame."""
+        data = self.dataset.data
+        return data[data["index"].astype(str).isin(set(self.rows))]
 
     def answered(self) -> set[str]:
         """Indexes of the samples that are asked for and answered."""
@@ -134,6 +140,7 @@ class Answers:
         """Have VLMEvalKit ask for what is missing; what it makes of failures does not stay in its file."""
         kept = self.saved()
         self.failed.clear()
+        forget(self.files)
         self.journal = Journal(self.files)
         result = stock()
         self.files.keep_long(self.files.read_journal())

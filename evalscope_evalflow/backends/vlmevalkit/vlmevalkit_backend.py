@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
+from evalscope_evalflow.backends.dataset_result import DatasetResult
 from evalscope_evalflow.backends.known_sources import changed_places, shown
 from evalscope_evalflow.backends.native.rows_files import judge_id
+from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved, saved_result
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_samples import sample_files, vlmevalkit_samples
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sources import VERSIONS
 from evalscope_evalflow.config import ModelConfig, catalog
 from evalscope_evalflow.config.environment import Environment
@@ -140,6 +143,15 @@ class VLMEvalKit(Backend):
 
     def look(self, task: Task, model: ModelConfig) -> Saved:
         return VLMEvalKitSaved(task, model)
+
+    def samples(self, folder: Path, model: str, dataset: str) -> Iterator[Sample]:
+        return vlmevalkit_samples(folder, model, dataset)
+
+    def sample_files(self, folder: Path, model: str) -> Iterable[Path]:
+        return sample_files(folder, model)
+
+    def saved_result(self, folder: Path, model: str, dataset: str) -> DatasetResult | None:
+        return saved_result(folder, model, dataset)
 
     def archive(self, task: Task, model: ModelConfig, archive: Path) -> bool:
         folder = task.folder(model)

@@ -23,6 +23,7 @@ from typing import Any
 
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import NoVerdict
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import FAILED, Files, digest
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_samples_files import forget
 from evalscope_evalflow.worker.credentials import masked
 from evalscope_evalflow.worker.progress_meter import ProgressMeter
 
@@ -286,6 +287,7 @@ def drop_stale(files: Files, load: Any, dump: Any, answers: dict[str, str], grou
             dropped += len(saved) - len(keep)
             dump(keep, str(path))
     files.write(verdicts_on={**now})
+    forget(files)
     return dropped
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,7 @@ class VLMEvalKitSaved(Saved):
         return int(state.get("scored") or 0) + int(state.get("left_out") or 0) if self.files(dataset).made() else 0
 
     def failures(self, dataset: str) -> list[Failure]:
-        return [
-            Failure(
-                dataset, "default", row, str(item.get("kind")), bool(item.get("transient")),
-                str(item.get("message")), str(item.get("time")),
-            )
-            for row, item in (self._state(dataset).get("failed") or {}).items()
-        ]  # fmt: skip
+        return _failures(dataset, self._state(dataset))
 
     def requested(self, dataset: str) -> int | None:
         known = self._state(dataset).get("requested")
@@ -106,27 +101,64 @@ class VLMEvalKitSaved(Saved):
         return self._states[dataset]
 
     def _result(self, dataset: str, before: Stamps) -> DatasetResult:
-        path, state, report = self._report(dataset), self._state(dataset), None
+        path, report = self._report(dataset), None
         if path.exists() and before.get(self.report_path(dataset)) != path.stat().st_mtime_ns:
             report = read_json(path)
-        metrics = metrics_of(report or {})
-        requested = int(state.get("requested") or 0)
-        answered = min(requested, self.answers(dataset))
-        found = self.failures(dataset)
-        fallbacks = state.get("fallbacks") or {}
-        left_out = int(state.get("left_out") or 0)
-        notes = failures.notes(found)
-        said = state.get("examples") or {}
-        missing = [MissingVerdict(kind, str(said.get(kind) or "")) for kind in fallbacks.values()]
-        notes += reasons(missing, int(state.get("judged") or 0) + len(missing))
-        if left_out:
-            notes.append(f"{left_out} more are left out of the score: variants of the same question have none")
-        if state.get("error"):
-            notes.append(str(state["error"]))
-        return DatasetResult(
-            dataset, metrics, requested=requested, answered=answered,
-            succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
-            failed=requested - answered, report=path if report is not None else None, notes=notes,
-            failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
-            left_out=left_out if report is not None else 0,
-        )  # fmt: skip
+        found = path if report is not None else None
+        return _result(dataset, found, report, self._state(dataset), self.answers(dataset))
+
+
+def saved_result(folder: Path, model: str, dataset: str) -> DatasetResult | None:
+    """What a run folder's files alone tell of a dataset; None where they hold nothing of it.
+
+    Args:
+        folder: the run folder.
+        model: the model's name.
+        dataset: the dataset's name.
+    """
+    files = Files(folder, model, dataset, {dataset, *datasets_in(folder)})
+    state, came = files.read(), files.read_journal()
+    path = present_path(folder, files.report)
+    report = read_json(path) if path.exists() else None
+    if not state and not came and report is None:
+        return None
+    saved = int(state.get("answered") or 0) if files.predictions.exists() else 0
+    result = _result(dataset, path if report is not None else None, report, state, saved + len(came))
+    return replace(result, predicted_only=report is None)
+
+
+def _result(
+    dataset: str, path: Path | None, report: dict[str, Any] | None, state: Mapping[str, Any], answers: int
+) -> DatasetResult:
+    """A result, of a dataset's report, what the worker wrote down of it, and the number of saved answers."""
+    metrics = metrics_of(report or {})
+    requested = int(state.get("requested") or 0)
+    answered = min(requested, answers)
+    found = _failures(dataset, state)
+    fallbacks = state.get("fallbacks") or {}
+    left_out = int(state.get("left_out") or 0)
+    notes = failures.notes(found)
+    said = state.get("examples") or {}
+    missing = [MissingVerdict(kind, str(said.get(kind) or "")) for kind in fallbacks.values()]
+    notes += reasons(missing, int(state.get("judged") or 0) + len(missing))
+    if left_out:
+        notes.append(f"{left_out} more are left out of the score: variants of the same question have none")
+    if state.get("error"):
+        notes.append(str(state["error"]))
+    return DatasetResult(
+        dataset, metrics, requested=requested, answered=answered,
+        succeeded=int(state.get("scored") or 0) + left_out if report is not None else 0,
+        failed=requested - answered, report=path, notes=notes,
+        failures=failures.by_kind(found), judged=state.get("judged"), fallbacks=len(fallbacks),
+        left_out=left_out if report is not None else 0,
+    )  # fmt: skip
+
+
+def _failures(dataset: str, state: Mapping[str, Any]) -> list[Failure]:
+    return [
+        Failure(
+            dataset, "default", row, str(item.get("kind")), bool(item.get("transient")),
+            str(item.get("message")), str(item.get("time")),
+        )
+        for row, item in (state.get("failed") or {}).items()
+    ]  # fmt: skip

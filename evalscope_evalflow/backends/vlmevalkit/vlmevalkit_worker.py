@@ -49,6 +49,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_patching import (
     without_reuse,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_report import figures, write
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_sample_scoring import keep_samples
 from evalscope_evalflow.events.worker_events import AllAnswered, DatasetAnswered, VerdictsDropped
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile
@@ -271,6 +272,7 @@ class VLMEvalKitWorker:
                 raise
             finally:
                 self.progress.end()
+            keep_samples(self.now.files, self.now.chosen(), self.now.texts(), None)
             self._note_answers(dataset)
             return result
 
@@ -363,9 +365,7 @@ class VLMEvalKitWorker:
         self.reached.add(dataset)
         self.budget.dataset = dataset
         files = self.files[dataset]
-        data = self.data[dataset].data
-        rows = self.answers[dataset].rows
-        data = data[data["index"].astype(str).isin(set(rows))]
+        data, rows = self.answers[dataset].chosen(), self.answers[dataset].rows
         answered = self.answers[dataset].answered()
         try:
             outcome = self.judging.evaluate(stock, files, data, answered, **options)
@@ -387,6 +387,7 @@ class VLMEvalKitWorker:
             judged=None if judge is None else len(outcome.scored) + len(outcome.left_out), fallbacks=outcome.fallbacks,
             examples=outcome.examples, judge=judge, error=None, stamp=files.stamp(),
         )  # fmt: skip
+        keep_samples(files, data, self.answers[dataset].texts(), self.load)
         if outcome.result is None:
             files.write(error="no score: no sample has a verdict")
             return

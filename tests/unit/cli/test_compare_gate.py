@@ -208,6 +208,17 @@ def test_html_is_one_page(evalflow, tmp_path):
     assert "0 won, 6 lost" in text
 
 
+def test_the_report_says_whether_less_is_better(evalflow, runs):
+    for name, scores in (("good", [0.0, 1.0] * 10), ("worse", [1.0] * 20)):
+        made_up_run.run(runs / "wer" / name, scores, name, "speech")
+        path = runs / "wer" / name / "reports" / name / "speech.json"
+        report = json.loads(path.read_text())
+        report["metrics"][0]["semantics"]["direction"] = "lower_is_better"
+        path.write_text(json.dumps(report))
+    (cell,) = json.loads(evalflow("compare wer --baseline good --json --samples")[1])["cells"]
+    assert (cell["verdict"], cell["difference"], cell["wins"], cell["losses"]) == ("worse", 0.5, 0, 10)
+
+
 def test_some_refused_cells_make_3(evalflow, runs):
     code, out, _ = evalflow("compare half monday --baseline monday:base")
     assert code == 3
@@ -234,6 +245,14 @@ def test_every_field_of_the_documents_is_in_the_reference(evalflow, runs):
         have = fields({key: item for key, item in document.items() if key not in ENVELOPE}, known)
         empty = {name for name in known if name.startswith(("missing[]", "differences[]")) or "remarks[]" in name}
         assert have | empty == set(known)
+
+
+def test_a_refusal_is_a_document_as_well(evalflow):
+    code, out, err = evalflow("compare monday --baseline bese --json")
+    document = json.loads(out)
+    assert (code, document["exit_code"], document["schema"]) == (2, 2, "evalflow.compare/1")
+    assert document["error"]["problems"][0]["where"] == "--baseline"
+    assert "Did you mean 'base'?" in err
 
 
 # --- the gate ---

@@ -135,6 +135,19 @@ def test_what_has_fallen_by_just_what_is_allowed_passes_in_one_of_twenty_at_most
     assert passed / draws <= 0.05 + 2 * (0.05 * 0.95 / draws) ** 0.5
 
 
+@pytest.mark.parametrize(("new", "code"), [([0.1] * 60, PASSED), ([0.4] * 60, BLOCKED)])
+def test_a_rise_is_a_drop_where_less_is_better(new, code):
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 60))
+    base, new = (
+        loaded("base", rows((0.25 + noise[0]).tolist()), lower=["qa"]),
+        rows((np.array(new) + noise[1]).tolist()),
+    )
+    comparison = compare([base, loaded("new", new, "base")])
+    result = judge(comparison, Policy.model_validate(CRITICAL), ["qa"])
+    assert result.exit_code is code
+    assert "the gain (less is better) is" in result.cells[0].reason
+
+
 # --- supporting and advisory ---
 
 
@@ -196,6 +209,13 @@ def test_runs_that_cannot_be_compared_are_refused_where_it_matters():
 def test_a_policy_that_nothing_decides_by_is_refused():
     with pytest.raises(ConfigError, match="critical or supporting"):
         gate(rows([1.0] * 9), rows([1.0] * 9), {"supporting": {"*": {"max_drop": 1}}, "advisory": ["qa"]})
+
+
+def test_what_is_left_out_is_told_where_it_passes():
+    good = coins(1000, 0.8)
+    result = gate(rows(good), rows(["failed"] * 20 + good[20:]))
+    assert result.exit_code is PASSED
+    assert result.cells[0].reason.endswith("; over 980 of 1000 samples (20 failed in new)")
 
 
 # --- what it writes ---
