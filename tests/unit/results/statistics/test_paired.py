@@ -282,3 +282,22 @@ def test_what_is_no_score_is_refused(a, b, groups, message):
 def test_scores_outside_their_range_are_refused():
     with pytest.raises(ValueError, match="do not fit the range 0 to 10"):
         paired([11.0, 3.0], [3.0, 3.0], [0, 1], (0, 10))
+
+
+def test_a_fall_of_repeated_answers_is_seen_where_each_question_still_has_one_right():
+    """avg@8 from 0.95 to 0.70: every question has a reward above 0 in both runs."""
+    random = np.random.default_rng(16)
+    before, now = random.binomial(8, 0.95, 60) / 8, random.binomial(8, 0.7, 60) / 8
+    assert (now > 0).all()
+    found = paired(now, before, np.arange(60))
+    assert found.p < 1e-6
+    assert found.high < -0.15
+
+
+@pytest.mark.parametrize("scale", [1, 10, 100])
+def test_a_fall_of_a_judges_scores_is_seen(scale):
+    random = np.random.default_rng(17)
+    before, now = random.normal(0.9, 0.05, 40).clip(0, 1), random.normal(0.5, 0.2, 40).clip(0, 1)
+    found = paired(now * scale, before * scale, np.arange(40))
+    assert found.p < 1e-6
+    assert found.high < -0.25 * scale
