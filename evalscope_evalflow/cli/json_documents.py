@@ -1,4 +1,4 @@
-"""The documents that `run`, `check`, `ps` and `doctor` print with `--json`, and what their fields mean.
+"""The documents that commands print with `--json`, and what their fields mean.
 
 docs/reference/json-output.md has its tables from `FIELDS`; a test holds each command's document against them. A field
 that is renamed, removed or given another meaning takes a new version of the envelope.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from evalscope_evalflow.cli.comparison_fields import COMPARE, GATE
 from evalscope_evalflow.results.json_output import error_of
 
 if TYPE_CHECKING:
@@ -94,6 +95,18 @@ FIELDS: dict[str, dict[str, str]] = {
         "runs[].devices": "its devices",
         "runs[].phase": "what it does: loading, evaluating, judging, …",
         "runs[].phase_since": "since when, in UTC",
+        "runs[].progress": "how far its dataset is; null while nothing is counted",
+        "runs[].progress.dataset": "the dataset that is answered, or judged",
+        "runs[].progress.judging": "whether answers are judged; else the model is asked",
+        "runs[].progress.done": "samples that are answered, or judged, those that were saved before included",
+        "runs[].progress.total": "samples that are to be; null: nobody knows",
+        "runs[].progress.failed": "samples that were tried in vain",
+        "runs[].progress.new": "those of `done` that this run has added",
+        "runs[].progress.number": "which of its datasets it is, from 1",
+        "runs[].progress.datasets": "how many there are",
+        "runs[].progress.answers_per_s": "answers, or verdicts, a second of late; null: not known yet",
+        "runs[].progress.output_tokens_per_s": "tokens a second that were written, likewise",
+        "runs[].progress.left_s": "seconds until this dataset is done, likewise",
         "runs[].since": "when the run began, in UTC",
         "runs[].state": "`running`, or `ending`: its owner died, and its guards clean up",
         "runs[].owner_pid": "the process that owns it",
@@ -106,6 +119,8 @@ FIELDS: dict[str, dict[str, str]] = {
         "findings[].found": "how it is",
         "findings[].todo": "what to do about it; else empty",
     },
+    "compare": COMPARE,
+    "gate": GATE,
 }
 
 
@@ -208,6 +223,7 @@ def ps_document(entries: Iterable[Entry], cleaned: Iterable[object]) -> dict[str
                 "api_url": entry.api_url,
                 "devices": entry.devices,
                 "phase": entry.phase,
+                "progress": _progress(entry),
                 "phase_since": datetime.fromtimestamp(entry.phase_since, timezone.utc),
                 "since": datetime.fromtimestamp(entry.since, timezone.utc),
                 "state": entry.state,
@@ -218,6 +234,14 @@ def ps_document(entries: Iterable[Entry], cleaned: Iterable[object]) -> dict[str
         ],
         "cleaned": [str(item) for item in cleaned],
     }
+
+
+def _progress(entry: Entry) -> dict[str, Any] | None:
+    from evalscope_evalflow.display.run_list import progress_of
+
+    found = progress_of(entry)
+    names = [name.rpartition(".")[2] for name in FIELDS["ps"] if name.startswith("runs[].progress.")]
+    return None if found is None else {name: getattr(found, name) for name in names}
 
 
 def doctor_document(findings: Iterable[Finding]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from evalscope_evalflow.events.base import Event
@@ -169,7 +169,8 @@ class ProgressMeter:
         while True:
             never.wait(self._every_s)
             if self._on_their_way or self._changed:
-                self.report()
+                with suppress(OSError, ValueError):  # the parent is gone: the task's own thread finds that out
+                    self.report()
 
 
 def _rounded(value: float | None) -> float | None:

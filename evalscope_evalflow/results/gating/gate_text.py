@@ -42,8 +42,15 @@ def show_gate(result: GateResult, console: Console) -> None:
             for cell in cells:
                 _show_cell(cell, several, console)
     console.print()
+    for line in _remarks(result):
+        console.print(escape(line))
     console.print(escape(fell_text(result)))
     console.print(escape(conclusion(result)), style=f"bold {_STYLES[result.status]}")
+
+
+def _remarks(result: GateResult) -> list[str]:
+    """What has to be known of the runs, a line each."""
+    return [f"{run.label} / {remark}" for run in result.comparison.runs for remark in run.remarks]
 
 
 def _show_cell(cell: GateCell, several: bool, console: Console) -> None:
@@ -97,6 +104,7 @@ def _summary(result: GateResult) -> Iterator[str]:
         if cell.status in (Status.BLOCKED, Status.UNDECIDED):
             name = escaped(f"{cell.dataset} ({cell.run})")
             yield f"- {_SIGNS[cell.status]} **{name}** {cell.status.value}: {escaped(cell.reason)}"
+    yield from (f"- {escaped(line)}" for line in _remarks(result))
     yield f"\n{escaped(fell_text(result))}"
     lines = list(difference_lines(result.comparison.differences))
     if lines:

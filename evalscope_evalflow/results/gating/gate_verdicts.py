@@ -131,6 +131,9 @@ def _judged(
         return GateCell(run, baseline, dataset, rule, Status.UNDECIDED, reason)
     drop = allowed_drop(rule, cell)
     status, reason = _status(rule, cell, drop)
+    if cell.left_out and not cell.refused:
+        why = ", ".join(f"{count} {words}" for words, count in cell.left_out.items())
+        reason += f"; over {cell.pairs} of {cell.expected} samples ({why})"
     return GateCell(run, baseline, dataset, rule, status, reason, drop, cell)
 
 

@@ -56,7 +56,7 @@ def report_html(
         for score in _with_intervals(run, _of(wanted, run.scores)):
             scores.append(_headline(label, score))
             more += _others(label, score)
-        parts += [line for line in report_parts(run.folder, label) if wanted is None or line.dataset in wanted]
+        parts += [line for line in report_parts(run, label) if wanted is None or line.dataset in wanted]
     plots = score_plots(scores)
     costs = cost_lines(list(zip(labels, runs, strict=True)), wanted)
     settings = shared_settings([(label, run.record) for label, run in zip(labels, runs, strict=True)])

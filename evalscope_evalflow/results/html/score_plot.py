@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_MARKS = 200  # in all pictures of a kind; a mark with its two texts takes about 800 bytes
 _WIDTH_IN = 5.0
 _ROW_IN = 0.47
-_LONGEST_LABEL = 36  # characters
+_LONGEST_LABEL = 33  # characters
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 # Colours that nobody else uses, and the variable of the page's style sheet that each becomes.

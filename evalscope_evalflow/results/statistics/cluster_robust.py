@@ -73,6 +73,40 @@ def satterthwaite_degrees(sizes: Floats) -> float:
     return n**2 / (float((sizes**2).sum()) + between / n**2)
 
 
+def degrees_of_alike_samples(totals: GroupTotals, square_sum: float) -> float:
+    """Degrees of freedom of the CR2 variance, where samples of a group are as much alike as they look.
+
+    The working model gives two samples of a group the covariance that the residuals show, where Bell and McCaffrey's
+    has none. With equal sizes nothing changes; with unequal ones, strong group effects leave fewer degrees. All is in
+    closed form: the traces of M and M² for M = u·M0 + v·M1, of independent samples and of those all alike.
+
+    Args:
+        totals: the values, summed up by group.
+        square_sum: sum of the squared deviations of all values from their mean.
+
+    Source: G. Imbens and M. Kolesár, Robust standard errors in small samples, Review of Economics and Statistics 98
+    (2016), section 4.
+    """
+    n, size, pairs = totals.n, totals.sizes, float((totals.sizes * (totals.sizes - 1)).sum())
+    variance = square_sum / n
+    if variance <= 0 or pairs <= 0:
+        return satterthwaite_degrees(size)
+    residuals = totals.sums - size * totals.mean
+    alike = min(max((float((residuals**2).sum()) - square_sum) / pairs, 0.0), variance)
+    alone = variance - alike
+    x, weights = size / n, size**2 / (1 - size / n)
+    s = float((x**2).sum())
+    b0, b1, b2 = (float((weights * x**power).sum()) for power in (0, 1, 2))
+    diagonal = weights * (1 - 2 * x + s)
+    cross = weights**2 * (2 * x - s)
+    alone_squared = float((size**2).sum()) + (b0**2 - float((weights**2).sum())) / n**2
+    mixed = float((size * diagonal).sum()) + (2 * b0 * b1 - s * b0**2 - float(cross.sum())) / n
+    alike_squared = float((diagonal**2).sum()) - float((cross * (2 * x - s)).sum())
+    alike_squared += 2 * b0 * b2 + s**2 * b0**2 + 2 * b1**2 - 4 * s * b0 * b1
+    trace = alone * n + alike * float(diagonal.sum())
+    return trace**2 / (alone**2 * alone_squared + 2 * alone * alike * mixed + alike**2 * alike_squared)
+
+
 @lru_cache(maxsize=1024)
 def t_quantile(share: float, degrees: float) -> float:
     """The value that Student's t stays below with a chance of `share`."""

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from evalscope_evalflow.results.statistics.cluster_robust import RobustMean, robust_mean, t_quantile
-from evalscope_evalflow.results.statistics.effective_size import FEW_GROUPS, GroupTotals, group_totals
+from evalscope_evalflow.results.statistics.cluster_robust import (
+    RobustMean,
+    degrees_of_alike_samples,
+    robust_mean,
+    t_quantile,
+)
+from evalscope_evalflow.results.statistics.effective_size import FEW_GROUPS, GroupTotals, group_totals, too_unequal
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from evalscope_evalflow.results.statistics.effective_size import Floats
+
+PRIOR_GROUPS, UNEQUAL_PRIOR_GROUPS = 2.0, 3.0
 CONFIDENCE = 0.95
 
 
@@ -56,7 +64,7 @@ def interval(
     """The interval of the mean of scores.
 
     0/1 scores with one sample a group get Wilson's interval. Otherwise it is Wilson's on the effective number of
-    samples, p(1-p)/variance, with the variance by CR2 and a quantile of t. It never has zero width at either end.
+    samples, p(1-p)/variance, with the variance by CR2 and a quantile of t. It never has zero width.
 
     Args:
         values: the score of each sample.
@@ -75,9 +83,10 @@ def interval(
 
     scores = np.asarray(values, dtype=float)
     totals = group_totals(scores, groups)
+    square_sum = float(((scores - totals.mean) ** 2).sum())
     span = value_range or ((0.0, 1.0) if scores.min() >= 0 and scores.max() <= 1 else None)
     if span is None:
-        return clustered_t(totals, confidence)
+        return clustered_t(totals, square_sum, confidence)
     low, high = span
     if not low < high or scores.min() < low or scores.max() > high:
         raise ValueError(f"scores from {scores.min():g} to {scores.max():g} do not fit the range {low:g} to {high:g}")
@@ -89,9 +98,8 @@ def interval(
     elif groups_found == 1:
         return Interval(low, high, 1.0, 1, True, IntervalMethod.RANGE)
     else:
-        known = robust_mean(shares)
-        n = effective_n(known, shares, binary)
-        quantile, method = t_quantile((1 + confidence) / 2, known.degrees), IntervalMethod.WILSON_EFFECTIVE
+        n, method = effective_n(robust_mean(shares), shares, binary), IntervalMethod.WILSON_EFFECTIVE
+        quantile = t_quantile((1 + confidence) / 2, degrees_of_alike_samples(totals, square_sum))
     lowest, highest = wilson(min(max(shares.mean, 0.0), 1.0), n, quantile)
     return Interval(low + lowest * (high - low), low + highest * (high - low), n, groups_found, few, method)
 
@@ -99,13 +107,25 @@ def interval(
 def effective_n(known: RobustMean, shares: GroupTotals, binary: bool) -> float:
     """How many independent 0/1 samples would leave as much uncertainty.
 
-    Without any spread between groups nothing is known of it: then each group counts as one sample. 0/1 samples are
-    worth no more than their number: where groups look more alike than chance makes them, that is chance.
+    The variance is drawn towards the largest possible one, that of groups whose samples are all alike: with the weight
+    of two groups (three, where a few groups outweigh the others) against those that carry the rarer outcome. What the
+    spread of very few groups says is little. 0/1 samples are worth no more than their number: where groups look more
+    alike than chance makes them, that is chance.
     """
-    if known.variance <= 0:
-        return shares.effective_groups
-    worth = known.mean * (1 - known.mean) / known.variance
-    return min(worth, shares.n) if binary else worth
+    spread, groups = known.mean * (1 - known.mean), shares.effective_groups
+    if spread <= 0:
+        return groups
+    carrying = min(groups_that_carry(shares.sums), groups_that_carry(shares.sizes - shares.sums))
+    prior = UNEQUAL_PRIOR_GROUPS if too_unequal(shares.sizes) else PRIOR_GROUPS
+    largest = spread / groups
+    variance = known.variance + max(largest - known.variance, 0.0) * prior / (prior + carrying)
+    return min(spread / variance, shares.n) if binary else spread / variance
+
+
+def groups_that_carry(sums: Floats) -> float:
+    """How many groups of equal sums would make up the total; 0 without any."""
+    squares = float((sums**2).sum())
+    return float(sums.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
@@ -117,14 +137,15 @@ def wilson(share: float, n: float, quantile: float) -> tuple[float, float]:
     return (0.0 if share == 0 else max(0.0, middle - half)), (1.0 if share == 1 else min(1.0, middle + half))
 
 
-def clustered_t(totals: GroupTotals, confidence: float) -> Interval:
+def clustered_t(totals: GroupTotals, square_sum: float, confidence: float) -> Interval:
     """The mean ± t·CR2 standard error; without ends where the groups do not differ at all, or are one."""
     groups, effective = len(totals.sizes), totals.effective_groups
     few, method = effective < FEW_GROUPS, IntervalMethod.CLUSTERED_T
     known = robust_mean(totals) if groups > 1 else None
     if known is None or known.variance == 0:
         return Interval(None, None, effective, groups, few, method)
-    half = t_quantile((1 + confidence) / 2, known.degrees) * known.standard_error
+    quantile = t_quantile((1 + confidence) / 2, degrees_of_alike_samples(totals, square_sum))
+    half = quantile * known.standard_error
     return Interval(known.mean - half, known.mean + half, effective, groups, few, method)
 
 

@@ -1,8 +1,9 @@
 """Compares two runs on the samples that both have: the mean difference, its interval, and its p value.
 
 From 10 effective groups on, (Σn)²/Σn², the test is cluster-robust: CR2 with Satterthwaite's degrees of freedom. With
-fewer, or where the runs differ in fewer than 10 groups, it flips the signs of group sums, which is exact. Below six
-effective groups no test can reach 5 %: there is no verdict. docs/explanation/comparing.md has the reasons.
+fewer, where a few large groups outweigh the others, or where the runs differ in fewer than 10 groups, it flips the
+signs of group sums, which is exact. Below six effective groups no test can reach 5 %: there is no verdict.
+docs/explanation/comparing.md has the reasons.
 """
 
 from __future__ import annotations

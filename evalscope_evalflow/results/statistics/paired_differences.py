@@ -10,6 +10,7 @@ from evalscope_evalflow.results.statistics.effective_size import (
     TOO_FEW_GROUPS,
     GroupTotals,
     group_totals,
+    too_unequal,
 )
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class PairedDifferences:
 
     @property
     def few(self) -> bool:
-        """Fewer than ten effective groups: no t test."""
-        return self.totals.effective_groups < FEW_GROUPS - ROUNDING
+        """Fewer than ten effective groups, or some that outweigh the others: no t test."""
+        return self.totals.effective_groups < FEW_GROUPS - ROUNDING or too_unequal(self.totals.sizes)
 
     @property
     def sparse(self) -> bool:

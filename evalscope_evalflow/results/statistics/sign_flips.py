@@ -11,6 +11,7 @@ down to the means over all non-empty subsets of the groups: the number of those 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 # All 2**17 sign patterns are gone through in some milliseconds. Beyond, a fixed sample of patterns stands for all of
 # them, which keeps the test valid: the pattern found counts as one of them.
 MOST_GROUPS = 18
-SAMPLED_PATTERNS = 19_999
+SAMPLES = 9_999
 MOST_GROUPS_OF_SUBSETS = 12
-SAMPLED_SUBSETS = 4_999
+MOST_VALUES = 2_000_000
 SEED = 20_261_127
 # Scores that are multiples of 1/m (repeats, pass@k, judge scores) have an exact distribution for any number of groups.
 DENOMINATORS = (*range(1, 65), 100, 1000)
@@ -34,7 +35,7 @@ def sign_flip_p(sums: Floats) -> float:
     """The two-sided p value of a total, by all ways to set the signs of the group sums.
 
     Exact up to 18 groups that differ, and for any number of them where sums are multiples of a common fraction;
-    otherwise by 19,999 patterns drawn with a fixed seed.
+    otherwise by 9,999 patterns drawn with a fixed seed.
 
     Args:
         sums: sum of the differences of each group.
@@ -53,8 +54,8 @@ def sign_flip_p(sums: Floats) -> float:
     if len(sizes) <= MOST_GROUPS:
         # The other half of the patterns mirrors these.
         return float((abs(all_totals(sizes[1:]) + sizes[0]) >= found).mean())
-    signs = np.random.default_rng(SEED).integers(0, 2, (SAMPLED_PATTERNS, len(sizes)), dtype=np.int8) * 2.0 - 1
-    return float((1 + (abs(signs @ sizes) >= found).sum()) / (1 + SAMPLED_PATTERNS))
+    totals = np.concatenate([(2 * chosen - 1) @ sizes for chosen in sampled_subsets(len(sizes))])
+    return float((1 + (abs(totals) >= found).sum()) / (1 + len(totals)))
 
 
 def lower_bound(totals: GroupTotals, alpha: float) -> float | None:
@@ -71,37 +72,47 @@ def lower_bound(totals: GroupTotals, alpha: float) -> float | None:
     return bound if bound > float("-inf") else None
 
 
-def lower_bounds(sizes: Floats, sums: Floats, alpha: float) -> Floats:
+def lower_bounds(sizes: Floats, sums: Floats, alpha: float, samples: int = SAMPLES) -> Floats:
     """`lower_bound` for many draws at once.
 
     Args:
         sizes: samples of each group.
         sums: sums of the groups along the last axis.
         alpha: as in `lower_bound`.
+        samples: subsets to draw where there are more than 12 groups.
 
     Returns:
         A bound for each draw; -inf where no difference is ever rejected.
     """
     import numpy as np
 
-    chosen = subsets(len(sizes))
-    rank = int(np.floor(alpha * (len(chosen) + 1) + ROUNDING))
+    groups = len(sizes)
+    parts = [all_subsets(groups)] if groups <= MOST_GROUPS_OF_SUBSETS else sampled_subsets(groups, samples)
+    means = np.concatenate([(sums @ chosen.T) / (chosen @ sizes) for chosen in parts], axis=-1)
+    rank = int(np.floor(alpha * (means.shape[-1] + 1) + ROUNDING))
     if rank < 1:
         return np.full(sums.shape[:-1], -np.inf)
-    means = (sums @ chosen.T) / (chosen @ sizes)
-    return np.partition(means, rank - 1, axis=-1)[..., rank - 1]
+    return np.asarray(np.partition(means, rank - 1, axis=-1)[..., rank - 1])
 
 
 @lru_cache(maxsize=8)
-def subsets(groups: int) -> Floats:
-    """A row of 0 and 1 for each non-empty subset of up to 12 groups; beyond, 4,999 subsets drawn with a fixed seed."""
+def all_subsets(groups: int) -> Floats:
+    """A row of 0 and 1 for each non-empty subset of the groups."""
     import numpy as np
 
-    if groups <= MOST_GROUPS_OF_SUBSETS:
-        numbers = np.arange(1, 2**groups)
-        return np.asarray(numbers[:, None] >> np.arange(groups) & 1, dtype=float)
-    drawn = np.random.default_rng(SEED).integers(0, 2, (SAMPLED_SUBSETS, groups), dtype=np.int8).astype(float)
-    return np.asarray(drawn[drawn.any(axis=1)])
+    return np.asarray(np.arange(1, 2**groups)[:, None] >> np.arange(groups) & 1, dtype=float)
+
+
+def sampled_subsets(groups: int, samples: int = SAMPLES) -> Iterator[Floats]:
+    """Rows of 0 and 1 for non-empty subsets drawn with a fixed seed, some at a time."""
+    import numpy as np
+
+    random = np.random.default_rng(SEED)
+    step = max(1, MOST_VALUES // groups)
+    for start in range(0, samples, step):
+        shape = (min(step, samples - start), groups)
+        drawn = np.asarray(random.integers(0, 2, shape, dtype=np.int8), dtype=float)
+        yield drawn[drawn.any(axis=1)]
 
 
 def all_totals(sizes: Floats) -> Floats:

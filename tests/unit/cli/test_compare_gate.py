@@ -236,6 +236,14 @@ def test_every_field_of_the_documents_is_in_the_reference(evalflow, runs):
         assert have | empty == set(known)
 
 
+def test_a_refusal_is_a_document_as_well(evalflow):
+    code, out, err = evalflow("compare monday --baseline bese --json")
+    document = json.loads(out)
+    assert (code, document["exit_code"], document["schema"]) == (2, 2, "evalflow.compare/1")
+    assert document["error"]["problems"][0]["where"] == "--baseline"
+    assert "Did you mean 'base'?" in err
+
+
 # --- the gate ---
 
 

@@ -1,6 +1,7 @@
 """`--json`: each command's document has the fields that the reference lists, and nothing else is printed with it."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -10,6 +11,7 @@ from evalscope_evalflow.cli import command_line as cli
 from evalscope_evalflow.cli import doctor
 from evalscope_evalflow.cli.json_documents import FIELDS, ps_document
 from evalscope_evalflow.errors import EngineError
+from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.results import json_output
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
@@ -128,10 +130,14 @@ def test_ps_lists_what_runs(capsys):
     registration = registry.Registration("20260101-000000-abcd", model="m", engine="e", api_url="u", devices="0")
     try:
         cli.main(["ps", "--json"])
+        assert document(capsys, "ps")["runs"][0]["progress"] is None
+        registration.set(progress=asdict(DatasetProgress("gsm8k", False, 12, 40, answers_per_s=3.2)))
+        cli.main(["ps", "--json"])
         found = document(capsys, "ps")
     finally:
         registration.close()
     assert_as_documented(found, "ps")
+    assert found["runs"][0]["progress"]["answers_per_s"] == 3.2
     assert found["runs"][0]["model"] == "m"
     assert json_output.document("ps", ps_document([], ["run x of m"]))["cleaned"] == ["run x of m"]
 

@@ -22,7 +22,7 @@ from evalscope_evalflow.results.html.report import MOST_LINES, report_html
 from evalscope_evalflow.results.html.report_parts import report_parts
 from evalscope_evalflow.results.html.sample_choice import LONGEST_TEXT, embedded_samples, shorten
 from evalscope_evalflow.results.html.score_plot import score_plots
-from evalscope_evalflow.results.run_folders import find_runs
+from evalscope_evalflow.results.run_folders import RunFolder, find_runs
 
 OLD_RUNS = Path(__file__).parents[2] / "run_folders_0_1"
 TEMPLATES = Path(report_html.__code__.co_filename).parent / "templates"
@@ -178,7 +178,7 @@ def test_real_folders_of_an_older_version(folder, tmp_path):
 
 
 def test_parts_of_both_backends(tmp_path):
-    parts = list(report_parts(OLD_RUNS / "vlmevalkit" / "work", "m"))
+    parts = list(report_parts(RunFolder(OLD_RUNS / "vlmevalkit" / "work", "m.o-1", {}), "m"))
     assert [(line.part, line.kind, line.value) for line in parts] == [("even", "part", 0.5), ("odd", "part", 0.0)]
     subset = {"name": "algebra", "score": 0.25, "num": 4}
     other = {**subset, "name": "sets", "score": 0.35}
@@ -196,10 +196,39 @@ def test_parts_of_both_backends(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(report))
     (path.parent / "torn.json").write_text('{"metrics": [')
-    found = [(line.dataset, line.part, line.kind, line.value, line.n) for line in report_parts(tmp_path, "m")]
+    parts = report_parts(RunFolder(tmp_path, "m", {}), "m")
+    assert {line.low for line in parts} == {None}  # there are no samples
+    found = [(line.dataset, line.part, line.kind, line.value, line.n) for line in parts]
     assert found == [
         ("math", "hard", "category", 0.3, 8),
         ("math", "hard / algebra", "subset", 0.25, 4),
         ("math", "hard / sets", "subset", 0.35, 4),
         ("math", "easy", "category", 0.9, 2),
     ]
+
+
+def test_a_part_has_an_interval_where_its_score_is_the_mean_of_its_samples(tmp_path):
+    folder = shutil.copytree(OLD_RUNS / "complete" / "work", tmp_path / "work")
+    path = next(folder.glob("reports/*/general_mcq.json"))
+    report = json.loads(path.read_text())
+    demo = report["metrics"][0]["categories"][0]["subsets"][0]
+    report["metrics"][0]["categories"][0]["subsets"] = [demo, {**demo, "name": "weighted"}, {**demo, "score": 0.5}]
+    path.write_text(json.dumps(report))
+    first, unknown, other = report_parts(find_runs(folder)[0], "smol")
+    assert 0 < first.low < first.value == 0.75 < first.high < 1
+    assert first.few_groups
+    assert (unknown.low, other.low) == (None, None)
+
+
+def test_no_key_is_in_it(tmp_path):
+    folder = shutil.copytree(OLD_RUNS / "complete" / "work", tmp_path / "work")
+    path = folder / "evalflow" / "run.json"
+    record = json.loads(path.read_text())
+    record["task"]["evalflow"]["deploy"]["api_key"] = "a-key-of-many-characters"  # as by hand: a record has none
+    record["task"]["evalflow"]["models"] = [{"name": "smol", "api_url": "http://user:pass-word@host/v1?key=k-e-y"}]
+    path.write_text(json.dumps(record))
+    text = report_html(find_runs(folder))
+    assert "a-key-of-many-characters" not in text
+    assert "pass-word" not in text
+    assert "k-e-y" not in text
+    assert "http://host/v1" in text

@@ -198,6 +198,13 @@ def test_a_policy_that_nothing_decides_by_is_refused():
         gate(rows([1.0] * 9), rows([1.0] * 9), {"supporting": {"*": {"max_drop": 1}}, "advisory": ["qa"]})
 
 
+def test_what_is_left_out_is_told_where_it_passes():
+    good = coins(1000, 0.8)
+    result = gate(rows(good), rows(["failed"] * 20 + good[20:]))
+    assert result.exit_code is PASSED
+    assert result.cells[0].reason.endswith("; over 980 of 1000 samples (20 failed in new)")
+
+
 # --- what it writes ---
 
 

@@ -7,7 +7,11 @@ import pytest
 from scipy import stats
 
 from evalscope_evalflow.results.statistics import PairedMethod, paired
-from evalscope_evalflow.results.statistics.cluster_robust import robust_mean, satterthwaite_degrees
+from evalscope_evalflow.results.statistics.cluster_robust import (
+    degrees_of_alike_samples,
+    robust_mean,
+    satterthwaite_degrees,
+)
 from evalscope_evalflow.results.statistics.effective_size import group_totals
 from evalscope_evalflow.results.statistics.sign_flips import lower_bound, sign_flip_p
 
@@ -93,7 +97,7 @@ def test_interval_and_p_agree_on_zero_where_signs_are_flipped():
         assert (found.p < 0.05) is (found.low > 0 or found.high < 0)
 
 
-def by_matrices(groups, n):
+def by_matrices(groups, n, covariance=None):
     """CR2 of a mean, step by step as in the papers: a symmetric square root for each group."""
     x = np.ones((n, 1))
     hat = x @ x.T / n
@@ -105,7 +109,7 @@ def by_matrices(groups, n):
         adjust = vectors @ np.diag(values**-0.5) @ vectors.T
         weights.append(rest[:, inside] @ adjust @ x[inside] / n)
     columns = np.hstack(weights)
-    gram = columns.T @ columns
+    gram = columns.T @ (columns if covariance is None else covariance @ columns)
     return columns, np.trace(gram) ** 2 / (gram**2).sum()
 
 
@@ -117,6 +121,37 @@ def test_cr2_is_that_of_the_matrix_formula(sizes):
     found = robust_mean(group_totals(values, groups))
     assert found.variance == pytest.approx(((columns.T @ values) ** 2).sum(), rel=1e-9)
     assert found.degrees == pytest.approx(degrees, rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [[4] * 12, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [1] * 20 + [9]])
+def test_degrees_of_samples_that_are_alike_are_those_of_the_matrix_formula(sizes):
+    groups = of_sizes(sizes)
+    n, same = len(groups), groups[:, None] == groups
+    values = np.random.default_rng(12).normal(size=n) + 0.7 * np.random.default_rng(13).normal(size=n)[groups]
+    rest = values - values.mean()
+    off = same & ~np.eye(n, dtype=bool)
+    alike, variance = (np.outer(rest, rest)[off]).mean(), (rest**2).mean()
+    assert 0 < alike < variance
+    _, degrees = by_matrices(groups, n, (variance - alike) * np.eye(n) + alike * same)
+    assert degrees_of_alike_samples(group_totals(values, groups), (rest**2).sum()) == pytest.approx(degrees, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "method"),
+    [
+        ([1] * 10, "cr2"),
+        ([4] * 10, "cr2"),
+        (range(1, 21), "cr2"),
+        ([1] * 9, "sign-flip"),
+        ([1] * 40 + [10] * 4, "sign-flip"),
+        ([1] * 300 + [100], "sign-flip"),
+        ([1] * 1000 + [30] * 10, "sign-flip"),
+    ],
+)
+def test_signs_decide_where_few_groups_outweigh_the_others(sizes, method):
+    groups = of_sizes(list(sizes))
+    a = np.random.default_rng(14).normal(size=len(groups))
+    assert paired(a, a * 0, groups).method == method
 
 
 def test_groups_of_one_size_have_one_degree_of_freedom_less_than_groups():
