@@ -25,6 +25,8 @@ def runs(tmp_path_factory):
         made_up_run.run(top / sweep / "tuned", tuned, "tuned", "qa")
     made_up_run.run(top / "alone", base, "base", "qa")
     made_up_run.run(top / "other", base, "base", "code")
+    for day in ("monday", "tuesday"):
+        made_up_run.run(top / "all" / day / "base", base, "base", "qa")
     for name in ("first", "second"):
         made_up_run.run(top / "two" / name, base, name, "qa")
     made_up_run.run(top / "newer", base, "tuned", "qa")
@@ -66,6 +68,9 @@ def evalflow(runs, monkeypatch, capsys):
         ("tuesday --baseline monday", {("tuesday:base", "monday:base"), ("tuesday:tuned", "monday:tuned")}),
         ("tuesday --baseline monday --models tuned", {("tuesday:tuned", "monday:tuned")}),
         ("monday tuesday --models tuned", {("monday:tuned", "base"), ("tuesday:tuned", "base")}),
+        ("all", {("tuesday/base", "monday/base")}),
+        ("all --baseline tuesday/base", {("monday/base", "tuesday/base")}),
+        ("all --baseline all:tuesday/base", {("monday/base", "tuesday/base")}),
         ("monday alone --baseline alone", {("monday:base", "alone:base"), ("tuned", "alone:base")}),
     ],
 )
@@ -89,6 +94,8 @@ def test_the_baseline_is_a_model_a_folder_or_a_model_in_a_folder(evalflow, line,
         ("compare newer --baseline alone", "its record has schema 99"),
         ("compare monday/base/reports", "is a part of a run folder"),
         ("compare empty", "no run folder is in empty"),
+        ("compare monday --baseline all:base", "Say which: all:monday/base, all:tuesday/base"),
+        ("compare all --baseline base", "Say which: monday/base, tuesday/base"),
         ("compare monday tuesday --baseline base", "Say which: monday:base, tuesday:base"),
         ("compare half --baseline two", "two holds several models, but none is named 'tuned'"),
         ("compare monday --models tunde", "Did you mean 'tuned'?"),
