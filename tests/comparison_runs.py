@@ -47,6 +47,7 @@ def loaded(
     samples: Sequence[Mapping[str, Any]],
     baseline: str | None = None,
     cells: Mapping[str, Cell] | None = None,
+    lower: Sequence[str] = (),
     **record: Any,
 ) -> LoadedRun:
     """A run in memory.
@@ -56,9 +57,10 @@ def loaded(
         samples: as `rows` makes them.
         baseline: the label of its baseline.
         cells: what cells.json would say.
+        lower: datasets by whose metric less is better.
         record: what run.json would say.
     """
     run = RunFolder(Path(f"/runs/{label}"), label, record, label)
     run.__dict__["cells"] = dict(cells or {})  # what the cached property would read
     frame = pd.DataFrame(list(samples), columns=[*COLUMNS, *BY_NUMBER]).astype({"score": float})
-    return LoadedRun(ChosenRun(label, run, baseline), tables_of(frame))
+    return LoadedRun(ChosenRun(label, run, baseline), tables_of(frame), frozenset(lower))

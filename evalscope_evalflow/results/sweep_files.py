@@ -36,6 +36,7 @@ def write_sweep_files(result: FlowResult, warn: Callable[[str], None]) -> list[P
         os.replace(new, path)
     except OSError as error:
         warn(f"{path} could not be written: {error.strerror}")
+        new.unlink(missing_ok=True)
         return written
     return [*written, path]
 

@@ -85,5 +85,6 @@ def where_to_look(task: Task) -> str:
     return (
         f"Reports, answers and logs: {task.work_dir}\n"
         f"Scores and samples: evalflow show {quote(str(task.work_dir))}\n"
-        f"In a browser: {extra}evalscope service --host 127.0.0.1 --outputs {quote(str(task.outputs))}"
+        f"In a browser: {extra}evalscope service --host 127.0.0.1 --outputs {quote(str(task.outputs))}\n"
+        "  (its Compare page sets reports side by side; `evalflow show DIR --browser` has all runs below a folder)"
     )

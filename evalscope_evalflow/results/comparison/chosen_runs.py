@@ -73,9 +73,10 @@ def choose_runs(
 def _baselines(found: Sequence[_Found], given: str | None) -> list[_Found]:
     if given is None:
         return [found[0]]
-    named = [item for item in found if item.run.model == given]
+    named = [item for item in found if item.run.model == given] or [item for item in found if item.run.name == given]
     if len(named) > 1:
-        forms = ", ".join(f"{item.given}:{given}" for item in named)
+        same = len({item.given for item in named}) < len(named)  # in one folder, their paths tell them apart
+        forms = ", ".join(item.run.name if same else f"{item.given}:{given}" for item in named)
         raise ConfigError(Problem("--baseline", f"{given!r} is a model of several folders", f"Say which: {forms}"))
     if named:
         return named
@@ -84,10 +85,13 @@ def _baselines(found: Sequence[_Found], given: str | None) -> list[_Found]:
     for place in (place for place, letter in enumerate(given) if letter == ":" and os.path.isdir(given[:place])):
         folder, model = given[:place], given[place + 1 :]  # either may hold a colon itself
         runs = [_Found(folder, run) for run in find_runs(folder)]
-        chosen = [item for item in runs if item.run.model == model]
+        chosen = [item for item in runs if item.run.name == model] or [item for item in runs if item.run.model == model]
         if not chosen:
-            known = [item.run.model for item in runs]
+            known = [item.run.name for item in runs]
             raise ConfigError(Problem("--baseline", f"{folder} has no run of {model!r}", _among(model, known)))
+        if len(chosen) > 1:
+            forms = ", ".join(f"{folder}:{item.run.name}" for item in chosen)
+            raise ConfigError(Problem("--baseline", f"{folder} has several runs of {model!r}", f"Say which: {forms}"))
         return chosen
     names = list(dict.fromkeys(item.run.model for item in found))
     what = f"{given!r} is neither a model of these folders nor a folder"
@@ -130,7 +134,9 @@ def _labels(found: Sequence[_Found]) -> dict[Path, str]:
 
 
 def _told_apart(item: _Found, same: Sequence[_Found]) -> str:
-    """`FOLDER:MODEL`, with the last parts of the folder's path that no other has."""
+    """`FOLDER:MODEL`, with the last parts of the folder's path that no other has; below one folder, the path in it."""
+    if len({other.given for other in same}) == 1:
+        return item.run.name
     parts = {other.place: Path(os.path.abspath(other.given)).parts for other in same}
     mine = parts[item.place]
     for length in range(1, len(mine)):

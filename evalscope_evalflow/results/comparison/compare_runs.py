@@ -17,6 +17,7 @@ from evalscope_evalflow.results.comparison.comparison_data import (
     Kind,
     Verdict,
 )
+from evalscope_evalflow.results.comparison.metric_direction import lower_is_better
 from evalscope_evalflow.results.comparison.run_description import described, version_differences
 from evalscope_evalflow.results.comparison.run_differences import Side, merged, setting_differences
 from evalscope_evalflow.results.comparison.sample_table import (
@@ -30,6 +31,9 @@ from evalscope_evalflow.results.comparison.sample_table import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from evalscope_evalflow.results.comparison.chosen_runs import ChosenRun
 
 MIN_SHARE = 0.95
@@ -59,10 +63,12 @@ class LoadedRun:
     Attributes:
         chosen: which run it is.
         tables: its samples' scores, by dataset.
+        lower: datasets by whose metric less is better.
     """
 
     chosen: ChosenRun
     tables: Mapping[str, SampleTable]
+    lower: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -77,6 +83,10 @@ class LoadedRun:
         """Samples that were to be answered; None: nobody has counted them."""
         cell = self.chosen.run.cells.get(dataset)
         return cell.requested if cell else None
+
+    def lower_is_better(self, dataset: str) -> bool:
+        """Whether less is better by the headline metric of a dataset, as with error rates."""
+        return dataset in self.lower
 
     def side(self, dataset: str) -> Side:
         """Its part in a comparison on a dataset that it has."""
@@ -97,7 +107,9 @@ def load_runs(chosen: Iterable[ChosenRun], rules: Rules) -> list[LoadedRun]:
     for item in chosen:
         tables = tables_of(sample_cache.read(item.run, columns))
         wanted = {name: table for name, table in tables.items() if rules.datasets is None or name in rules.datasets}
-        found.append(LoadedRun(item, wanted))
+        # A baseline says it for all that are compared with it: with the same metric it is the same.
+        named = wanted if item.baseline is None else ()
+        found.append(LoadedRun(item, wanted, frozenset(name for name in named if lower_is_better(item.run, name))))
     return found
 
 
@@ -147,7 +159,7 @@ def decide(found: Sequence[CellComparison]) -> list[CellComparison]:
 
     adjusted = holm([cell.p for cell in found])
     return [
-        cell if p is None else replace(cell, p_adjusted=p, verdict=_verdict(cell.difference or 0.0, p))
+        cell if p is None else replace(cell, p_adjusted=p, verdict=_verdict(cell.gain or 0.0, p))
         for cell, p in zip(found, adjusted, strict=True)
     ]
 
@@ -169,6 +181,8 @@ def compare_cell(
     )
     if refused:
         return replace(cell, verdict=Verdict.REFUSED, refused=refused), differences
+    if run.lower_is_better(dataset) or baseline.lower_is_better(dataset):
+        cell = replace(cell, lower_is_better=True, remarks=("less is better by this metric",))
     return _tested(cell, run.tables[dataset], baseline.tables[dataset], pairs), differences
 
 
@@ -254,14 +268,16 @@ def _tested(cell: CellComparison, table: SampleTable, base: SampleTable, pairs: 
 
     ours, theirs = table.scores[pairs.first], base.scores[pairs.second]
     groups = base.groups[pairs.second]
-    found = paired(ours, theirs, groups)
+    sign, ends = (-1.0, _range(ours, theirs)) if cell.lower_is_better else (1.0, None)
+    found = paired(sign * ours, sign * theirs, groups, ends)
+    low, high = (found.low, found.high) if sign > 0 else (_negated(found.high), _negated(found.low))
     return replace(
         cell,
         score=float(ours.mean()),
         baseline_score=float(theirs.mean()),
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
+        difference=sign * found.difference + 0.0,
+        low=low,
+        high=high,
         p=found.p,
         lower_one_sided=found.lower_one_sided,
         wins=found.wins,
@@ -276,10 +292,21 @@ def _tested(cell: CellComparison, table: SampleTable, base: SampleTable, pairs: 
     )
 
 
-def _verdict(difference: float, p_adjusted: float) -> Verdict:
-    if p_adjusted >= LEVEL or difference == 0:
+def _range(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[float, float]:
+    """The range of negated scores: that of shares, or from the highest that occurs to 0."""
+    highest = max(1.0, float(ours.max()), float(theirs.max()))
+    lowest = min(0.0, float(ours.min()), float(theirs.min()))
+    return -highest, -lowest
+
+
+def _negated(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _verdict(gain: float, p_adjusted: float) -> Verdict:
+    if p_adjusted >= LEVEL or gain == 0:
         return Verdict.NOT_SHOWN
-    return Verdict.ROSE if difference > 0 else Verdict.FELL
+    return Verdict.ROSE if gain > 0 else Verdict.FELL
 
 
 def _score(run: LoadedRun, dataset: str) -> CellScore:

@@ -163,9 +163,9 @@ class CellComparison:
         high: upper end.
         p: two-sided p value; None where there is no test.
         p_adjusted: the same, Holm-adjusted over the family.
-        lower_one_sided: lower end of the one-sided 95 % interval.
-        wins: samples with a higher score than in the baseline.
-        losses: samples with a lower one.
+        lower_one_sided: lower end of the one-sided 95 % interval of the gain.
+        wins: samples with a better score than in the baseline.
+        losses: samples with a worse one.
         ties: samples with the same one.
         groups: groups of samples that depend on each other.
         effective_groups: their number, weighted by size: (Σn)²/Σn².
@@ -174,6 +174,7 @@ class CellComparison:
         smallest_difference: the smallest true difference that this many samples show in 80 % of cases, at a level of
             5 % for this comparison alone; None where it cannot be told.
         remarks: what has to be known, a line each.
+        lower_is_better: whether less is better by this metric, as with error rates.
     """
 
     run: str
@@ -202,6 +203,12 @@ class CellComparison:
     method: str = ""
     smallest_difference: float | None = None
     remarks: tuple[str, ...] = ()
+    lower_is_better: bool = False
+
+    @property
+    def gain(self) -> float | None:
+        """By how much the run is better than the baseline: the difference, or minus it where less is better."""
+        return -self.difference if self.lower_is_better and self.difference is not None else self.difference
 
     @property
     def share(self) -> float:

@@ -55,9 +55,10 @@ def flips(
         ]
         pairs, _ = pair_cell(run, baseline, cell.dataset, rules, differences)
         change = table.scores[pairs.first] - base.scores[pairs.second]
+        sign = -1.0 if cell.lower_is_better else 1.0
         for place in change.nonzero()[0].tolist():
             rows = int(table.rows[pairs.first[place]]), int(base.rows[pairs.second[place]])
-            found.append((float(change[place]), number, cell.run, cell.baseline, *rows))
+            found.append((sign * float(change[place]), number, cell.run, cell.baseline, *rows))
     found.sort(key=lambda item: (item[0], item[1], item[5]))
     chosen = found if most is None else found[:most]
     labels = {label for item in chosen for label in item[2:4]}

@@ -157,40 +157,44 @@ def _status(rule: Rule, cell: CellComparison, drop: float | None) -> tuple[Statu
         return status, f"{'incomplete: ' if rule.tier.decides else ''}{cell.refused}"
     if not rule.tier.decides:
         return Status.SHOWN, cell.verdict.value
-    if cell.verdict is Verdict.TOO_FEW or cell.difference is None or drop is None or cell.lower_one_sided is None:
+    gain, lower = cell.gain, cell.lower_one_sided
+    if cell.verdict is Verdict.TOO_FEW or gain is None or drop is None or lower is None:
         return Status.UNDECIDED, (
             f"too few: {cell.pairs} samples in {cell.groups} groups, worth {cell.effective_groups:.1f} of equal size; "
             "six are needed"
         )
-    return (_critical if rule.tier is Tier.CRITICAL else _supporting)(cell, cell.difference, cell.lower_one_sided, drop)
+    return (_critical if rule.tier is Tier.CRITICAL else _supporting)(cell, gain, lower, drop)
 
 
-def _critical(cell: CellComparison, difference: float, lower: float, drop: float) -> tuple[Status, str]:
+def _critical(cell: CellComparison, gain: float, lower: float, drop: float) -> tuple[Status, str]:
     """Non-inferiority: the lower bound has to be above the allowed drop. What is not shown is no pass."""
-    bound = (
-        f"the difference is {signed(difference)}, its lower 95 % bound {signed(lower)}; {number(drop)} less is allowed"
-    )
+    bound = f"{_name(cell)} is {signed(gain)}, its lower 95 % bound {signed(lower)}; {number(drop)} less is allowed"
     if lower >= -drop:
         return Status.PASSED, ("it fell for sure, but by less than is allowed; " if _fell(cell) else "") + bound
     if _fell(cell):
-        return Status.BLOCKED, f"it fell for sure (p = {cell.p_adjusted:.2g}){_by_more(difference, drop)}; {bound}"
+        return Status.BLOCKED, f"it fell for sure (p = {cell.p_adjusted:.2g}){_by_more(gain, drop)}; {bound}"
     return Status.UNDECIDED, (
         f"too few: {cell.pairs} samples show neither that it fell nor that it fell by no more than is allowed; {bound}"
     )
 
 
-def _by_more(difference: float, drop: float) -> str:
-    return ", by more than is allowed" if difference < -drop else ", perhaps by more than is allowed"
+def _by_more(gain: float, drop: float) -> str:
+    return ", by more than is allowed" if gain < -drop else ", perhaps by more than is allowed"
 
 
-def _supporting(cell: CellComparison, difference: float, lower: float, drop: float) -> tuple[Status, str]:
+def _supporting(cell: CellComparison, gain: float, lower: float, drop: float) -> tuple[Status, str]:
     """Blocks by evidence alone."""
-    change = f"the difference is {signed(difference)}, {number(drop)} less is allowed"
+    change = f"{_name(cell)} is {signed(gain)}, {number(drop)} less is allowed"
     if not _fell(cell):
         return Status.PASSED, f"no fall shown; {change}"
-    if difference >= -drop:
+    if gain >= -drop:
         return Status.PASSED, f"it fell for sure, but by no more than is allowed; {change}"
     return Status.BLOCKED, f"it fell for sure (p = {cell.p_adjusted:.2g}); {change}"
+
+
+def _name(cell: CellComparison) -> str:
+    """What the numbers of a reason are about: below 0 is always worse."""
+    return "the gain (less is better)" if cell.lower_is_better else "the difference"
 
 
 def _fell(cell: CellComparison) -> bool:

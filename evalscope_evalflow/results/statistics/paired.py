@@ -16,7 +16,7 @@ from evalscope_evalflow.results.statistics.cluster_robust import RobustMean, rob
 from evalscope_evalflow.results.statistics.difference_bounds import balance, score_lower_bound, score_upper_bound
 from evalscope_evalflow.results.statistics.effective_size import GroupTotals
 from evalscope_evalflow.results.statistics.paired_differences import PairedDifferences, paired_differences
-from evalscope_evalflow.results.statistics.sign_flips import lower_bound, sign_flip_p
+from evalscope_evalflow.results.statistics.sign_flips import lower_bound, sign_flip_p, subset_means
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -121,8 +121,7 @@ class _Verdict:
 def _verdict(data: PairedDifferences) -> _Verdict:
     known = robust_mean(data.totals)
     by_signs = data.few or data.sparse or known.variance == 0
-    lower = _lower_by_signs if data.few else _lower_by_t
-    low, high = lower(data.totals, known, TWO_SIDED), -lower(_negative(data.totals), _negated(known), TWO_SIDED)
+    low, high, one_sided = _by_signs(data.totals) if data.few else _by_t(known)
     found = balance(data, known)
     p = sign_flip_p(data.totals.sums) if by_signs else _p_by_t(known, data.discordant)
     if data.hides_losses or known.variance == 0:
@@ -138,7 +137,7 @@ def _verdict(data: PairedDifferences) -> _Verdict:
         p=p,
         low=low,
         high=high,
-        lower_one_sided=min(lower(data.totals, known, ONE_SIDED), by_score),
+        lower_one_sided=min(one_sided, by_score),
     )
 
 
@@ -150,20 +149,15 @@ def _p_by_t(known: RobustMean, discordant: int) -> float:
     return max(p, 2.0 ** (1 - discordant))
 
 
-def _lower_by_t(totals: GroupTotals, known: RobustMean, alpha: float) -> float:
-    return known.mean - t_quantile(1 - alpha, known.degrees) * known.standard_error
+def _by_t(known: RobustMean) -> tuple[float, float, float]:
+    """Both ends of the interval, and the one-sided lower bound."""
+    half = t_quantile(1 - TWO_SIDED, known.degrees) * known.standard_error
+    below = t_quantile(1 - ONE_SIDED, known.degrees) * known.standard_error
+    return known.mean - half, known.mean + half, known.mean - below
 
 
-def _lower_by_signs(totals: GroupTotals, known: RobustMean, alpha: float) -> float:
-    bound = lower_bound(totals, alpha)
-    # Six effective groups are at least six groups, and those are enough for a bound.
-    assert bound is not None
-    return bound
-
-
-def _negative(totals: GroupTotals) -> GroupTotals:
-    return GroupTotals(totals.sizes, -totals.sums)
-
-
-def _negated(known: RobustMean) -> RobustMean:
-    return RobustMean(-known.mean, known.variance, known.degrees)
+def _by_signs(totals: GroupTotals) -> tuple[float, float, float]:
+    """The same by inverting the sign-flip test; six groups or more always have bounds."""
+    means = subset_means(totals.sizes, totals.sums)
+    low, high, one_sided = lower_bound(means, TWO_SIDED), -lower_bound(-means, TWO_SIDED), lower_bound(means, ONE_SIDED)
+    return float(low), float(high), float(one_sided)

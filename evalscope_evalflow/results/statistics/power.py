@@ -15,7 +15,7 @@ from evalscope_evalflow.results.statistics.cluster_robust import robust_mean, t_
 from evalscope_evalflow.results.statistics.difference_bounds import Balance, balance
 from evalscope_evalflow.results.statistics.effective_size import TOO_FEW_GROUPS, effective_groups
 from evalscope_evalflow.results.statistics.paired_differences import paired_differences
-from evalscope_evalflow.results.statistics.sign_flips import SEED, lower_bounds
+from evalscope_evalflow.results.statistics.sign_flips import SEED, lower_bound, subset_means
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -120,5 +120,5 @@ def standard_errors_for_signs(sizes: tuple[float, ...], chance: float = POWER, a
 
     totals = np.asarray(sizes)
     effects = np.random.default_rng(SEED).standard_normal((DRAWS, len(totals)))
-    below = -lower_bounds(totals, effects * totals, alpha / 2, SUBSETS)
+    below = -lower_bound(subset_means(totals, effects * totals, SUBSETS), alpha / 2)
     return float(np.quantile(below, chance)) * sqrt(effective_groups(totals))

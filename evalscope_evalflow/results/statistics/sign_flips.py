@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evalscope_evalflow.results.statistics.effective_size import Floats, GroupTotals
+    from evalscope_evalflow.results.statistics.effective_size import Floats
 
 # All 2**17 sign patterns are gone through in some milliseconds. Beyond, a fixed sample of patterns stands for all of
 # them, which keeps the test valid: the pattern found counts as one of them.
@@ -54,44 +54,45 @@ def sign_flip_p(sums: Floats) -> float:
     if len(sizes) <= MOST_GROUPS:
         # The other half of the patterns mirrors these.
         return float((abs(all_totals(sizes[1:]) + sizes[0]) >= found).mean())
-    totals = np.concatenate([(2 * chosen - 1) @ sizes for chosen in sampled_subsets(len(sizes))])
+    # Groups without a difference change nothing, and leave the number of groups to be that of the bounds.
+    every = np.abs(sums)
+    totals = np.concatenate([2 * (chosen @ every) - every.sum() for chosen in sampled_subsets(len(every))])
     return float((1 + (abs(totals) >= found).sum()) / (1 + len(totals)))
 
 
-def lower_bound(totals: GroupTotals, alpha: float) -> float | None:
-    """The smallest difference that the one-sided test at level `alpha` does not reject.
-
-    Args:
-        totals: the differences, summed up by group.
-        alpha: such as 0.05 for a one-sided bound of 95 %, or 0.025 for the lower end of a two-sided interval.
-
-    Returns:
-        The bound; None: there are so few groups that no difference is ever rejected.
-    """
-    bound = float(lower_bounds(totals.sizes, totals.sums, alpha))
-    return bound if bound > float("-inf") else None
-
-
-def lower_bounds(sizes: Floats, sums: Floats, alpha: float, samples: int = SAMPLES) -> Floats:
-    """`lower_bound` for many draws at once.
+def subset_means(sizes: Floats, sums: Floats, samples: int = SAMPLES) -> Floats:
+    """The mean over each non-empty subset of the groups, or over 9,999 drawn ones of more than 12 groups.
 
     Args:
         sizes: samples of each group.
-        sums: sums of the groups along the last axis.
-        alpha: as in `lower_bound`.
+        sums: sums of the groups along the last axis; further axes are draws of them.
         samples: subsets to draw where there are more than 12 groups.
 
     Returns:
-        A bound for each draw; -inf where no difference is ever rejected.
+        The means along the last axis.
     """
     import numpy as np
 
     groups = len(sizes)
     parts = [all_subsets(groups)] if groups <= MOST_GROUPS_OF_SUBSETS else sampled_subsets(groups, samples)
-    means = np.concatenate([(sums @ chosen.T) / (chosen @ sizes) for chosen in parts], axis=-1)
+    return np.concatenate([(sums @ chosen.T) / (chosen @ sizes) for chosen in parts], axis=-1)
+
+
+def lower_bound(means: Floats, alpha: float) -> Floats:
+    """The smallest difference that the one-sided test at level `alpha` does not reject.
+
+    Args:
+        means: `subset_means`.
+        alpha: such as 0.05 for a one-sided bound of 95 %, or 0.025 for the lower end of a two-sided interval.
+
+    Returns:
+        The bound, for each draw; -inf where there are so few groups that no difference is ever rejected.
+    """
+    import numpy as np
+
     rank = int(np.floor(alpha * (means.shape[-1] + 1) + ROUNDING))
     if rank < 1:
-        return np.full(sums.shape[:-1], -np.inf)
+        return np.full(means.shape[:-1], -np.inf)
     return np.asarray(np.partition(means, rank - 1, axis=-1)[..., rank - 1])
 
 
@@ -105,6 +106,19 @@ def all_subsets(groups: int) -> Floats:
 
 def sampled_subsets(groups: int, samples: int = SAMPLES) -> Iterator[Floats]:
     """Rows of 0 and 1 for non-empty subsets drawn with a fixed seed, some at a time."""
+    return iter((kept_subsets(groups, samples),)) if groups * samples <= MOST_VALUES else drawn_subsets(groups, samples)
+
+
+@lru_cache(maxsize=4)
+def kept_subsets(groups: int, samples: int) -> Floats:
+    """All of `drawn_subsets`, for the next comparison over as many groups."""
+    import numpy as np
+
+    return np.concatenate(list(drawn_subsets(groups, samples)))
+
+
+def drawn_subsets(groups: int, samples: int) -> Iterator[Floats]:
+    """As `sampled_subsets`."""
     import numpy as np
 
     random = np.random.default_rng(SEED)

@@ -25,6 +25,8 @@ def runs(tmp_path_factory):
         made_up_run.run(top / sweep / "tuned", tuned, "tuned", "qa")
     made_up_run.run(top / "alone", base, "base", "qa")
     made_up_run.run(top / "other", base, "base", "code")
+    for day in ("monday", "tuesday"):
+        made_up_run.run(top / "all" / day / "base", base, "base", "qa")
     for name in ("first", "second"):
         made_up_run.run(top / "two" / name, base, name, "qa")
     made_up_run.run(top / "newer", base, "tuned", "qa")
@@ -66,6 +68,9 @@ def evalflow(runs, monkeypatch, capsys):
         ("tuesday --baseline monday", {("tuesday:base", "monday:base"), ("tuesday:tuned", "monday:tuned")}),
         ("tuesday --baseline monday --models tuned", {("tuesday:tuned", "monday:tuned")}),
         ("monday tuesday --models tuned", {("monday:tuned", "base"), ("tuesday:tuned", "base")}),
+        ("all", {("tuesday/base", "monday/base")}),
+        ("all --baseline tuesday/base", {("monday/base", "tuesday/base")}),
+        ("all --baseline all:tuesday/base", {("monday/base", "tuesday/base")}),
         ("monday alone --baseline alone", {("monday:base", "alone:base"), ("tuned", "alone:base")}),
     ],
 )
@@ -89,6 +94,8 @@ def test_the_baseline_is_a_model_a_folder_or_a_model_in_a_folder(evalflow, line,
         ("compare newer --baseline alone", "its record has schema 99"),
         ("compare monday/base/reports", "is a part of a run folder"),
         ("compare empty", "no run folder is in empty"),
+        ("compare monday --baseline all:base", "Say which: all:monday/base, all:tuesday/base"),
+        ("compare all --baseline base", "Say which: monday/base, tuesday/base"),
         ("compare monday tuesday --baseline base", "Say which: monday:base, tuesday:base"),
         ("compare half --baseline two", "two holds several models, but none is named 'tuned'"),
         ("compare monday --models tunde", "Did you mean 'tuned'?"),
@@ -206,6 +213,17 @@ def test_html_is_one_page(evalflow, tmp_path):
     text = target.read_text()
     assert text.startswith("<!doctype html>") or text.startswith("<!DOCTYPE html>")
     assert "0 won, 6 lost" in text
+
+
+def test_the_report_says_whether_less_is_better(evalflow, runs):
+    for name, scores in (("good", [0.0, 1.0] * 10), ("worse", [1.0] * 20)):
+        made_up_run.run(runs / "wer" / name, scores, name, "speech")
+        path = runs / "wer" / name / "reports" / name / "speech.json"
+        report = json.loads(path.read_text())
+        report["metrics"][0]["semantics"]["direction"] = "lower_is_better"
+        path.write_text(json.dumps(report))
+    (cell,) = json.loads(evalflow("compare wer --baseline good --json --samples")[1])["cells"]
+    assert (cell["verdict"], cell["difference"], cell["wins"], cell["losses"]) == ("worse", 0.5, 0, 10)
 
 
 def test_some_refused_cells_make_3(evalflow, runs):

@@ -131,7 +131,8 @@ def task_of(mode):
 def test_the_last_lines_say_where_to_look():
     shown = where_to_look(task_of("all"))
     assert "/w/out/m" in shown
-    assert shown.endswith("evalscope service --host 127.0.0.1 --outputs /w/out")
+    assert "evalscope service --host 127.0.0.1 --outputs /w/out\n" in shown
+    assert "Compare page" in shown
 
 
 def test_what_is_only_answered_has_nothing_to_show_in_a_browser():

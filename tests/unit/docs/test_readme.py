@@ -15,6 +15,7 @@ HEADINGS = [
     "Your own model on vLLM",
     "In a notebook",
     "VLMEvalKit",
+    "Compare and gate",
     "Many models",
     "What is left behind",
     "The start-up shim",

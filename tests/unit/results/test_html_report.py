@@ -218,3 +218,17 @@ def test_a_part_has_an_interval_where_its_score_is_the_mean_of_its_samples(tmp_p
     assert 0 < first.low < first.value == 0.75 < first.high < 1
     assert first.few_groups
     assert (unknown.low, other.low) == (None, None)
+
+
+def test_no_key_is_in_it(tmp_path):
+    folder = shutil.copytree(OLD_RUNS / "complete" / "work", tmp_path / "work")
+    path = folder / "evalflow" / "run.json"
+    record = json.loads(path.read_text())
+    record["task"]["evalflow"]["deploy"]["api_key"] = "a-key-of-many-characters"  # as by hand: a record has none
+    record["task"]["evalflow"]["models"] = [{"name": "smol", "api_url": "http://user:pass-word@host/v1?key=k-e-y"}]
+    path.write_text(json.dumps(record))
+    text = report_html(find_runs(folder))
+    assert "a-key-of-many-characters" not in text
+    assert "pass-word" not in text
+    assert "k-e-y" not in text
+    assert "http://host/v1" in text

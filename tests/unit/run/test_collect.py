@@ -10,9 +10,10 @@ from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.backends.native import native_results
 from evalscope_evalflow.display.model_display import ModelDisplay
 from evalscope_evalflow.display.reporter import Reporter
-from evalscope_evalflow.events.run_events import RunFinished, RunState, WorkPlanned
+from evalscope_evalflow.events.run_events import RunFinished, RunState, SamplesUnreadable, WorkPlanned
+from evalscope_evalflow.results import score_intervals
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.run.collect import collect, finished
+from evalscope_evalflow.run.collect import collect, finished, with_samples
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.state import cells as ledger
@@ -170,3 +171,43 @@ def test_cells_are_written_only_where_something_is_new(task):
     assert path.stat().st_ino == before
     assert ledger.update(folder, "general_qa", requested=5).requested == 5
     assert path.stat().st_ino != before
+
+
+def test_an_interval_is_recorded_and_goes_with_a_score_that_is_the_same(task):
+    folder = finish(task)
+    record = json.loads(run_json(folder))
+    for item in record["results"].values():
+        item["score"] |= {"interval": [0.2, 0.9], "n_groups": 4, "few_groups": True}
+    (folder / "evalflow" / "run.json").write_text(json.dumps(record))
+    result = look(make_run(task))
+    assert result is not None
+    assert {item.score.interval for item in result.datasets} == {(0.2, 0.9)}
+    assert json.loads(run_json(folder)) == record
+
+
+def test_a_record_without_intervals_says_enough(task):
+    folder = finish(task)
+    record = json.loads(run_json(folder))
+    for item in record["results"].values():
+        for name in ("interval", "n_groups", "few_groups"):
+            del item["score"][name]
+    (folder / "evalflow" / "run.json").write_text(json.dumps(record))
+    assert look(make_run(task)) is not None
+
+
+def test_samples_that_cannot_be_read_end_no_run(task, monkeypatch):
+    finish(task)
+    seen = []
+
+    class Sink:
+        def on_event(self, event):
+            seen.append(event)
+
+    def broken(run, results):
+        raise KeyError("index")
+
+    monkeypatch.setattr(score_intervals, "with_intervals", broken)
+    run = make_run(task, Sink())
+    results = collect(run, {})
+    assert with_samples(run, results) == results
+    assert [event.reason for event in seen if isinstance(event, SamplesUnreadable)] == ["KeyError: 'index'"]

@@ -9,7 +9,15 @@ from pydantic import SecretStr
 from evalscope_evalflow.events.api_events import ApiBack, ApiDown, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.engine_events import EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.progress_events import DatasetProgress
-from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded, Progress, RunFinished, RunState
+from evalscope_evalflow.events.run_events import (
+    Phase,
+    PhaseBegan,
+    PhaseEnded,
+    Progress,
+    ResultsArchived,
+    RunFinished,
+    RunState,
+)
 from evalscope_evalflow.state import record as module
 from evalscope_evalflow.state.record import SCHEMA, Record, answers_from, mark_dead, read
 
@@ -246,3 +254,27 @@ def test_how_an_api_is_and_for_how_long_it_was_not_usable(record):
     found = saved(record)["apis"]["model"]
     assert (found["state"], found["reason"], found["unusable_s"]) == ("given up", "503: no capacity", 312.5)
     assert names(record)[1:] == ["ApiDown", "ApiBack", "ApiSilent", "ApiGivenUp"]
+
+
+def test_results_of_earlier_runs_on_other_datasets_stand(tmp_path):
+    def run(name, *datasets):
+        record = Record(tmp_path, name, task={"datasets": list(datasets)}, model="m")
+        record.on_event(RunFinished(RunState.COMPLETE, results={item: {"score": {"value": name}} for item in datasets}))
+
+    run("run-1", "a", "b")
+    run("run-2", "c")
+    run("run-3", "b")
+    found = read(tmp_path)
+    assert list(found["results"]) == ["b"]
+    assert {name: item["run_id"] for name, item in found["earlier_results"].items()} == {"a": "run-1", "c": "run-2"}
+
+
+def test_results_that_are_archived_stand_no_more(tmp_path):
+    record = Record(tmp_path, "run-1", task={"datasets": ["a"]}, model="m")
+    record.on_event(RunFinished(RunState.COMPLETE, results={"a": {}}))
+    record = Record(tmp_path, "run-2", task={"datasets": ["b"]}, model="m")
+    record.on_event(ResultsArchived("kept/1", ["b"]))
+    assert "a" in read(tmp_path)["earlier_results"]
+    record.on_event(ResultsArchived("kept/2"))
+    record.on_event(RunFinished(RunState.COMPLETE, results={"b": {}}))
+    assert "earlier_results" not in read(tmp_path)

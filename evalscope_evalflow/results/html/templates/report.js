@@ -74,14 +74,21 @@
     });
   }
 
+  const OUTCOMES = { right: "good", partly: "warn", wrong: "bad", score: "muted" };
+
+  function outcome(score) {
+    if (score === 1) return "right";
+    if (score === 0) return "wrong";
+    return score > 0 && score < 1 ? "partly" : "score"; // a judge's score may have any scale
+  }
+
   function badges(sample) {
     const made = [];
     const score = sample.score === null ? "" : " " + Number(sample.score.toFixed(4));
     if (sample.is.includes("failed")) made.push(element("span", "failed", "badge bad"));
     else if (sample.is.includes("unjudged")) made.push(element("span", "not judged", "badge warn"));
     else if (sample.score === null) made.push(element("span", "not scored", "badge warn"));
-    else made.push(element("span", (sample.is.includes("wrong") ? "wrong" : "right") + score,
-      "badge " + (sample.is.includes("wrong") ? "bad" : "good")));
+    else made.push(element("span", outcome(sample.score) + score, "badge " + OUTCOMES[outcome(sample.score)]));
     if (sample.is.includes("cut_off")) made.push(element("span", "cut off", "badge warn"));
     return made;
   }

@@ -77,6 +77,21 @@ def test_judge_scores_may_be_of_any_scale():
     assert (cell.wins, cell.losses) == (0, 60)
 
 
+def test_less_is_better_where_the_report_says_so():
+    """Word error rates, one of them above 1."""
+    base = [0.1, 0.3] * 20
+    new = [score + 0.1 for score in base[:-1]] + [1.2]
+    comparison = compare([loaded("base", rows(base), lower=["qa"]), loaded("new", rows(new), "base")])
+    (cell,) = comparison.cells
+    assert cell.verdict is Verdict.FELL
+    assert cell.difference == pytest.approx(0.12)
+    assert cell.low < cell.difference < cell.high
+    assert cell.gain == -cell.difference
+    assert cell.lower_one_sided < -0.12
+    assert (cell.wins, cell.losses) == (0, 40)
+    assert cell.remarks == ("less is better by this metric",)
+
+
 @pytest.mark.parametrize(
     ("state", "words"), [("failed", "failed"), ("unjudged", "not judged"), ("unscored", "not scored")]
 )

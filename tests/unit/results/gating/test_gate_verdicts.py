@@ -135,6 +135,19 @@ def test_what_has_fallen_by_just_what_is_allowed_passes_in_one_of_twenty_at_most
     assert passed / draws <= 0.05 + 2 * (0.05 * 0.95 / draws) ** 0.5
 
 
+@pytest.mark.parametrize(("new", "code"), [([0.1] * 60, PASSED), ([0.4] * 60, BLOCKED)])
+def test_a_rise_is_a_drop_where_less_is_better(new, code):
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 60))
+    base, new = (
+        loaded("base", rows((0.25 + noise[0]).tolist()), lower=["qa"]),
+        rows((np.array(new) + noise[1]).tolist()),
+    )
+    comparison = compare([base, loaded("new", new, "base")])
+    result = judge(comparison, Policy.model_validate(CRITICAL), ["qa"])
+    assert result.exit_code is code
+    assert "the gain (less is better) is" in result.cells[0].reason
+
+
 # --- supporting and advisory ---
 
 

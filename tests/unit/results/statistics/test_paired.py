@@ -13,7 +13,7 @@ from evalscope_evalflow.results.statistics.cluster_robust import (
     satterthwaite_degrees,
 )
 from evalscope_evalflow.results.statistics.effective_size import group_totals
-from evalscope_evalflow.results.statistics.sign_flips import lower_bound, sign_flip_p
+from evalscope_evalflow.results.statistics.sign_flips import lower_bound, sign_flip_p, subset_means
 
 UNEQUAL = [5, 5, 5, 5, 180]
 
@@ -81,7 +81,7 @@ def test_the_bound_of_the_sign_flips_inverts_the_test():
     random = np.random.default_rng(6)
     sizes = np.array([3, 5, 4, 6, 2, 5, 4, 3])
     totals = group_totals(random.normal(size=sizes.sum()), of_sizes(sizes))
-    bound = lower_bound(totals, 0.05)
+    bound = lower_bound(subset_means(totals.sizes, totals.sums), 0.05)
     for difference, rejected in ((bound - 1e-6, True), (bound + 1e-6, False)):
         shifted = totals.sums - difference * totals.sizes
         flips = np.array(list(product((-1, 1), repeat=8))) @ shifted
@@ -97,27 +97,56 @@ def test_interval_and_p_agree_on_zero_where_signs_are_flipped():
         assert (found.p < 0.05) is (found.low > 0 or found.high < 0)
 
 
-def by_matrices(groups, n, covariance=None):
-    """CR2 of a mean, step by step as in the papers: a symmetric square root for each group."""
-    x = np.ones((n, 1))
-    hat = x @ x.T / n
-    rest = np.eye(n) - hat
-    weights = []
+def by_matrices(groups, x=None, covariance=None):
+    """CR2 of the last coefficient on `x`, step by step as in the papers: a symmetric square root for each group.
+
+    Without `x`, of a mean. Returns a vector for each group, whose products with the values add up to the variance when
+    squared, and the degrees of freedom under the working covariance.
+    """
+    n = len(groups)
+    x = np.ones((n, 1)) if x is None else x
+    bread = np.linalg.inv(x.T @ x)
+    rest = np.eye(n) - x @ bread @ x.T
+    columns = []
     for group in np.unique(groups):
         inside = np.flatnonzero(groups == group)
         values, vectors = np.linalg.eigh(rest[np.ix_(inside, inside)])
         adjust = vectors @ np.diag(values**-0.5) @ vectors.T
-        weights.append(rest[:, inside] @ adjust @ x[inside] / n)
-    columns = np.hstack(weights)
+        columns.append(rest[:, inside] @ adjust @ x[inside] @ bread[:, -1])
+    columns = np.array(columns).T
     gram = columns.T @ (columns if covariance is None else covariance @ columns)
     return columns, np.trace(gram) ** 2 / (gram**2).sum()
+
+
+def test_the_matrix_formula_gives_published_degrees():
+    """3 of 30 units in one arm have 2.5 degrees (Imbens and Kolesár 2016, table 1).
+
+    In closed form that is m²(m0-1)(m1-1)/(m0²(m0-1) + m1²(m1-1)) (Pustejovsky and Tipton 2017).
+    """
+    arm = np.repeat([0.0, 1.0], [27, 3])
+    _, degrees = by_matrices(np.arange(30), np.column_stack((np.ones(30), arm)))
+    assert round(degrees, 1) == 2.5
+    assert degrees == pytest.approx(30**2 * 26 * 2 / (27**2 * 26 + 3**2 * 2), rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [[3, 9, 4, 7, 5, 6, 8, 2, 5, 5, 4, 11], UNEQUAL])
+def test_cr2_of_a_mean_is_that_of_the_published_formula(sizes):
+    """The formulas that clubSandwich, the reference implementation by Pustejovsky, is tested with for a mean."""
+    groups, n = of_sizes(sizes), np.array(sizes, dtype=float)
+    values = np.random.default_rng(15).normal(size=len(groups))
+    means, total = np.array([values[groups == group].mean() for group in range(len(n))]), n.sum()
+    variance = (n**2 * (means - values.mean()) ** 2 / (1 - n / total)).sum() / total**2
+    over = n**2 / (total - n) ** 2
+    degrees = total**2 / (total**2 * over.sum() - 2 * total * (over * n).sum() + (n**2 / (total - n)).sum() ** 2)
+    found = robust_mean(group_totals(values, groups))
+    assert [found.variance, found.degrees] == pytest.approx([variance, degrees], rel=1e-9)
 
 
 @pytest.mark.parametrize("sizes", [[4] * 12, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], UNEQUAL, [1] * 20 + [30]])
 def test_cr2_is_that_of_the_matrix_formula(sizes):
     groups = of_sizes(sizes)
     values = np.random.default_rng(8).normal(size=len(groups))
-    columns, degrees = by_matrices(groups, len(groups))
+    columns, degrees = by_matrices(groups)
     found = robust_mean(group_totals(values, groups))
     assert found.variance == pytest.approx(((columns.T @ values) ** 2).sum(), rel=1e-9)
     assert found.degrees == pytest.approx(degrees, rel=1e-9)
@@ -132,7 +161,7 @@ def test_degrees_of_samples_that_are_alike_are_those_of_the_matrix_formula(sizes
     off = same & ~np.eye(n, dtype=bool)
     alike, variance = (np.outer(rest, rest)[off]).mean(), (rest**2).mean()
     assert 0 < alike < variance
-    _, degrees = by_matrices(groups, n, (variance - alike) * np.eye(n) + alike * same)
+    _, degrees = by_matrices(groups, None, (variance - alike) * np.eye(n) + alike * same)
     assert degrees_of_alike_samples(group_totals(values, groups), (rest**2).sum()) == pytest.approx(degrees, rel=1e-9)
 
 
@@ -253,3 +282,22 @@ def test_what_is_no_score_is_refused(a, b, groups, message):
 def test_scores_outside_their_range_are_refused():
     with pytest.raises(ValueError, match="do not fit the range 0 to 10"):
         paired([11.0, 3.0], [3.0, 3.0], [0, 1], (0, 10))
+
+
+def test_a_fall_of_repeated_answers_is_seen_where_each_question_still_has_one_right():
+    """avg@8 from 0.95 to 0.70: every question has a reward above 0 in both runs."""
+    random = np.random.default_rng(16)
+    before, now = random.binomial(8, 0.95, 60) / 8, random.binomial(8, 0.7, 60) / 8
+    assert (now > 0).all()
+    found = paired(now, before, np.arange(60))
+    assert found.p < 1e-6
+    assert found.high < -0.15
+
+
+@pytest.mark.parametrize("scale", [1, 10, 100])
+def test_a_fall_of_a_judges_scores_is_seen(scale):
+    random = np.random.default_rng(17)
+    before, now = random.normal(0.9, 0.05, 40).clip(0, 1), random.normal(0.5, 0.2, 40).clip(0, 1)
+    found = paired(now * scale, before * scale, np.arange(40))
+    assert found.p < 1e-6
+    assert found.high < -0.25 * scale
