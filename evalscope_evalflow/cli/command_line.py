@@ -23,10 +23,12 @@ COMMANDS: dict[str, str] = {
     "show": "show scores and samples of finished and unfinished runs",
     "compare": "compare finished runs with a baseline, sample by sample",
     "gate": "decide by a policy whether a run may follow its baseline",
+    "logs": "print what a run's engine and worker have said",
     "ps": "list your runs on this machine",
     "stop": "end a run; its owner, such as a notebook's kernel, lives on",
     "clean": "clean up after runs that were killed, guards and all",
     "doctor": "check this installation, its engines, devices and leftovers",
+    "completion": "print a script that completes commands and flags in a shell",
 }
 # Commands whose file is not called like them: `run` is the name of a package.
 _FILES = {"run": "run_file"}
@@ -85,8 +87,13 @@ def _dispatch(argv: list[str]) -> int:
     return run_flags(argv, COMMANDS)
 
 
+def module_of(name: str) -> str:
+    """The module of a command: it has `add_arguments(parser)` and `main(args)`."""
+    return f"evalscope_evalflow.cli.{_FILES.get(name, name)}"
+
+
 def _run_command(name: str, argv: list[str]) -> int:
-    command = import_module(f"evalscope_evalflow.cli.{_FILES.get(name, name)}")
+    command = import_module(module_of(name))
     parser = Parser(prog=f"evalflow {name}", description=COMMANDS[name], allow_abbrev=False)
     command.add_arguments(parser)
     return int(command.main(parser.parse_args(normalise(argv))))

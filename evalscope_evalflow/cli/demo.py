@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Fetch the model, and run the demo."""
-    return execute(demo_task(args.work_dir), verbose=args.verbose, check=False)
+    task = demo_task(args.work_dir)
+    code = execute(task, verbose=args.verbose, check=False)
+    sys.stdout.write(next_steps(task["work_dir"]))
+    return code
+
+
+def next_steps(work_dir: str) -> str:
+    """What to type after the demo, with its results and with a model of one's own."""
+    shown = shlex.quote(work_dir)
+    return (
+        f"Next: evalflow show {shown} --samples --wrong        # the wrong answers\n"
+        "      evalflow init --model MODEL --data QUESTIONS.jsonl   # a task of your own\n"
+        f"      evalflow compare {shown} OTHER_DIR --baseline {shown}   # with another run\n"
+    )
 
 
 def demo_task(work_dir: str | None = None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def run_flags(argv: list[str], commands: Mapping[str, str]) -> int:
         argv: the flags.
         commands: the commands with what each does, for the help.
     """
-    parser = _parser(commands)
+    parser = parser_of(commands)
     if not argv:
         parser.print_help()
         return ExitCode.BAD_CONFIG
@@ -27,8 +27,9 @@ def run_flags(argv: list[str], commands: Mapping[str, str]) -> int:
     return execute(mapping_from_flags(args), verbose=args.verbose, check=args.dry_run, as_json=args.json)
 
 
-def _parser(commands: Mapping[str, str]) -> Parser:
-    listed = "\n".join(f"  evalflow {name:6} {text}" for name, text in commands.items())
+def parser_of(commands: Mapping[str, str]) -> Parser:
+    """The parser of the flags of a run without a file; its help lists the commands."""
+    listed = "\n".join(f"  evalflow {name:10} {text}" for name, text in commands.items())
     parser = Parser(
         prog="evalflow",
         usage="evalflow COMMAND …, or evalflow --work_dir DIR --eval_model_name NAME … for a run without a file",

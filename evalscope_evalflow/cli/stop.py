@@ -47,7 +47,7 @@ def stop_runs(which: str | None, console: Console | None = None) -> bool:
     console = a_console(console)
     with registry_errors():
         running = registry.living()
-        chosen = running if which is None else [_choose(which, running)]
+        chosen = running if which is None else [choose(which, running)]
         if not chosen:
             console.print("Nothing runs.")
         number = registry.STOP_ALL if which is None else registry.STOP
@@ -57,7 +57,7 @@ def stop_runs(which: str | None, console: Console | None = None) -> bool:
     return all(gone)
 
 
-def _choose(which: str, running: Sequence[Entry]) -> Entry:
+def choose(which: str, running: Sequence[Entry]) -> Entry:
     """The run that is meant."""
     for matches in (
         [entry for entry in running if entry.run_id == which],
