@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.cli.comparison_fields import COMPARE, GATE
+from evalscope_evalflow.cli.show_fields import SHOW
 from evalscope_evalflow.results.json_output import error_of
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "findings[].found": "how it is",
         "findings[].todo": "what to do about it; else empty",
     },
+    "show": SHOW,
     "compare": COMPARE,
     "gate": GATE,
 }

@@ -40,6 +40,8 @@ class Native(Backend):
         return native_problems(task)
 
     def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        if task.stock.get("analysis_report") and not _has_judge(task.stock):
+            notify("analysis_report: no judge is given to write it, so that it is left out")
         return data_problems(task, notify)
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Native(Backend):
         }
         if model.generation_config:
             stock["generation_config"] = task.generation_config(model)
-        if not (stock.get("judge") or {}).get("models"):
+        if not _has_judge(stock):
             stock.pop("analysis_report", None)  # EvalScope would ask a public host to write it
         if has_predictions(folder):
             stock["use_cache"] = str(folder)
@@ -125,3 +127,7 @@ def has_predictions(folder: Path) -> bool:
     snapshot = folder / "configs" / "task_config.yaml"
     places = folder / "predictions", folder / "evalflow" / "saved"  # answers may come back from the second
     return snapshot.is_file() and any(path.stat().st_size for place in places for path in place.rglob("*.jsonl"))
+
+
+def _has_judge(stock: Mapping[str, Any]) -> bool:
+    return bool((stock.get("judge") or {}).get("models"))

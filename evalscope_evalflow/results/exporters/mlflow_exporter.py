@@ -150,6 +150,8 @@ class _quiet_logs:
     _NAMES = ("mlflow", "alembic")
 
     def __enter__(self) -> None:
+        import mlflow  # noqa: F401 - sets the levels of its loggers
+
         self._before = [logging.getLogger(name).level for name in self._NAMES]
         for name in self._NAMES:
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
+from old_run_folders import unpack
 
 from evalscope_evalflow import sweep
 from evalscope_evalflow.backends import DatasetResult, Metric
@@ -15,6 +16,7 @@ from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.results import json_output
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
+from evalscope_evalflow.results.sample_cache import COLUMNS
 
 OPEN = {
     "skipped",
@@ -171,3 +173,17 @@ def test_a_wrong_command_line_is_a_document_too(words, schema, where, capsys):
     assert found["schema"] == f"evalflow.{schema}/1"
     assert found["error"]["problems"][0]["where"] == where
     assert where in err
+
+
+def test_show_prints_its_runs_and_samples(tmp_path, capsys):
+    unpack("complete", tmp_path)
+    assert cli.main(["show", str(tmp_path), "--samples", "-n", "1", "--json"]) == 0
+    found = document(capsys, "show")
+    samples = found.pop("samples")
+    assert set(samples[0]) == {"run", *COLUMNS}
+    named = {"phases_s", "versions", "answers_from", "cost", "answer_kinds", "metrics", "failures", "interval"}
+    for run in found["runs"]:
+        for item in (run, *run["scores"]):
+            item |= {name: [{}] if name == "answers_from" else None for name in named & set(item)}
+    listed = {path.removesuffix("[]") for path in FIELDS["show"] if path != "samples[]"}
+    assert {path.removesuffix("[]") for path in paths(found)} == listed
