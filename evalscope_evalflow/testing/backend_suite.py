@@ -273,6 +273,22 @@ class BackendConformance:
         assert set(saved.stamps()) >= {result.report for result in finished[1].values()}
         assert all(result.report is None for result in saved.results(saved.stamps()))  # none is new
 
+    def test_each_sample_is_told(
+        self, made: Subject, bench: Bench, finished: tuple[Task, dict[str, DatasetResult], list[str]]
+    ) -> None:
+        """What `evalflow show` and `compare` read; a backend that tells none has nothing to be compared."""
+        task, results, _ = finished
+        model = task.models[0]
+        for dataset, number in made.samples.items():
+            found = list(bench.backend.samples(task.folder(model), model.name, dataset))
+            if not found and type(bench.backend).samples is Backend.samples:
+                continue
+            assert [item.state for item in found] == ["scored"] * number
+            assert {item.answer for item in found} == {made.answer}
+            assert all(item.prompt and item.question and item.group for item in found)
+            score = results[dataset].metrics[0].score
+            assert sum(item.score or 0.0 for item in found) / number == pytest.approx(score, abs=1e-3)
+
     def test_no_key_is_in_any_file(self, finished: tuple[Task, object, object]) -> None:
         keys = MODEL_KEY.encode(), JUDGE_KEY.encode()
         files = [path for path in finished[0].work_dir.rglob("*") if path.is_file()]
