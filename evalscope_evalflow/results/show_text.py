@@ -16,6 +16,7 @@ from evalscope_evalflow.results.tables import FEW_GROUPS, INTERVAL, interval_tex
 from evalscope_evalflow.state.costs import recorded_costs, sum_of
 from evalscope_evalflow.state.record import DIED
 
+ROOM = 80  # columns that a table with more than two counts takes
 NARROW = 100  # columns
 LONGEST = 700  # characters of a text that are shown
 _STATES = {
@@ -56,8 +57,12 @@ def show_scores(runs: Sequence[RunFolder], datasets: Sequence[str] | None, conso
         console.print(escape(line))
     if any(score.few_groups and score.interval for _, score in rows):
         console.print(FEW_GROUPS)
+    beside = _counts(rows) if console.width < ROOM and len(_counts(rows)) > 2 else {}  # no columns: there is no room
     for run, score in rows:
         place = f"{run.name} / {score.dataset}" if several else score.dataset
+        numbers = [f"{name} {of(score)}" for name, of in beside.items() if of(score) != "0"]
+        if numbers:
+            console.print(f"{escape(place)}: {', '.join(numbers)}", style="yellow")
         for note in dict.fromkeys([*([score.why_not] if score.why_not else []), *score.remarks]):
             console.print(f"{escape(place)}: {escape(note)}", style="yellow")
     for line in _cost_lines(runs):
@@ -76,7 +81,7 @@ def _cost_lines(runs: Sequence[RunFolder]) -> list[str]:
 
 def _print_table(rows: Sequence[tuple[RunFolder, ScoreRecord]], several: bool, console: Console) -> None:
     """The scores; where there is little room, each model's name stands on a line above its own."""
-    counts = _counts(rows)
+    counts = {} if console.width < ROOM and len(_counts(rows)) > 2 else _counts(rows)
     intervals = any(score.interval for _, score in rows)
     titles = ["dataset", "score", *([INTERVAL] if intervals else []), "samples", *counts]
     cells = []
@@ -95,7 +100,9 @@ def _print_table(rows: Sequence[tuple[RunFolder, ScoreRecord]], several: bool, c
             table.add_column("model", overflow="fold")
         for place, (title, width) in enumerate(zip(titles, widths, strict=True)):
             width = max(width, *map(len, title.split()))
-            table.add_column(title, justify="right" if place else "left", overflow="fold", min_width=min(width, 16))
+            lines = title.replace("% ", "%\n") if "%" in title else title.replace(" ", "\n")
+            least = min(width, 16) if place or narrow else None  # a dataset's name is folded before a number is
+            table.add_column(lines, justify="right" if place else "left", overflow="fold", min_width=least)
         for of, score, values in cells:
             if not narrow or of == name:
                 names = [of] if several and not narrow else []

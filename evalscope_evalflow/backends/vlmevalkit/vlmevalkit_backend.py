@@ -13,7 +13,7 @@ from evalscope_evalflow.backends.known_sources import changed_places, shown
 from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.stock_checks import stock_problems
-from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
+from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_samples_files, vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved, saved_result
@@ -171,6 +171,7 @@ class VLMEvalKit(Backend):
         kept = files.keep_verdicts(judge_id(saved.cell(dataset).verdicts))
         folder = task.folder(model)
         moved = move_to(archive, folder, [*files.made(), files.report, kept_path(folder, files.report)])
+        vlmevalkit_samples_files.forget(files)
         files.write(verdicts_on={}, judged=None, fallbacks={}, scored=0, left_out=0)
         return moved or kept
 

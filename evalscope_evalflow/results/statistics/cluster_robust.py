@@ -85,7 +85,7 @@ def degrees_of_alike_samples(totals: GroupTotals, square_sum: float) -> float:
         square_sum: sum of the squared deviations of all values from their mean.
 
     Source: G. Imbens and M. Kolesár, Robust standard errors in small samples, Review of Economics and Statistics 98
-    (2016), section 4.
+    (2016).
     """
     n, size, pairs = totals.n, totals.sizes, float((totals.sizes * (totals.sizes - 1)).sum())
     variance = square_sum / n

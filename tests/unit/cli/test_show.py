@@ -155,3 +155,15 @@ def test_neither_pandas_nor_scipy_is_imported(sweep):
     )
     done = subprocess.run([sys.executable, "-c", code, str(sweep)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_long_name_is_folded_before_a_number_is_cut(tmp_path, capsys):
+    name = "a_dataset_with_a_rather_long_name_indeed"
+    score = made.result(0.75, 1319, interval=[0.72, 0.78], unjudged=3, failed=12, cut_off=140, empty=11, complete=False)
+    made.record(tmp_path, task={"datasets": [name], "evalflow": {"backend": "Native"}}, results={name: score})
+    lines = [line.split() for line in show(capsys, tmp_path).splitlines()]
+    (row,) = [line for line in lines if "0.7500*" in line]
+    assert row[-3:] == ["0.7500*", "0.720–0.780", "1319/1319"]
+    assert "failed 12, not judged 3, cut off 140, no text 11" in " ".join(" ".join(line) for line in lines)
+    (row,) = [line.split() for line in show(capsys, tmp_path, columns=80).splitlines() if "0.7500*" in line]
+    assert row[-6:] == ["0.720–0.780", "1319/1319", "12", "3", "140", "11"]
