@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from evalscope_evalflow.cli.flags import normalise
 from evalscope_evalflow.cli.hide_keys import hide_keys
-from evalscope_evalflow.cli.parser import Parser, WrongArguments
+from evalscope_evalflow.cli.parser import Parser, WrongArguments, normalise
 from evalscope_evalflow.display.output_streams import steady_output
 from evalscope_evalflow.errors import RESUME, ConfigError, EvalFlowError, ExitCode, Problem, nearest
 from evalscope_evalflow.processes.signals import interruptible
@@ -96,4 +95,4 @@ def _run_command(name: str, argv: list[str]) -> int:
     command = import_module(module_of(name))
     parser = Parser(prog=f"evalflow {name}", description=COMMANDS[name], allow_abbrev=False)
     command.add_arguments(parser)
-    return int(command.main(parser.parse_args(normalise(argv))))
+    return int(command.main(parser.parse_args(normalise(argv, parser))))

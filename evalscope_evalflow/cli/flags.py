@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,17 +214,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         text = (flag.help + ("" if flag.default is None else f" (default: {shown})")).replace("%", "%%")
         options: dict[str, Any] = {"nargs": "+"} if flag.several else {}
         parser.add_argument(option, type=flag.kind, metavar=flag.name.split("_")[-1].upper(), help=text, **options)
-
-
-def normalise(argv: Sequence[str]) -> list[str]:
-    """Arguments with underscores in the names of our flags; values stay as they are."""
-    names = {flag.name for flag in FLAGS}
-    result = []
-    for word in argv:
-        name, equals, value = word.partition("=")
-        plain = name[2:].replace("-", "_")
-        result.append(f"--{plain}{equals}{value}" if name.startswith("--") and plain in names else word)
-    return result
 
 
 def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import lru_cache
 from typing import Any
 
-from evalscope_evalflow.cli.flags import FLAGS, json_object
 from evalscope_evalflow.config.keys import NO_KEY, is_secret_name
-
-_JSON_FLAGS = {flag.name for flag in FLAGS if flag.kind is json_object}
 
 
 def hide_keys() -> None:
@@ -20,10 +18,10 @@ def hide_keys() -> None:
     found: dict[str, str] = {}
     for place, word in enumerate(arguments):
         name, given, value = word.partition("=")
-        if not is_key_flag(name) and not holds_keys(name):
-            continue
         if not given:
             value = arguments[place + 1] if place + 1 < len(arguments) else ""
+        if not is_key_flag(name) and not ("{" in value and holds_keys(name)):
+            continue
         hidden = hide_key(name, value, found)
         if hidden == value:
             continue
@@ -50,7 +48,14 @@ def is_key_flag(word: str) -> bool:
 
 def holds_keys(word: str) -> bool:
     """Whether a word of the command line is a flag whose value is JSON that may hold keys."""
-    return word.startswith("--") and word[2:].replace("-", "_") in _JSON_FLAGS
+    return word.startswith("--") and word[2:].replace("-", "_") in _json_flags()
+
+
+@lru_cache(maxsize=1)
+def _json_flags() -> frozenset[str]:
+    from evalscope_evalflow.cli.flags import FLAGS, json_object  # not for commands that read no task
+
+    return frozenset(flag.name for flag in FLAGS if flag.kind is json_object)
 
 
 def hide_key(flag: str, value: str, found: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from evalscope_evalflow.errors import ExitCode, Problem, nearest
@@ -37,6 +38,17 @@ class Parser(argparse.ArgumentParser):
             f"{self.prog}: {message}" + (f"\n    {hint}" if hint else "") + f"\n    {todo}\n", sys.stderr
         )
         raise WrongArguments(Problem(self.prog, message, f"{hint} {todo}".strip()))
+
+
+def normalise(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Arguments with underscores in the names of a parser's flags; values stay as they are."""
+    names = {option for action in parser._actions for option in action.option_strings}
+    result = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        plain = f"--{name[2:].replace('-', '_')}"
+        result.append(f"{plain}{equals}{value}" if name.startswith("--") and plain in names else word)
+    return result
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from evalscope_evalflow import __version__
 from evalscope_evalflow.cli.execute import execute
-from evalscope_evalflow.cli.flags import add_flags, mapping_from_flags, normalise
-from evalscope_evalflow.cli.parser import Parser
+from evalscope_evalflow.cli.flags import add_flags, mapping_from_flags
+from evalscope_evalflow.cli.parser import Parser, normalise
 from evalscope_evalflow.errors import ExitCode
 
 
@@ -23,7 +23,7 @@ def run_flags(argv: list[str], commands: Mapping[str, str]) -> int:
     if not argv:
         parser.print_help()
         return ExitCode.BAD_CONFIG
-    args = parser.parse_args(normalise(argv))
+    args = parser.parse_args(normalise(argv, parser))
     return execute(mapping_from_flags(args), verbose=args.verbose, check=args.dry_run, as_json=args.json)
 
 

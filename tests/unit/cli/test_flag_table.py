@@ -6,7 +6,8 @@ import json
 import pytest
 
 from evalscope_evalflow.backends import load_backend
-from evalscope_evalflow.cli.flags import FLAGS, add_flags, mapping_from_flags, normalise
+from evalscope_evalflow.cli.flags import FLAGS, add_flags, mapping_from_flags
+from evalscope_evalflow.cli.parser import normalise
 from evalscope_evalflow.config import DeployConfig, FlowConfig, ModelConfig, keys
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
@@ -130,7 +131,7 @@ DOORS = ["flags", "flags with dashes", "section", "section with dashes"]
 def parsed(words):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_flags(parser)
-    return parser.parse_args(normalise(words))
+    return parser.parse_args(normalise(words, parser))
 
 
 def task_by(door, words):

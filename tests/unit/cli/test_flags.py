@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from evalscope_evalflow.cli.flags import add_flags, mapping_from_flags, normalise
+from evalscope_evalflow.cli.flags import add_flags, mapping_from_flags
+from evalscope_evalflow.cli.parser import normalise
 from evalscope_evalflow.config import FlowConfig
 from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.config.task import Task
@@ -14,7 +15,7 @@ from evalscope_evalflow.errors import ConfigError
 def mapping(*words):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     add_flags(parser)
-    return mapping_from_flags(parser.parse_args(normalise(words)))
+    return mapping_from_flags(parser.parse_args(normalise(words, parser)))
 
 
 BASE = ("--work_dir", "w", "--eval_model_name", "m", "--eval_model_path", "/models/m")
