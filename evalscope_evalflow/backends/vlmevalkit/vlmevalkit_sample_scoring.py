@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_samples_files
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
+from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_samples_files import write
 
 
 def keep_samples(files: Files, data: Any, answers: Mapping[str, str], load: Callable[[str], Any] | None) -> None:
@@ -20,7 +20,7 @@ def keep_samples(files: Files, data: Any, answers: Mapping[str, str], load: Call
         load: VLMEvalKit's own; None: nothing is scored yet, and tables that are there are on other answers.
     """
     try:
-        vlmevalkit_samples_files.write(files, data, answers, load, _row_check(files.dataset))
+        write(files, data, answers, load, _row_check(files.dataset))
     except Exception:  # noqa: BLE001 - tables of a dataset's own form
         traceback.print_exc()
 
