@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,16 +165,27 @@ def test_evalflow_command_from_a_file(task: dict[str, Any], expected: dict[str, 
     assert scores(task["work_dir"]) == expected
 
 
-@pytest.mark.parametrize(
-    "program", [["evalflow"], ["python", "-m", "evalscope_evalflow"], ["python", "examples/evalflow.py"]]
-)
-def test_evalflow_flags(program: list[str], task: dict[str, Any], expected: dict[str, Any]) -> None:
-    done = run(
-        BIN / program[0], *program[1:], "--work-dir", task["work_dir"], "--eval_model_name", "smol",
-        "--eval-model-path", task["model"], "--eval_backend", "Native", "--datasets", "general_mcq",
-        "--dataset_args", json.dumps(task["dataset_args"]), "--eval_max_new_tokens", "6",
-        "--eval_max_num_seqs", "1", "--eval_max_model_length", "1024",
-        cwd=Path(__file__).parents[3],
-    )  # fmt: skip
+def flags_of(task: dict[str, Any]) -> list[str]:
+    """The task, as flags."""
+    return [
+        "--work-dir", task["work_dir"], "--eval_model_name", "smol", "--eval-model-path", task["model"],
+        "--eval_backend", "Native", "--datasets", "general_mcq", "--dataset_args", json.dumps(task["dataset_args"]),
+        "--eval_max_new_tokens", "6", "--eval_max_num_seqs", "1", "--eval_max_model_length", "1024",
+    ]  # fmt: skip
+
+
+def test_evalflow_flags(task: dict[str, Any], expected: dict[str, Any]) -> None:
+    done = run(BIN / "evalflow", *flags_of(task))
     assert done.returncode == 0, done.stderr
     assert scores(Path(task["work_dir"]) / "smol") == expected
+
+
+def test_other_ways_to_the_command_plan_the_same(task: dict[str, Any]) -> None:
+    programs = ["evalflow"], ["python", "-m", "evalscope_evalflow"], ["python", "examples/evalflow.py"]
+    plans = set()
+    for name, *words in programs:
+        done = run(BIN / name, *words, *flags_of(task), "--dry_run", cwd=Path(__file__).parents[3])
+        assert done.returncode == 0, done.stderr
+        assert "general_mcq: to do" in done.stdout
+        plans.add(re.sub(r"\S+/python[\d.]*", "python", done.stdout))  # each names its own interpreter
+    assert len(plans) == 1, plans
