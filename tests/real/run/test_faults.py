@@ -355,6 +355,7 @@ def test_fault(
             assert count_answers(work) >= saved
 
 
+@pytest.mark.timeout(1800)  # five starts of vLLM, each up to 135 s beside other tests
 def test_faults_of_vllm(
     vllm: Endpoint,
     vlm: Path,
