@@ -183,10 +183,7 @@ def test_an_api_elsewhere_takes_its_key_from_a_variable(data, monkeypatch, capsy
     [
         (["--data", "none.jsonl"], "none.jsonl does not exist"),
         (["--data", "empty.jsonl"], "empty.jsonl has no rows"),
-        (
-            ["--data", "other.jsonl"],
-            "other.jsonl has answr, question, and response, the right answer to score against, is missing",
-        ),
+        (["--data", "other.jsonl"], "other.jsonl has answr, question, and response, the right answer to score against"),
         (["--data", "broken.jsonl"], "broken.jsonl:2"),
         (["--data", "notes.txt"], "notes.txt is of a kind that is not read here"),
         (["--data", "mixed"], "several kinds: a.jsonl: general_qa; b.jsonl: general_mcq"),
@@ -222,5 +219,5 @@ def test_what_is_left_to_write_is_said(words, gguf_file, data, capsys):
     ({"messages": [{"role": "user", "content": "Capital of Italy?"}]}, "answer"),
 ])  # fmt: skip
 def test_questions_without_right_answers_are_told_what_is_missing(tmp_path, capsys, row, missing):
-    said = init(capsys, "--model", "m", "--data", write(tmp_path / "qa.jsonl", row), code=2)
+    said = init(capsys, "--data", write(tmp_path / "qa.jsonl", row), code=2)
     assert f"{missing}, the right answer to score against, is missing" in said
