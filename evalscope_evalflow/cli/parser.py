@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     _given: Sequence[str] = ()  # the arguments
     _left: Sequence[str] = ()  # those that are not known
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in the base class; what is not known is kept for the message, word by word."""
         self._given = list(sys.argv[1:] if args is None else args)
         found, left = super().parse_known_args(self._given, namespace)
