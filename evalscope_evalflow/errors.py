@@ -52,7 +52,7 @@ class Problem:
     todo: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"\n    {self.todo}" if self.todo else "")
+        return f"{self.where}: {self.what}" + (f"\n    {self.todo.strip()}" if self.todo else "")
 
 
 class ConfigError(EvalFlowError):

@@ -58,9 +58,9 @@ def loaded(
         baseline: the label of its baseline.
         cells: what cells.json would say.
         lower: datasets by whose metric less is better.
-        record: what run.json would say.
+        record: what run.json would say; a complete run, unless it has another state.
     """
-    run = RunFolder(Path(f"/runs/{label}"), label, record, label)
+    run = RunFolder(Path(f"/runs/{label}"), label, {"state": "complete", **record}, label)
     run.__dict__["cells"] = dict(cells or {})  # what the cached property would read
     frame = pd.DataFrame(list(samples), columns=[*COLUMNS, *BY_NUMBER]).astype({"score": float})
     return LoadedRun(ChosenRun(label, run, baseline), tables_of(frame), frozenset(lower))

@@ -56,20 +56,7 @@ class Saved(ABC):
 
     def described(self, result: DatasetResult) -> DatasetResult:
         """A result with what is known of its answers beside their text."""
-        counts = self.answer_counts(result.dataset)
-        remarks = counts.remarks(result.answered or result.succeeded)
-        if result.report is not None:
-            remarks += self._metric_remarks(result)
-        return replace(result, answer_kinds=counts.kinds, remarks=[*result.remarks, *remarks])
-
-    def _metric_remarks(self, result: DatasetResult) -> list[str]:
-        failed = self.cell(result.dataset).metrics_failed or {}
-        return [
-            f"{metric} could not be computed for {number} of {result.succeeded} answers, and has no score for them: "
-            f"{said if len(said) <= failures.SHOWN else said[: failures.SHOWN] + '…'}; when that is mended, score them "
-            "again with `mode: judge`"
-            for metric, (number, said) in failed.items()
-        ]
+        return described(result, self.answer_counts(result.dataset), self.cell(result.dataset))
 
     def cell(self, dataset: str) -> ledger.Cell:
         """The same of one dataset."""
@@ -147,6 +134,25 @@ class Saved(ABC):
                 )
             )  # fmt: skip
         return results
+
+
+def described(result: DatasetResult, counts: AnswerCounts, cell: ledger.Cell) -> DatasetResult:
+    """A result with what is known of its answers beside their text.
+
+    Args:
+        result: it.
+        counts: how many of its answers are cut off, without text, or otherwise not as they should be.
+        cell: what the last run wrote down of it.
+    """
+    remarks = counts.remarks(result.answered or result.succeeded)
+    if result.report is not None:
+        remarks += [
+            f"{metric} could not be computed for {number} of {result.succeeded} answers, and has no score for them: "
+            f"{said if len(said) <= failures.SHOWN else said[: failures.SHOWN] + '…'}; when that is mended, score them "
+            "again with `mode: judge`"
+            for metric, (number, said) in (cell.metrics_failed or {}).items()
+        ]
+    return replace(result, answer_kinds=counts.kinds, remarks=[*result.remarks, *remarks])
 
 
 class Backend(ABC):

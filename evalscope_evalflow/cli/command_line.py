@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TextIO
 
 from evalscope_evalflow.cli.hide_keys import hide_keys
 from evalscope_evalflow.cli.parser import Parser, WrongArguments, normalise
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is not None:
             return _with_output(list(argv))
         steady_output()
+        warnings.showwarning = _show_warning
         with interruptible():
             hide_keys()
             return _with_output(sys.argv[1:])
@@ -56,6 +59,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"evalflow: interrupted; {RESUME}\n")
         return int(ExitCode.INTERRUPTED)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours as one line; those of libraries as Python prints them."""
+    ours = filename.startswith(os.path.dirname(os.path.dirname(__file__)))
+    text = f"evalflow: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
 
 
 def _with_output(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 FORMATS = ("table", "md", "csv", "json", "html")
 SHOWN = 20  # samples, unless -n says another number
 IN_A_REPORT = 200
+MOST = {"html": IN_A_REPORT, "csv": sys.maxsize}
+_ENDS = {".htm": "html", ".html": "html", ".md": "md", ".markdown": "md", ".csv": "csv", ".json": "json"}
 FILE_WIDTH = 120  # a file has no width, and rich would take 80
 
 
@@ -31,8 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="share of the samples that has to have a score in both runs; default: 0.95")  # fmt: skip
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="compare these alone")
     parser.add_argument("--samples", action="store_true", help="show the samples whose scores differ")
-    parser.add_argument("-n", type=int, default=None, metavar="N", help=f"at most N samples; default: {SHOWN}")
-    parser.add_argument("--format", choices=FORMATS, default="table")
+    parser.add_argument("-n", type=int, default=None, metavar="N",
+                        help=f"at most N samples; default: {SHOWN}, in HTML {IN_A_REPORT}, in CSV all")  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, default=None,
+                        help="default: what the name of --output ends with, or else table")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     parser.add_argument("--output", metavar="FILE", help="write to a file")
 
@@ -53,11 +58,11 @@ def main(args: argparse.Namespace) -> int:
     rules = Rules(
         args.min_share or MIN_SHARE, allowed_kinds(args.allow), tuple(args.datasets) if args.datasets else None
     )
-    kind = "json" if args.json else args.format
+    kind = "json" if args.json else args.format or format_of(args.output)
     if args.n is not None and args.n < 1:
-        raise ConfigError(Problem("-n", f"{args.n} is no number of samples", "Give one of at least 1."))
+        raise ConfigError(Problem("-n", f"must be 1 or more, and is {args.n}"))
     samples = args.samples or args.n is not None or kind == "html"
-    most = (args.n or (IN_A_REPORT if kind == "html" else SHOWN)) if samples else None
+    most = (args.n or MOST.get(kind, SHOWN)) if samples else None
     comparison, runs = compare_folders(args.folders, args.baseline, args.models, rules, most)
     compared = list(comparison.compared())
     if not compared:
@@ -68,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     elif kind == "json" and args.output is None:
         _print_json(comparison, code)
     else:
-        write(rendered(comparison, runs, kind, code), args.output)
+        write(rendered(comparison, runs, kind, code, samples=samples), args.output)
     return code
 
 
@@ -131,8 +136,15 @@ def share(text: str) -> float:
     return value
 
 
-def rendered(comparison: Comparison, runs: Sequence[LoadedRun], kind: str, code: ExitCode) -> str:
-    """A comparison in a format other than the table.
+def format_of(path: str | None) -> str:
+    """The format that a file's name asks for."""
+    return _ENDS.get(Path(path).suffix.lower(), "table") if path else "table"
+
+
+def rendered(
+    comparison: Comparison, runs: Sequence[LoadedRun], kind: str, code: ExitCode, *, samples: bool = False
+) -> str:
+    """A comparison in a format other than the table; as CSV either the comparisons or the samples.
 
     Raises:
         ConfigError: what draws the report is not installed.
@@ -149,7 +161,9 @@ def rendered(comparison: Comparison, runs: Sequence[LoadedRun], kind: str, code:
         from evalscope_evalflow.results.html.report import report_html
 
         return report_html([run.chosen.run for run in runs], comparison, datasets=comparison.datasets)
-    return (comparison_files.as_markdown if kind == "md" else comparison_files.as_csv)(comparison)
+    if kind == "md":
+        return comparison_files.as_markdown(comparison)
+    return (comparison_files.samples_csv if samples else comparison_files.as_csv)(comparison)
 
 
 def _print_json(comparison: Comparison, code: ExitCode) -> None:

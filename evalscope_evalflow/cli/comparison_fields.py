@@ -55,6 +55,8 @@ COMPARE: dict[str, str] = {
     "cells[].smallest_difference": "the smallest true difference that such data shows in 80 % of cases",
     "cells[].remarks[]": "what else has to be known of it",
     "cells[].lower_is_better": "whether less is better by this metric, as with error rates",
+    "cells[].lopsided": "whether the interval reaches so much further to one side that tables print its ends, not ±",
+    "cells[].lowest": "0, or the lowest score of any of the pairs where one is below 0",
     "differences[].kind": "`data`, `prompt`, `judge`, `metric`, `backend`, `model`, `engine`, `setting` or `version`",
     "differences[].name": "the setting, or what else differs",
     "differences[].baseline": "its value in the baseline",

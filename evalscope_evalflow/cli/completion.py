@@ -10,6 +10,12 @@ from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
+_PLACES = {
+    "bash": "~/.local/share/bash-completion/completions/evalflow",
+    "zsh": "~/.zfunc/_evalflow",
+    "fish": "~/.config/fish/completions/evalflow.fish",
+    "tcsh": "~/.evalflow-completion.tcsh, and source it in ~/.tcshrc",
+}
 # Arguments whose value is a path, by their names; the others complete to nothing.
 _FILES = {"file", "data", "policy", "junit", "summary", "output", "eval_template"}
 _FOLDERS = {"folder", "folders", "work_dir", "env", "conda_env", "worker_env", "baseline", "run"}
@@ -31,8 +37,22 @@ def main(args: argparse.Namespace) -> int:
     except ImportError:
         what = "shtab, which writes the script, is not installed"
         raise ConfigError(Problem("completion", what, install_command("completion"))) from None
-    sys.stdout.write(shtab.complete(whole_parser(), shell=args.shell).rstrip("\n") + "\n")
+    script = _without_usage(shtab.complete(whole_parser(), shell=args.shell))
+    place = f"# Put it where the shell looks: evalflow completion {args.shell} > {_PLACES[args.shell]}\n"
+    head, _, rest = script.partition("\n")  # zsh reads the first line
+    sys.stdout.write(f"{head}\n{place}{rest}".rstrip("\n") + "\n")
     return ExitCode.COMPLETE
+
+
+def _without_usage(script: str) -> str:
+    """A script without shtab's own words on where to put it, which name another place."""
+    head, usage, rest = script.partition("# Usage:\n")
+    if not usage:
+        return script
+    lines = rest.splitlines(keepends=True)
+    while lines and lines[0].startswith("#"):
+        lines.pop(0)
+    return head + "".join(lines)
 
 
 def whole_parser() -> argparse.ArgumentParser:

@@ -133,6 +133,12 @@ def _dataset_of(path: Path) -> str:
     columns = {str(name) for row in rows for name, value in row.items() if value not in (None, "")}
     kind = _kind_of(columns, path.suffix)
     if kind is None:
+        asked = sorted(columns & {"query", "question", "messages"})
+        if asked and not columns & {"response", "answer", "options", "A", "image", "images"}:
+            right = "answer" if "messages" in columns else "response"
+            has = ", ".join(sorted(columns))
+            what = f"{path} has {has}, and {right}, the right answer to score against, is missing"
+            raise ConfigError(Problem(_WHERE, what, f'Add it to each row, as in {{"{asked[0]}": …, "{right}": "…"}}.'))
         has = ", ".join(sorted(columns)) or "nothing"
         raise ConfigError(
             Problem(_WHERE, f"{path} has {has}, which is what no benchmark reads", f"These are known:\n{_FORMS}")

@@ -6,14 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalscope_evalflow.errors import ExitCode
+from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 
 if TYPE_CHECKING:
     from evalscope_evalflow.results.run_folders import RunFolder
 
+EXPORTS = "exports"  # the folder of exports beside what is exported
 HELP = "export results: csv, jsonl, parquet, mlflow, wandb or a plugin's name; with options as JSON"
 
 
@@ -43,36 +45,80 @@ def with_exporters(task: Mapping[str, Any], chosen: Sequence[str | dict[str, Any
     return {**task, "evalflow": {**section, "exporters": list(chosen)}}
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What an export of finished folders has written.
+
+    Attributes:
+        folder: where files are.
+        files: the files.
+        messages: what each exporter says of where its results are.
+        failed: a line for each exporter that failed.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    messages: tuple[str, ...]
+    failed: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 where an exporter failed."""
+        return ExitCode.FAILED if self.failed else ExitCode.COMPLETE
+
+
 def export_finished(
-    folder: Path,
+    shown: Path,
+    target: str | None,
     runs: Sequence[RunFolder],
     datasets: Sequence[str] | None,
     chosen: Sequence[str | dict[str, Any]],
-) -> int:
+) -> Exported:
     """Export what finished run folders hold; where it went is said on standard error.
 
     Args:
-        folder: where files go.
+        shown: the folder that the runs were found below.
+        target: where files go; None: `exports` in that folder.
         runs: the run folders.
         datasets: names of the datasets to export; None: all.
         chosen: exporters.
 
-    Returns:
-        The exit code: 1 where an exporter failed.
-
     Raises:
-        ConfigError: there is no such exporter, an option is wrong, or a library is missing.
+        ConfigError: there is no such exporter, an option is wrong, a library is missing, or the target is no folder for
+            exports.
     """
     from evalscope_evalflow.config import FlowConfig
     from evalscope_evalflow.results.exporters import export, load_exporters
     from evalscope_evalflow.results.exporters.exported_results import of_folder
 
+    folder = shown / EXPORTS if target is None else Path(target).expanduser()
+    _check_target(folder, shown, runs)
     failed: list[str] = []
+    messages: list[str] = []
     exporters = load_exporters(FlowConfig.parse({"exporters": list(chosen)}).exporters, "--export")
-    export(of_folder(folder, runs, datasets), exporters, failed.append, _say)
-    for line in failed:
+    try:
+        files = export(of_folder(folder, runs, datasets), exporters, failed.append, messages.append)
+    except OSError as error:
+        raise ConfigError(Problem("--output", f"{folder} cannot be written: {error.strerror}")) from None
+    for line in (*messages, *failed):
         _say(line)
-    return ExitCode.FAILED if failed else ExitCode.COMPLETE
+    return Exported(folder, tuple(files), tuple(messages), tuple(failed))
+
+
+def _check_target(folder: Path, shown: Path, runs: Sequence[RunFolder]) -> None:
+    """Refuse folders in which a run or a sweep has files of its own.
+
+    Raises:
+        ConfigError: it is one, or a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(Problem("--output", f"{folder} is a file", "With --export, give a folder."))
+    place = folder.resolve()
+    parts = [run.folder.resolve() for run in runs]
+    inside = any(place == part or (place.is_relative_to(part) and place != part / EXPORTS) for part in parts)
+    if place == shown.resolve() or inside or (place / "summary.json").exists():
+        what = f"{folder} holds files of runs, and an export would replace some"
+        raise ConfigError(Problem("--output", what, f"Give another folder; without --output it is {shown / EXPORTS}."))
 
 
 def _say(line: str) -> None:

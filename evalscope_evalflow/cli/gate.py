@@ -30,11 +30,11 @@ def main(args: argparse.Namespace) -> int:
     if args.baseline is None:
         raise ConfigError(Problem("--baseline", "is required", "A model, a folder, or FOLDER:MODEL."))
     policy = read_policy(args.policy)
-    rules = Rules(policy.min_share, allowed_kinds(args.allow))
+    rules = Rules(policy.min_share, allowed_kinds(args.allow), share_from="min_share: ")
     runs = load_runs(choose_runs([args.folder], args.baseline, args.models), rules)
     datasets = list(dict.fromkeys(name for run in runs for name in run.datasets))
     check_names(policy, args.policy, datasets)
-    result = judge(compare(runs, rules), policy, datasets)
+    result = judge(compare(runs, rules), policy, datasets, args.policy)
     if args.junit:
         write(as_junit(result), args.junit)
     if args.summary:

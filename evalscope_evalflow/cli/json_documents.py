@@ -76,7 +76,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "models[].serving.command[]": "the engine's command, without keys; port 0 stands for one that is free",
         "models[].serving.turn": "when its turn comes, from 1; null where no other model waits",
         "models[].serving.notes[]": "more about its place, such as the memory that it needs",
-        "models[].buys": "what the rest would buy; null where nothing is left to do",
+        "models[].buys": "what the rest would ask for; null where nothing is left to do",
         "models[].buys.answers": "answers of the model: `number`, `exact`, and `unknown_for`: datasets not in it",
         "models[].buys.tokens": "their tokens, prompts included, by what earlier answers took; null: not known",
         "models[].buys.verdicts": "the judge's verdicts, likewise; null without a judge",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ ROLES = ("engine", "worker")
 LINES = 20
 POLL_S = 0.25
 _BLOCK = 1 << 16
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*[mK]")  # which only a terminal understands
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class _Printer:
             gap = "\n" if self._shown is not None else ""
             sys.stdout.write(f"{gap}==> {path} <==\n")
         self._shown = path
-        sys.stdout.write(data.decode("utf-8", "replace"))
+        text = data.decode("utf-8", "replace")
+        sys.stdout.write(text if sys.stdout.isatty() else _COLOURS.sub("", text))
         sys.stdout.flush()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from itertools import pairwise
+from typing import Any, NoReturn
 
 from evalscope_evalflow.errors import ExitCode, Problem, nearest
 
@@ -23,16 +24,46 @@ class WrongArguments(SystemExit):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that names the flag that was probably meant."""
+    """An argparse parser that names the flag that was probably meant, and words that belong to none."""
+
+    _given: Sequence[str] = ()  # the arguments
+    _left: Sequence[str] = ()  # those that are not known
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in the base class; what is not known is kept for the message, word by word."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        found, left = super().parse_known_args(self._given, namespace)
+        self._left = left
+        return found, left
+
+    def _refuse(self, left: Sequence[str], given: Sequence[str]) -> NoReturn:
+        """Name what is not known. A word that stands behind a flag, ours or not, is never named: it may be a key."""
+        flags = [word.split("=")[0] for word in left if word.startswith("-")]
+        if flags:
+            known = {name.lstrip("-"): name for action in self._actions for name in action.option_strings}
+            near = nearest(flags[0].lstrip("-"), list(known))  # the dashes make all flags alike
+            for plain, name in known.items():
+                near = near.replace(f"'{plain}'", f"'{name}'")
+            self._end("unknown flag " + ", ".join(flags), near)
+        behind = {word for before, word in pairwise(given) if before.startswith("-")}
+        words = [repr(word) for word in left if word not in behind]
+        one = "word belongs" if len(left) == 1 else "words belong"
+        what = f"{', '.join(words)} belong{'s' if len(words) == 1 else ''} to no flag"
+        self._end(what if len(words) == len(left) else f"{len(left)} {one} to no flag", self._taken())
+
+    def _taken(self) -> str:
+        """How many words the command takes, where that is a fixed number."""
+        own = [action for action in self._actions if not action.option_strings]
+        if not own or any(action.nargs is not None for action in own):
+            return ""
+        return f"{self.prog} takes one {own[0].metavar or own[0].dest}." if len(own) == 1 else ""
 
     def error(self, message: str) -> NoReturn:
-        hint = ""
-        if message.startswith("unrecognized arguments: "):
-            known = [option for action in self._actions for option in action.option_strings]
-            # Names alone: the value of a flag that is not ours may be a key.
-            words = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("-")]
-            message = "unknown flag " + ", ".join(words) if words else "some words belong to no flag"
-            hint = nearest(words[0], known) if words else ""
+        if self._left:
+            self._refuse(self._left, self._given)
+        self._end(message)
+
+    def _end(self, message: str, hint: str = "") -> NoReturn:
         todo = f"All flags: {self.prog} --help"
         self._print_message(
             f"{self.prog}: {message}" + (f"\n    {hint}" if hint else "") + f"\n    {todo}\n", sys.stderr

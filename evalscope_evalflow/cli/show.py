@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="only these datasets")
     parser.add_argument("-n", type=int, default=None, metavar="N", help=f"at most N samples; default: {SHOWN}")
     parser.add_argument("--full", action="store_true", help="show long texts whole")
-    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument("--format", choices=FORMATS, help="default: what --output ends in (.html, .json), else table")
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     parser.add_argument("--browser", action="store_true", help="show all of it in EvalScope's dashboard, until Ctrl-C")
     parser.add_argument("--port", type=int, default=9000, help="of the dashboard, on 127.0.0.1; default: 9000")
-    parser.add_argument("--output", metavar="FILE", help="write to a file")
+    parser.add_argument("--output", metavar="PATH", help="write to a file; with --export, into a folder (DIR/exports)")
     add_export(parser)
 
 
@@ -56,7 +56,8 @@ def main(args: argparse.Namespace) -> int:
     from evalscope_evalflow.results.run_folders import find_runs
 
     if args.n is not None and args.n < 1:
-        raise ConfigError(Problem("-n", f"{args.n} is no number of samples", "Give one of at least 1."))
+        raise ConfigError(Problem("-n", "must be 1 or more", f"It is {args.n}."))
+    _refuse_together(args)
     runs = _of_models(find_runs(args.folder), args.models)
     _check_datasets(runs, args.datasets)
     if args.browser:
@@ -65,8 +66,8 @@ def main(args: argparse.Namespace) -> int:
         serve(Path(args.folder).expanduser(), runs, args.port)
         return ExitCode.COMPLETE
     if args.export:
-        return export_finished(Path(args.folder).expanduser(), runs, args.datasets, args.export)
-    kind = "json" if args.json else args.format
+        return _export(runs, args)
+    kind = _format(args)
     if kind == "html":
         _write(_html(runs, args), args.output)
     elif kind == "json":
@@ -77,6 +78,47 @@ def main(args: argparse.Namespace) -> int:
     else:
         _print(runs, args, _console())
     return ExitCode.COMPLETE
+
+
+def _refuse_together(args: argparse.Namespace) -> None:
+    """Flags of which one would be left out without a word.
+
+    Raises:
+        ConfigError: there are such.
+    """
+    chosen = {
+        "--samples": args.samples,
+        **{f"--{name}": getattr(args, name) for name in _FLAGS},
+        "-n": args.n is not None,
+        "--full": args.full,
+        "--format": args.format is not None,
+        "--browser": args.browser,
+    }
+    beside = [flag for flag, given in chosen.items() if given]
+    if args.export and beside:
+        todo = "An export has every sample; --models and --datasets choose, and --json prints which files it wrote."
+        raise ConfigError(Problem("--export", f"does not go with {', '.join(beside)}", todo))
+    if args.browser and (args.json or args.output or args.format is not None):
+        raise ConfigError(Problem("--browser", "does not go with --json, --output or --format", "Leave them out."))
+    if args.json and args.format not in (None, "json"):
+        raise ConfigError(Problem("--json", f"does not go with --format {args.format}", "Give one of them."))
+
+
+def _format(args: argparse.Namespace) -> str:
+    if args.json:
+        return "json"
+    ending = Path(args.output).suffix.lower().removeprefix(".") if args.output else ""
+    return args.format or (ending if ending in FORMATS else "table")
+
+
+def _export(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
+    """Export into a folder of its own: what the runs have written stays as it is."""
+    from evalscope_evalflow.results.json_output import print_document
+
+    done = export_finished(Path(args.folder).expanduser(), args.output, runs, args.datasets, args.export)
+    if args.json:
+        print_document("show", {"exported": done}, done.exit_code)
+    return done.exit_code
 
 
 def _filters(args: argparse.Namespace) -> list[str]:
@@ -93,7 +135,7 @@ def _print(runs: Sequence[RunFolder], args: argparse.Namespace, console: Console
     if not _wants_samples(args):
         show_scores(runs, args.datasets, console)
         return
-    show_samples(_chosen(runs, args), len(runs) > 1, args.full, console)
+    show_samples(_chosen(runs, args), runs, args.full, console)
 
 
 def _chosen(runs: Sequence[RunFolder], args: argparse.Namespace) -> Any:
@@ -129,6 +171,7 @@ def _run(run: RunFolder, datasets: Sequence[str] | None) -> dict[str, Any]:
         "folder": run.folder.absolute(),
         "state": run.state,
         **{name: record.get(name) for name in known},
+        "files_gone": run.files_gone,
         "mode": run.mode,
         "backend": run.backend,
         "engine": run.engine or None,
@@ -160,7 +203,11 @@ def _of_models(runs: list[RunFolder], names: Sequence[str] | None) -> list[RunFo
     for name in names:
         if name not in known:
             raise ConfigError(
-                Problem("--models", f"no run of {name!r} is there", f"{nearest(name, known)} Known: {', '.join(known)}")
+                Problem(
+                    "--models",
+                    f"no run of {name!r} is there",
+                    f"{nearest(name, known)} Known: {', '.join(known)}".strip(),
+                )
             )
     return [run for run in runs if run.name in names or run.model in names]
 
@@ -170,7 +217,9 @@ def _check_datasets(runs: Sequence[RunFolder], names: Sequence[str] | None) -> N
     for name in names or ():
         if name not in known:
             raise ConfigError(
-                Problem("--datasets", f"no run has {name!r}", f"{nearest(name, known)} Known: {', '.join(known)}")
+                Problem(
+                    "--datasets", f"no run has {name!r}", f"{nearest(name, known)} Known: {', '.join(known)}".strip()
+                )
             )
 
 

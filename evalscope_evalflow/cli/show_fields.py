@@ -11,6 +11,7 @@ SHOW = {
     "runs[].error": "what ended it, in words; else null",
     "runs[].phases_s": "seconds of each phase, by name",
     "runs[].engine_held_s": "seconds that the engine was held",
+    "runs[].files_gone": "whether the files with its answers have been removed",
     "runs[].mode": "`all`, `infer` or `judge`",
     "runs[].backend": "the stock backend",
     "runs[].engine": "the engine's name; null where none was started",
@@ -44,4 +45,8 @@ SHOW = {
     "samples[]": "with `--samples` or a filter: samples, with the columns of `evalscope_evalflow.load(DIR).samples`",
     "samples_matching": "with these: how many match, of which `-n` are printed",
     "samples_in_all": "with these: how many there are",
+    "exported.folder": "with `--export`, in place of all of these: where files were written",
+    "exported.files[]": "the files",
+    "exported.messages[]": "where each exporter's results are, in words",
+    "exported.failed[]": "a line for each exporter that failed; the exit code is 1 then",
 }

@@ -81,32 +81,17 @@ class Results:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of `scores` as plain values, without pandas; a value that is not there is None, or left out."""
         for run in self.runs:
-            missing = {name: item.value for name, item in run.scores.items() if _lacks_interval(item)}
-            computed = _intervals(run, missing) if missing else {}
-            for dataset, item in run.scores.items():
-                yield from _score_rows(run, item, computed.get(dataset))
+            for item in run.scores.values():
+                yield from _score_rows(run, item)
 
     def __repr__(self) -> str:
         datasets = list(dict.fromkeys(name for run in self.runs for name in run.datasets))
         return f"<Results of {len(self.runs)} runs on {', '.join(datasets) or 'no dataset'}>"
 
 
-def _lacks_interval(item: ScoreRecord) -> bool:
-    return item.value is not None and item.interval is None
-
-
-def _intervals(run: RunFolder, scores: dict[str, float | None]) -> dict[str, Any]:
-    from evalscope_evalflow.results.score_intervals import intervals
-
-    return intervals(run, scores)
-
-
-def _score_rows(run: RunFolder, item: ScoreRecord, computed: Any) -> Iterator[dict[str, Any]]:
+def _score_rows(run: RunFolder, item: ScoreRecord) -> Iterator[dict[str, Any]]:
     """A row for each metric; only the headline's has an interval."""
     low, high = item.interval or (None, None)
-    groups, few = item.n_groups, item.few_groups
-    if computed is not None:
-        low, high, groups, few = computed.low, computed.high, computed.groups, computed.few_groups
     row = {
         "model": run.model, "dataset": item.dataset, "complete": item.complete, "why_not": item.why_not,
         "requested": item.requested, "answered": item.answered, "scored": item.n, "failed": item.failed,
@@ -114,7 +99,7 @@ def _score_rows(run: RunFolder, item: ScoreRecord, computed: Any) -> Iterator[di
         "remarks": "; ".join(item.remarks), "run": run.name, "state": run.state,
         "run_id": item.run_id or None, "ended": item.ended or None,
     }  # fmt: skip
-    interval = {"interval_low": low, "interval_high": high, "n_groups": groups, "few_groups": few}
+    interval = {"interval_low": low, "interval_high": high, "n_groups": item.n_groups, "few_groups": item.few_groups}
     yield {**row, "metric": item.metric, "headline": True, "score": item.value, **interval}
     for name, value in item.metrics.items():
         if name != item.metric:

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, load_backend
-from evalscope_evalflow.errors import ConfigError, Problem, nearest
-from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.results.run_folder_problems import no_folder, no_run, readable
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state import record as records
 
 NATIVE, VLMEVALKIT = "Native", "VLMEvalKit"
 UNKNOWN = "unknown"
+FILES_GONE = "the files of these answers are no longer there: a score is left, and no samples"
+_NO_ANSWERS = {"reports", "evalflow"}  # folders of a run folder
 DEEPEST = 8  # a model's name may be a path
 # What lies in a run folder and holds no other one.
 _NOT_RUNS = {"predictions", "reviews", "reports", "configs", "logs", "evalflow"}
-_WHERE = "DIR"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ScoreRecord:
         dataset: the dataset's name.
         metric: the headline metric's name; empty where there is no report.
         value: the score; None: there is none that could be trusted, and `why_not` says why.
-        n: samples that the value covers; 0 where there is none.
+        n: samples that the value covers. Without one: 0, or of a run without a record, those that have a score.
         requested: samples that were to be answered; None: never counted.
         answered: samples that were answered.
         judged: samples with a verdict of the judge's own; None: no judge is used.
@@ -85,6 +86,18 @@ class ScoreRecord:
     def text(self) -> str:
         """The value with four decimals; empty where there is none."""
         return "" if self.value is None else f"{self.value:.4f}"
+
+    @property
+    def shown(self) -> str:
+        """The same as a table has it: `not judged` where there are answers alone, and else `none` without a value."""
+        if self.value is not None:
+            return self.text
+        return "not judged" if self.answered and not (self.n or self.metric or self.failed) else "none"
+
+    @property
+    def covered(self) -> int:
+        """Samples that have a score; of answers alone, those that have one."""
+        return self.answered if self.shown == "not judged" else self.n
 
 
 @dataclass(frozen=True)
@@ -173,26 +186,36 @@ class RunFolder:
 
     @cached_property
     def scores(self) -> dict[str, ScoreRecord]:
-        """A score for each dataset; where the record has none, as while it runs, what its files hold."""
-        found = _results(self.record)
-        return {dataset: found[dataset] if dataset in found else self._from_files(dataset) for dataset in self.datasets}
+        """A score for each dataset, which every door shows: the record's, and where it has none, what its files hold.
 
-    def _from_files(self, dataset: str) -> ScoreRecord:
-        """What is there of a dataset that no finished run has written a result of."""
-        cell = self.cells.get(dataset)
-        error = f"it was ended by {cell.error}" if cell is not None and cell.error else ""
-        why = error or {
-            "running": "the run has not finished",
-            records.DIED: "the run was killed before its end",
-            UNKNOWN: "no record of a finished run",
-        }.get(self.state, f"the run ended as {self.state}, and wrote no result")
-        result = load_backend(self.backend).saved_result(self.folder, self.model, dataset)
-        requested = cell.requested if cell is not None else None
-        if result is None:
-            return ScoreRecord(dataset, requested=requested, why_not=why)
-        known = score_record(dataset, result_record(result))
-        reason = "; ".join(dict.fromkeys(filter(None, (why, known.why_not))))
-        return replace(known, complete=False, why_not=reason, requested=known.requested or requested)
+        Where the record's version computed no interval, as 0.1, it is computed from the samples.
+        """
+        found = _results(self.record)
+        missing = [dataset for dataset in self.datasets if dataset not in found]
+        old = [dataset for dataset in found if found[dataset].value is not None and not self._says_interval(dataset)]
+        if missing or old:
+            from evalscope_evalflow.results.unrecorded_scores import unrecorded_scores
+
+            found |= unrecorded_scores(self, missing, {dataset: found[dataset] for dataset in old})
+        gone = (FILES_GONE,) if self.files_gone else ()
+        return {
+            name: replace(found[name], remarks=(*found[name].remarks, *gone)) if found[name].answered else found[name]
+            for name in self.datasets
+        }
+
+    @cached_property
+    def files_gone(self) -> bool:
+        """Whether the backend's files with the answers have been removed; the record still has their scores."""
+        if self.backend not in (NATIVE, VLMEVALKIT):
+            return False
+        files = load_backend(self.backend).sample_files(self.folder, self.model)
+        places = [path.relative_to(self.folder).parts[:2] for path in files]
+        return not any(place[0] not in _NO_ANSWERS or place[1] == "vlmevalkit" for place in places)
+
+    def _says_interval(self, dataset: str) -> bool:
+        """Whether the version that wrote the record computed intervals; null stands for a score that has none."""
+        items = _mapping(self.record.get("earlier_results")) | _mapping(self.record.get("results"))
+        return "interval" in _mapping(_mapping(items.get(dataset)).get("score"))
 
 
 def result_record(result: DatasetResult) -> dict[str, Any]:
@@ -222,16 +245,17 @@ def find_runs(path: str | os.PathLike[str]) -> list[RunFolder]:
         At least one, in the order of their paths; numbers in names count as numbers.
 
     Raises:
-        ConfigError: there is none, or one was written by a newer version of EvalFlow.
+        ConfigError: there is none, or none but of a newer version of EvalFlow; beside others, that one is left out
+            with a warning.
     """
     top = Path(path).expanduser()
     if not top.is_dir():
-        raise ConfigError(_no_folder(top))
+        raise ConfigError(no_folder(top))
     folders = {folder.resolve(): folder for folder in reversed([*_run_folders(top, 0)])}  # links may lead to one twice
     found = [_read(folder) for folder in reversed(folders.values())]
     if not found:
-        raise ConfigError(_no_run(top))
-    _refuse_newer(found)
+        raise ConfigError(no_run(top))
+    found = readable(found)
     names = [run.model for run in found]
     return [
         replace(run, name=run.model if names.count(run.model) == 1 else os.path.relpath(run.folder, top))
@@ -269,40 +293,6 @@ def _model_name(folder: Path) -> str:
     """The name of a model whose record cannot be read."""
     found = sorted((folder / "predictions").glob("*")) if (folder / "predictions").is_dir() else []
     return found[0].name if len(found) == 1 else folder.resolve().name
-
-
-def _refuse_newer(runs: list[RunFolder]) -> None:
-    newer = [
-        Problem(
-            str(run.folder),
-            f"its record has schema {run.record['schema']}, and this EvalFlow reads up to {SCHEMA}: a newer version "
-            f"({run.versions.get(records.OURS) or 'unknown'}) wrote it",
-            "Upgrade: pip install -U evalscope-evalflow.",
-        )
-        for run in runs
-        if isinstance(run.record.get("schema"), int) and run.record["schema"] > SCHEMA
-    ]
-    if newer:
-        raise ConfigError(*newer)
-
-
-def _no_folder(path: Path) -> Problem:
-    if path.exists():
-        return Problem(_WHERE, f"{path} is a file, not a folder", "Give the folder of a run, or of a sweep.")
-    beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
-    hint = nearest(path.name, beside)
-    return Problem(_WHERE, f"{path} does not exist", f"{hint} It is the `work_dir` of a run or a sweep.".strip())
-
-
-def _no_run(path: Path) -> Problem:
-    around = next((folder for folder in path.resolve().parents if (folder / "evalflow" / "run.json").is_file()), None)
-    if around is not None:
-        return Problem(_WHERE, f"{path} is a part of a run folder", f"Give {around}.")
-    if (path / "reports").is_dir() or (path / "predictions").is_dir():
-        what = f"{path} was written by EvalScope without EvalFlow: it has no evalflow/run.json"
-        return Problem(_WHERE, what, "`evalscope service` shows it. A run with `--eval-backend evalflow` can be read.")
-    what = f"no run folder is in {path}: one has a file evalflow/run.json"
-    return Problem(_WHERE, what, "Give the `work_dir` of a run or a sweep, or a folder above it.")
 
 
 def _results(record: Mapping[str, Any]) -> dict[str, ScoreRecord]:

@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED
-from evalscope_evalflow.results.run_folders import UNKNOWN, RunFolder, ScoreRecord
+from evalscope_evalflow.results import marks
+from evalscope_evalflow.results.run_folders import FILES_GONE, UNKNOWN, RunFolder, ScoreRecord
 from evalscope_evalflow.results.sample_filters import Chosen
-from evalscope_evalflow.results.tables import FEW_GROUPS, INTERVAL, interval_text
+from evalscope_evalflow.results.tables import FEW_GROUPS, INCOMPLETE, INTERVAL, interval_text
 from evalscope_evalflow.state.costs import recorded_costs, sum_of
 from evalscope_evalflow.state.record import DIED
 
@@ -87,10 +88,12 @@ def _print_table(rows: Sequence[tuple[RunFolder, ScoreRecord]], several: bool, c
     cells = []
     for run, score in rows:
         shown = [_score(score), *([interval_text(score.interval, score.few_groups)] if intervals else [])]
-        covered = score.n if score.value is not None else score.answered
-        samples = f"{covered}/{score.requested}" if score.requested is not None else str(covered)
+        samples = f"{score.covered}/{score.requested}" if score.requested is not None else str(score.covered)
         cells.append((run.name, score, [score.dataset, *shown, samples, *(of(score) for of in counts.values())]))
     widths = [max(map(len, column)) for column in zip(*(values for _, _, values in cells), strict=True)]
+    if _needed(titles, widths) > console.width:
+        _print_lines(titles, cells, several, console)
+        return
     narrow = several and console.width < NARROW
     for number, name in enumerate(dict.fromkeys(name for name, _, _ in cells) if narrow else [""]):
         if narrow:
@@ -110,6 +113,24 @@ def _print_table(rows: Sequence[tuple[RunFolder, ScoreRecord]], several: bool, c
         console.print(table)
 
 
+def _needed(titles: Sequence[str], widths: Sequence[int]) -> int:
+    """Columns that the table takes at least; a dataset's name can be folded, a number cannot."""
+    words = [max(map(len, title.split())) for title in titles]
+    least = [max(word, min(width, 16)) for word, width in zip(words[1:], widths[1:], strict=True)]
+    return words[0] + sum(least) + 2 * len(least)
+
+
+def _print_lines(
+    titles: Sequence[str], cells: Sequence[tuple[str, ScoreRecord, Sequence[str]]], several: bool, console: Console
+) -> None:
+    """The same, where a line is too short for a table: each number on a line of its own."""
+    for name, score, values in cells:
+        console.print(escape(f"{name} / {values[0]}" if several else values[0]), style="bold")
+        for title, value in zip(titles[1:], values[1:], strict=True):
+            if value:
+                console.print(escape(f"  {title}: {value}"), style=None if score.complete else "yellow")
+
+
 def _metric_lines(rows: Sequence[tuple[RunFolder, ScoreRecord]]) -> list[str]:
     """Which metric the scores are of, and what the mark beside a score means."""
     metrics: dict[str, list[str]] = {}
@@ -124,22 +145,22 @@ def _metric_lines(rows: Sequence[tuple[RunFolder, ScoreRecord]]) -> list[str]:
             "Metrics: " + "; ".join(f"{', '.join(names)}: {metric}" for metric, names in metrics.items()) + "."
         )
     if any(score.value is not None and not score.complete for _, score in rows):
-        found.append("* does not cover every sample.")
+        found.append(INCOMPLETE)
     return found
 
 
-def show_samples(chosen: Chosen, several: bool, full: bool, console: Console) -> None:
+def show_samples(chosen: Chosen, runs: Sequence[RunFolder], full: bool, console: Console) -> None:
     """Print samples, one below the other.
 
     Args:
         chosen: the samples.
-        several: whether they are of several runs.
+        runs: the runs that they are of.
         full: whether long texts are shown whole.
         console: where to print.
     """
     for row in chosen.rows:
         console.print()
-        place = [*([row["run"]] if several else []), row["dataset"], f"{row['subset']} {row['sample']}".strip()]
+        place = [*([row["run"]] if len(runs) > 1 else []), row["dataset"], f"{row['subset']} {row['sample']}".strip()]
         if row["repeat"]:
             place.append(f"repetition {row['repeat'] + 1}")
         console.print(f"[bold]{escape(' / '.join(place))}[/bold]  {escape(_verdict(row))}")
@@ -154,6 +175,9 @@ def show_samples(chosen: Chosen, several: bool, full: bool, console: Console) ->
     left = f"; -n {matching} shows all" if shown < matching else ""
     of = "" if matching == chosen.in_all else f" of {chosen.in_all}"
     console.print(f"{shown} of {matching} samples shown{left}." if left else f"{matching}{of} samples.")
+    for run in runs:
+        if run.files_gone and any(score.answered for score in run.scores.values()):
+            console.print(f"{escape(run.name)}: {FILES_GONE}.", style="yellow")
 
 
 def _headings(runs: Sequence[RunFolder]) -> list[str]:
@@ -190,9 +214,7 @@ def _error(run: RunFolder) -> str:
 
 
 def _score(score: ScoreRecord) -> str:
-    if score.value is None:
-        return "none" if score.n or score.metric or score.failed else "not judged" if score.answered else "none"
-    return score.text + ("" if score.complete else "*")
+    return score.shown + (marks.INCOMPLETE if score.value is not None and not score.complete else "")
 
 
 def _counts(rows: Sequence[tuple[RunFolder, ScoreRecord]]) -> dict[str, Any]:

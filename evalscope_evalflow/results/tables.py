@@ -12,16 +12,18 @@ from rich.table import Table
 
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.results import marks
 
 INTERVAL = "95 % interval"
-FEW_GROUPS = "~ few groups: with so few independent questions, the interval is only rough."
+FEW_GROUPS = f"{marks.FEW} {marks.FEW_TEXT}"
+INCOMPLETE = f"{marks.INCOMPLETE} {marks.INCOMPLETE_TEXT}"
 
 
 def interval_text(interval: tuple[float, float] | None, few_groups: bool | None) -> str:
     """A confidence interval, marked where it is only rough; empty where there is none."""
     if interval is None:
         return ""
-    return f"{'~' if few_groups else ''}{interval[0]:.3f}–{interval[1]:.3f}"
+    return f"{marks.FEW if few_groups else ''}{interval[0]:.3f}–{interval[1]:.3f}"
 
 
 def score_text(result: DatasetResult) -> str:

@@ -66,7 +66,7 @@ class Purchase:
             parts.append(f"{self.answers.words('answers')}, {tokens}")
         if self.verdicts is not None and not self.verdicts.nothing:
             parts.append(f"{self.verdicts.words('verdicts')}")
-        return f"it would buy {'; '.join(parts) or 'nothing'}"
+        return f"it would ask for {'; '.join(parts) or 'nothing'}"
 
 
 def purchase(task: Task, model: ModelConfig, left: Remaining, bought: Bought) -> Purchase:

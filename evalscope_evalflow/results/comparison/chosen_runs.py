@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +60,12 @@ def choose_runs(
     places = {item.place for item in baselines}
     others = [item for item in found if item.place not in places and (not models or item.run.model in models)]
     if not others:
-        raise ConfigError(_nothing_to_compare(found, baselines, folders))
-    labels = _labels([*baselines, *others])
+        raise ConfigError(_nothing_to_compare(found, baselines, folders, baseline))
     with_baseline = {item.place: _baseline_of(item, baselines) for item in others}
-    used = {labels[base.place] for base in with_baseline.values()}
+    used = {base.place for base in with_baseline.values()}
+    labels = _labels([*(item for item in baselines if item.place in used), *others])
     return [
-        *(ChosenRun(labels[item.place], item.run) for item in baselines if labels[item.place] in used),
+        *(ChosenRun(labels[item.place], item.run) for item in baselines if item.place in used),
         *(ChosenRun(labels[item.place], item.run, labels[with_baseline[item.place].place]) for item in others),
     ]
 
@@ -75,9 +75,8 @@ def _baselines(found: Sequence[_Found], given: str | None) -> list[_Found]:
         return [found[0]]
     named = [item for item in found if item.run.model == given] or [item for item in found if item.run.name == given]
     if len(named) > 1:
-        same = len({item.given for item in named}) < len(named)  # in one folder, their paths tell them apart
-        forms = ", ".join(item.run.name if same else f"{item.given}:{given}" for item in named)
-        raise ConfigError(Problem("--baseline", f"{given!r} is a model of several folders", f"Say which: {forms}"))
+        forms = ", ".join(f"{item.given.rstrip('/') or '/'}:{item.run.name}" for item in named)
+        raise ConfigError(Problem("--baseline", f"{given!r} is the model of several runs", f"Say which: {forms}"))
     if named:
         return named
     if os.path.isdir(given):
@@ -115,35 +114,45 @@ def _baseline_of(item: _Found, baselines: Sequence[_Found]) -> _Found:
     raise ConfigError(Problem("--baseline", what, todo))
 
 
-def _nothing_to_compare(found: Sequence[_Found], baselines: Sequence[_Found], folders: Sequence[str]) -> Problem:
+def _nothing_to_compare(
+    found: Sequence[_Found], baselines: Sequence[_Found], folders: Sequence[str], given: str | None
+) -> Problem:
     where, only = ", ".join(folders), found[0].run.model
-    if len(found) == 1 and {item.place for item in found} == {item.place for item in baselines}:
+    same = {item.place for item in found} == {item.place for item in baselines}
+    if len(found) == 1 and same and given is not None:
+        what = f"is the same run as --baseline {given}: {only}, in {found[0].run.folder}"
+        return Problem(where, what, "Name another folder.")
+    if len(found) == 1 and same:
         return Problem(where, f"holds one model alone, {only}", "Name another folder, or --baseline DIR.")
     return Problem(where, "holds nothing but the baseline", "Name the folder of what is to be compared with it.")
 
 
 def _labels(found: Sequence[_Found]) -> dict[Path, str]:
-    """A label for each run: its model's name, with as much of its folder as tells it from the others."""
+    """A label for each run: its model's name where no other has it, or else the end of its path that no other has.
+
+    The paths say it alone, and not how the folders were given: the same runs have the same labels in all forms.
+    """
     unique = list({item.place: item for item in found}.values())
     times = Counter(item.run.model for item in unique)
-    labels = {}
-    for item in unique:
-        same = [other for other in unique if other.run.model == item.run.model]
-        labels[item.place] = item.run.model if times[item.run.model] == 1 else _told_apart(item, same)
-    return labels
+    taken = {item.run.model for item in unique if times[item.run.model] == 1}
+    paths = {item.place: Path(os.path.abspath(item.run.folder)).parts for item in unique}
+    return {
+        item.place: item.run.model if item.run.model in taken else _told_apart(item, unique, paths, taken)
+        for item in unique
+    }
 
 
-def _told_apart(item: _Found, same: Sequence[_Found]) -> str:
-    """`FOLDER:MODEL`, with the last parts of the folder's path that no other has; below one folder, the path in it."""
-    if len({other.given for other in same}) == 1:
-        return item.run.name
-    parts = {other.place: Path(os.path.abspath(other.given)).parts for other in same}
-    mine = parts[item.place]
+def _told_apart(
+    item: _Found, all_runs: Sequence[_Found], paths: Mapping[Path, tuple[str, ...]], taken: Collection[str]
+) -> str:
+    """The shortest end of a run's path that is neither that of another run of the model nor another's label."""
+    others = [paths[other.place] for other in all_runs if other.place != item.place]
+    mine = paths[item.place]
     for length in range(1, len(mine)):
-        others = [path[-length:] for place, path in parts.items() if place != item.place]
-        if mine[-length:] not in others:
-            return f"{os.path.join(*mine[-length:])}:{item.run.model}"
-    return f"{item.run.folder}:{item.run.model}"
+        label = os.path.join(*mine[-length:])
+        if label not in taken and not any(path[-length:] == mine[-length:] for path in others):
+            return label
+    return str(item.run.folder)
 
 
 def _near_folder(given: str) -> str:

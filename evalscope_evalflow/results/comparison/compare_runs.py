@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -49,11 +49,13 @@ class Rules:
         min_share: the share of the samples that has to have a score in both, from 0 to 1.
         allowed: kinds of differences that are compared all the same.
         datasets: names of the datasets to compare; None: all.
+        share_from: what the user writes before another `min_share`: a flag, or a key of a policy.
     """
 
     min_share: float = MIN_SHARE
     allowed: frozenset[Kind] = frozenset()
     datasets: tuple[str, ...] | None = None
+    share_from: str = "--min_share "
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def compare(runs: Sequence[LoadedRun], rules: Rules | None = None) -> Comparison
     scores = tuple(_score(run, dataset) for run in runs for dataset in datasets if dataset in run.tables)
     decided = decide(found)
     return Comparison(
-        runs=tuple(_described(run, scores) for run in runs),
+        runs=tuple(_described(run, scores, rules.datasets) for run in runs),
         datasets=datasets,
         scores=scores,
         cells=tuple(decided),
@@ -176,9 +178,7 @@ def compare_cell(
     pairs, data = pair_cell(run, baseline, dataset, rules, differences)
     differences += data
     cell = _cell(run, baseline, dataset, pairs)
-    refused = "; ".join(_refusal(item, len(pairs)) for item in differences if item.refuses) or _too_little(
-        cell, rules.min_share
-    )
+    refused = "; ".join(_refusal(item, len(pairs)) for item in differences if item.refuses) or _too_little(cell, rules)
     if refused:
         return replace(cell, verdict=Verdict.REFUSED, refused=refused), differences
     if run.lower_is_better(dataset) or baseline.lower_is_better(dataset):
@@ -241,14 +241,17 @@ def _cell(run: LoadedRun, baseline: LoadedRun, dataset: str, pairs: Pairs) -> Ce
     )
 
 
-def _too_little(cell: CellComparison, min_share: float) -> str:
-    if cell.pairs and cell.share >= min_share:
+def _too_little(cell: CellComparison, rules: Rules) -> str:
+    if cell.pairs and cell.share >= rules.min_share:
         return ""
     why = ", ".join(f"{number} {words}" for words, number in cell.left_out.items())
     have = f"{cell.pairs} of {cell.expected} samples have a score in both" + (f" ({why})" if why else "")
     if not cell.pairs:
         return have
-    return f"{have}; less than {min_share:.0%} (--min_share {math.floor(cell.share * 100) / 100:g} takes them)"
+    enough = math.floor(cell.share * 1000) / 1000
+    if not enough:
+        return f"{have}; less than {rules.min_share:.0%}"
+    return f"{have}; less than {rules.min_share:.0%} ({rules.share_from}{enough:g} takes them)"
 
 
 def _refusal(difference: Difference, pairs: int) -> str:
@@ -289,6 +292,7 @@ def _tested(cell: CellComparison, table: SampleTable, base: SampleTable, pairs: 
         method=str(getattr(found.method, "value", found.method)),
         smallest_difference=smallest_difference(ours, theirs, groups) if found.decidable else None,
         verdict=Verdict.NOT_SHOWN if found.decidable else Verdict.TOO_FEW,
+        lowest=min(0.0, float(ours.min()), float(theirs.min())),
     )
 
 
@@ -315,5 +319,5 @@ def _score(run: LoadedRun, dataset: str) -> CellScore:
     return cell_score(run.label, run.tables[dataset], run.requested(dataset), value)
 
 
-def _described(run: LoadedRun, scores: Sequence[CellScore]) -> ComparedRun:
-    return described(run.chosen, [item for item in scores if item.run == run.label])
+def _described(run: LoadedRun, scores: Sequence[CellScore], datasets: Collection[str] | None) -> ComparedRun:
+    return described(run.chosen, [item for item in scores if item.run == run.label], datasets)

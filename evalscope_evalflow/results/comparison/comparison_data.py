@@ -175,6 +175,7 @@ class CellComparison:
             5 % for this comparison alone; None where it cannot be told.
         remarks: what has to be known, a line each.
         lower_is_better: whether less is better by this metric, as with error rates.
+        lowest: 0, or the lowest score of any of the pairs where one is below 0; None where nothing is compared.
     """
 
     run: str
@@ -204,6 +205,7 @@ class CellComparison:
     smallest_difference: float | None = None
     remarks: tuple[str, ...] = ()
     lower_is_better: bool = False
+    lowest: float | None = None
 
     @property
     def gain(self) -> float | None:
@@ -219,6 +221,13 @@ class CellComparison:
     def half_width(self) -> float | None:
         """What stands after ±: half of the difference's 95 % interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def lopsided(self) -> bool:
+        """Whether the interval reaches so much further to one side that ± would mislead: both ends are then shown."""
+        if self.low is None or self.high is None or self.difference is None:
+            return False
+        return abs(self.high + self.low - 2 * self.difference) > MOST_LOPSIDED * (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -331,6 +340,9 @@ class Comparison:
         return {(item.run, item.dataset): item for item in self.cells}
 
 
+# How far an interval's middle may be from the difference, as a share of its half width.
+MOST_LOPSIDED = 0.1
+LOPSIDED = "Both ends of that interval stand in place of ± where it reaches further to one side."
 UNADJUSTED = "Each ± is half of that difference's own 95 % interval, not adjusted for the others."
 
 

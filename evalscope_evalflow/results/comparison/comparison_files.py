@@ -27,6 +27,9 @@ CSV_COLUMNS = (
     "effective_groups", "discordant_groups", "method", "smallest_difference", "left_out", "refused",
 )  # fmt: skip
 
+SAMPLE_COLUMNS = ("dataset", "subset", "repeat", "difference", "prompt", "target")
+_FORMULA = ("=", "+", "-", "@", "\t")
+
 
 def as_markdown(comparison: Comparison) -> str:
     """A comparison for a README, an issue or a job's summary."""
@@ -112,13 +115,33 @@ def as_csv(comparison: Comparison) -> str:
     return file.getvalue()
 
 
+def samples_csv(comparison: Comparison) -> str:
+    """A line for each sample whose score differs, with both answers in full."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    own = ("sample", "score", "answer", "extracted", "verdict", "reason")
+    writer.writerow(("run", "baseline", *SAMPLE_COLUMNS, *own, *(f"baseline_{name}" for name in own)))
+    for flip in comparison.flips:
+        about = [getattr(flip, name) for name in SAMPLE_COLUMNS]
+        answers = [getattr(answer, name) for answer in (flip.answer, flip.baseline) for name in own]
+        writer.writerow([_cell(value) for value in (flip.answer.run, flip.baseline.run, *about, *answers)])
+    return file.getvalue()
+
+
+def _cell(value: Any) -> str:
+    """A value with its line breaks, which a quoted field may hold."""
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA) else value
+    return _field(value)
+
+
 def _field(value: Any) -> str:
     """A value of a field; a spreadsheet takes a text that begins with one of these for a formula."""
     if value is None:
         return ""
     if isinstance(value, str):
         text = " ".join(value.split())
-        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+        return f"'{text}" if text.startswith(_FORMULA) else text
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -126,7 +149,7 @@ def as_payload(comparison: Comparison) -> dict[str, Any]:
     """A comparison as `--json` prints it, without the envelope."""
     data = asdict(comparison)
     for item, cell in zip(data["cells"], comparison.cells, strict=True):
-        item.update(share=cell.share, half_width=cell.half_width)
+        item.update(share=cell.share, half_width=cell.half_width, lopsided=cell.lopsided)
     for item, difference in zip(data["differences"], comparison.differences, strict=True):
         item["refuses"] = difference.refuses
     return {**data, "family_text": comparison.family_text}

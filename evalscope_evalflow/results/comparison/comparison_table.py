@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evalscope_evalflow.results.comparison.comparison_data import (
+    LOPSIDED,
     UNADJUSTED,
     CellComparison,
     CellScore,
@@ -14,9 +15,8 @@ from evalscope_evalflow.results.comparison.comparison_data import (
     Difference,
     Verdict,
 )
+from evalscope_evalflow.results.marks import FEW, FEW_TEXT, INCOMPLETE, INCOMPLETE_TEXT
 
-FEW = "*"
-INCOMPLETE = "†"
 MOST_VALUES = 6  # of one setting, on a line
 
 
@@ -49,22 +49,27 @@ def signed(value: float | None, digits: int = 4) -> str:
 
 
 def plus_minus(cell: CellComparison) -> str:
-    """`+0.0430 ±0.021`; empty where nothing was compared."""
+    """`+0.0430 ±0.021`, or `-1.0000 [-1.000, -0.697]` where that would mislead; empty where nothing was compared."""
     if cell.difference is None:
         return ""
     half = cell.half_width
-    return signed(cell.difference) + (f" ±{number(half, 3)}" if half is not None else "")
+    if half is None:
+        return signed(cell.difference)
+    if cell.lopsided:
+        return f"{signed(cell.difference)} [{signed(cell.low, 3)}, {signed(cell.high, 3)}]"
+    return f"{signed(cell.difference)} ±{number(half, 3)}"
 
 
 def score_text(score: CellScore | None) -> str:
-    """`0.6120 [0.585, 0.638]`, with its marks."""
+    """`0.6120 [0.585, 0.638]`; with both marks `0.6120* ~[0.585, 0.638]`."""
     if score is None:
         return ""
-    marks = (FEW if score.few_groups and score.n else "") + ("" if score.complete else INCOMPLETE)
+    incomplete = "" if score.complete else INCOMPLETE
     if score.value is None:
-        return f"no score{marks}"
-    ends = f" [{number(score.low, 3)}, {number(score.high, 3)}]" if score.low is not None else ""
-    return f"{number(score.value)}{ends}{marks}"
+        return f"no score{incomplete}"
+    few = FEW if score.few_groups else ""
+    ends = f" {few}[{number(score.low, 3)}, {number(score.high, 3)}]" if score.low is not None else few
+    return f"{number(score.value)}{incomplete}{ends}"
 
 
 def headline(comparison: Comparison) -> list[str]:
@@ -102,15 +107,17 @@ def _lines(comparison: Comparison, run: ComparedRun, dataset: str) -> tuple[str,
 def legend(comparison: Comparison) -> Iterator[str]:
     """What the marks of the wide table mean, as far as they occur."""
     yield comparison.family_text
-    if comparison.family < 2 and any(cell.half_width is not None for cell in comparison.cells):
+    if comparison.family < 2 and any(cell.half_width is not None and not cell.lopsided for cell in comparison.cells):
         yield UNADJUSTED.replace(", not adjusted for the others", "")
+    if any(cell.lopsided for cell in comparison.cells):
+        yield LOPSIDED
     if any(cell.verdict is Verdict.TOO_FEW for cell in comparison.cells):
         yield "? too few to decide: fewer than six groups of samples, weighted by their size."
     scores = comparison.scores
     if any(score.few_groups and score.n for score in scores):
-        yield f"{FEW} fewer than ten groups of samples, weighted by their size: the interval is a rough one."
+        yield f"{FEW} {FEW_TEXT}"
     if any(not score.complete for score in scores):
-        yield f"{INCOMPLETE} not every sample has a score."
+        yield f"{INCOMPLETE} {INCOMPLETE_TEXT}"
     if any(cell.left_out and not cell.refused for cell in comparison.cells):
         yield "Scores are each run's own; differences are over the samples that both have."
 
@@ -153,7 +160,7 @@ def notes(comparison: Comparison) -> Iterator[tuple[str, bool]]:
         yield line, False
     for run in comparison.runs:
         for remark in run.remarks:
-            yield f"{run.label} / {remark}", False
+            yield f"{run.label}: {remark}", False
 
 
 POWER_HEAD = ("dataset", "run", "pairs", "groups", "smallest")

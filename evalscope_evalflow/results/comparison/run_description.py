@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from evalscope_evalflow.results.comparison.comparison_data import CellScore, ComparedRun, Difference, Kind
@@ -12,12 +12,30 @@ if TYPE_CHECKING:
     from evalscope_evalflow.results.run_folders import RunFolder
 
 
-def described(chosen: ChosenRun, scores: Sequence[CellScore]) -> ComparedRun:
+FINISHED = ("complete", "incomplete")  # ended by itself, and counted what is missing
+_ENDED = {
+    "running": "its last run has not finished",
+    "died": "its last run was killed",
+    "interrupted": "its last run was interrupted",
+    "stopped": "its last run was stopped",
+    "failed": "its last run failed",
+}
+
+
+def unfinished(state: str) -> str:
+    """How a run's last run ended, where that was not by itself; empty where it was."""
+    if state in FINISHED:
+        return ""
+    return _ENDED.get(state, "it has no record that can be read, so that nobody knows whether it is finished")
+
+
+def described(chosen: ChosenRun, scores: Sequence[CellScore], datasets: Collection[str] | None = None) -> ComparedRun:
     """A run as a comparison shows it.
 
     Args:
         chosen: which run.
         scores: its own scores.
+        datasets: the datasets to speak of; None: all.
     """
     run = chosen.run
     return ComparedRun(
@@ -28,7 +46,7 @@ def described(chosen: ChosenRun, scores: Sequence[CellScore]) -> ComparedRun:
         state=run.state,
         engine=engine_of(run),
         versions={str(name): str(version) for name, version in run.versions.items() if version},
-        remarks=tuple(_remarks(run, scores)),
+        remarks=tuple(_remarks(run, scores, datasets)),
     )
 
 
@@ -66,10 +84,13 @@ def engine_of(run: RunFolder) -> str:
     return " and ".join(dict.fromkeys(found))
 
 
-def _remarks(run: RunFolder, scores: Sequence[CellScore]) -> Iterator[str]:
-    if run.state in ("running", "died"):
-        yield f"its last run {'has not finished' if run.state == 'running' else 'was killed'}: more may come"
+def _remarks(run: RunFolder, scores: Sequence[CellScore], datasets: Collection[str] | None) -> Iterator[str]:
+    how = unfinished(run.state)
+    if how:
+        yield f"{how}: samples may be missing"
     for name, cell in run.cells.items():
+        if datasets is not None and name not in datasets:
+            continue
         said = run.scores[name].remarks if name in run.scores else ()
         for remark in said:
             yield f"{name}: {remark}"

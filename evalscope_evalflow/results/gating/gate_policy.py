@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,7 +40,7 @@ class Allowance(_Part):
     """How far a score may fall; the stricter of the two counts."""
 
     max_drop: float | None = Field(None, ge=0, allow_inf_nan=False, description="in the metric's own unit")
-    max_relative_drop: float | None = Field(None, ge=0, le=1, description="as a share of the baseline's score")
+    max_relative_drop: float | None = Field(None, ge=0, lt=1, description="as a share of the baseline's score")
 
 
 class Policy(_Part):
@@ -95,7 +96,7 @@ def read_policy(path: str) -> Policy:
     try:
         policy = Policy.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(*_invalid(error, path)) from None
+        raise ConfigError(*_invalid(error, path, data)) from None
     problems = list(_problems(policy, path))
     if problems:
         raise ConfigError(*problems)
@@ -121,14 +122,22 @@ def _keys_given_twice(path: str) -> Iterator[Problem]:
     yield from visit(yaml.compose(Path(path).expanduser().read_bytes(), Loader=yaml.SafeLoader))
 
 
-def _invalid(error: ValidationError, path: str) -> Iterator[Problem]:
-    """What pydantic found, with the nearest known key for one that is misspelt."""
+def _invalid(error: ValidationError, path: str, data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What pydantic found, with the nearest known key for one that is misspelt, and what to write for a number."""
     for item in error.errors(include_input=False, include_url=False, include_context=False):
         place = [str(part) for part in item["loc"]]
         where = f"{path}: {'.'.join(place)}"
         if item["type"] == "extra_forbidden":
             known = list((Policy if len(place) == 1 else Allowance).model_fields)
             yield Problem(where, "unknown key", f"{nearest(place[-1], known)} Known: {', '.join(known)}".strip())
+        elif item["type"] == "model_type":
+            given: Any = data[place[0]][item["loc"][1]]
+            drop = f"{given}" if isinstance(given, (int, float)) and not isinstance(given, bool) else "0.02"
+            yield Problem(where, "says not which drop is meant", f"Write {{max_drop: {drop}}}.")
+        elif place[-1] == "max_relative_drop" and item["type"] == "less_than":
+            yield Problem(
+                where, "has to be less than 1: it is a share of the baseline's score", "0.05 is five percent."
+            )
         else:
             yield Problem(where, item["msg"])
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evalscope_evalflow.results.comparison.comparison_data import LOPSIDED, UNADJUSTED
 from evalscope_evalflow.results.comparison.comparison_files import as_payload, escaped, markdown_table
 from evalscope_evalflow.results.comparison.comparison_table import (
     difference_lines,
@@ -30,7 +31,10 @@ def show_gate(result: GateResult, console: Console) -> None:
     """Print what a gate has decided."""
     for line in headline(result.comparison):
         console.print(escape(line), style="bold")
-    for item, name, values in difference_lines(result.comparison.differences):
+    differences = list(difference_lines(result.comparison.differences))
+    if differences:
+        console.print("\nWhat differs", style="bold")
+    for item, name, values in differences:
         allowed = f" [--allow {item.kind.value}]" if item.kind.refused and item.allowed else ""
         console.print(escape(f"  {name}: {values}{allowed}"), style="yellow" if allowed else None)
     console.print()
@@ -50,7 +54,7 @@ def show_gate(result: GateResult, console: Console) -> None:
 
 def _remarks(result: GateResult) -> list[str]:
     """What has to be known of the runs, a line each."""
-    return [f"{run.label} / {remark}" for run in result.comparison.runs for remark in run.remarks]
+    return [f"{run.label}: {remark}" for run in result.comparison.runs for remark in run.remarks]
 
 
 def _show_cell(cell: GateCell, several: bool, console: Console) -> None:
@@ -80,12 +84,15 @@ def conclusion(result: GateResult) -> str:
 
 
 def fell_text(result: GateResult) -> str:
-    """What "fell for sure" stands for."""
+    """What "fell for sure" stands for, and the intervals."""
+    lopsided = f" {LOPSIDED}" if any(cell.lopsided for cell in result.comparison.cells) else ""
     if result.family < 2:
-        return '"Fell for sure" is one comparison, tested at a level of 5 %. Each ± is half of a 95 % interval.'
+        return (
+            f'"Fell for sure" is one comparison, tested at a level of 5 %. Each ± is half of a 95 % interval.{lopsided}'
+        )
     return (
-        f'"Fell for sure" is Holm-adjusted over the {result.family} critical and supporting comparisons. Each ± is '
-        "half of that difference's own 95 % interval, not adjusted for the others."
+        f'"Fell for sure" is Holm-adjusted over the {result.family} critical and supporting comparisons. '
+        f"{UNADJUSTED}{lopsided}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -10,6 +10,8 @@ from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 from evalscope_evalflow.results.comparison.compare_runs import decide
 from evalscope_evalflow.results.comparison.comparison_data import CellComparison, Comparison, Verdict
 from evalscope_evalflow.results.comparison.comparison_table import number, signed
+from evalscope_evalflow.results.comparison.run_description import unfinished
+from evalscope_evalflow.results.gating.allowed_drops import allowed_drop, idle_lines
 from evalscope_evalflow.results.gating.gate_policy import Policy, Rule, Tier, rule_of
 
 
@@ -75,23 +77,27 @@ class GateResult:
         return codes.get(self.status, ExitCode.COMPLETE)
 
 
-def judge(comparison: Comparison, policy: Policy, datasets: Iterable[str]) -> GateResult:
+def judge(comparison: Comparison, policy: Policy, datasets: Iterable[str], path: str = "policy") -> GateResult:
     """Judge a comparison by a policy.
 
     Args:
         comparison: of the runs, with the policy's `min_share`.
         policy: the policy.
         datasets: all datasets that either side has, or was to have: one that is missing is not decidable.
+        path: the policy's file, for messages.
 
     Raises:
-        ConfigError: runs cannot be compared on a dataset that decides.
+        ConfigError: runs cannot be compared on a dataset that decides, or a line allows any fall there is.
     """
     names = list(dict.fromkeys([*comparison.datasets, *datasets]))
     rules = {name: rule_of(policy, name) for name in names}
     if not any(rule.tier.decides for rule in rules.values()):
         what = f"no dataset of these runs is critical or supporting: {', '.join(names) or 'there is none'}"
-        raise ConfigError(Problem("policy", what, "Name at least one that decides."))
+        raise ConfigError(Problem(path, what, "Name at least one that decides."))
     _refuse(comparison, rules)
+    idle = list(dict.fromkeys(idle_lines(comparison.cells, rules, path)))
+    if idle:
+        raise ConfigError(*idle)
     deciding = decide([cell for cell in comparison.cells if rules[cell.dataset].tier.decides])
     others = decide([cell for cell in comparison.cells if not rules[cell.dataset].tier.decides])
     by_place = {(cell.run, cell.dataset): cell for cell in (*deciding, *others)}
@@ -131,24 +137,32 @@ def _judged(
         return GateCell(run, baseline, dataset, rule, Status.UNDECIDED, reason)
     drop = allowed_drop(rule, cell)
     status, reason = _status(rule, cell, drop)
+    unknown = unfinished_sides(cell, comparison) if rule.tier.decides and not cell.refused else ""
+    if unknown:
+        status, reason = Status.UNDECIDED, f"incomplete: {unknown}; so far, {reason}"
     if cell.left_out and not cell.refused:
         why = ", ".join(f"{count} {words}" for words, count in cell.left_out.items())
         reason += f"; over {cell.pairs} of {cell.expected} samples ({why})"
     return GateCell(run, baseline, dataset, rule, status, reason, drop, cell)
 
 
-def allowed_drop(rule: Rule, cell: CellComparison) -> float | None:
-    """The stricter of the two drops that a rule allows, in the metric's own unit.
+def unfinished_sides(cell: CellComparison, comparison: Comparison) -> str:
+    """Why a cell is not decidable although enough samples are there: a run that did not end by itself.
 
-    A relative one is of the baseline's score on the samples that are compared.
+    Its samples may be a choice of its own, such as the short ones. Empty where both runs ended by themselves, or where
+    every sample of both is there and scored.
     """
-    if cell.baseline_score is None:
-        return None
-    drops: Sequence[float | None] = (
-        rule.max_drop,
-        None if rule.max_relative_drop is None else rule.max_relative_drop * abs(cell.baseline_score),
-    )
-    return min((drop for drop in drops if drop is not None), default=None)
+    states = {run.label: run.state for run in comparison.runs}
+    how = {label: unfinished(states[label]) for label in (cell.run, cell.baseline)}
+    said = [f"{label}: {words}" for label, words in how.items() if words]
+    if not said:
+        return ""
+    scores = [comparison.score(label, cell.dataset) for label in how]
+    counted = not all(how.values()) or any(score is not None and score.requested for score in scores)
+    if counted and cell.pairs == cell.expected and not cell.left_out:
+        return ""
+    known = f"{cell.pairs} of {cell.expected} samples have a score in both" if counted else "nobody counted its samples"
+    return f"{', '.join(said)}, and {known}"
 
 
 def _status(rule: Rule, cell: CellComparison, drop: float | None) -> tuple[Status, str]:

@@ -16,6 +16,7 @@ class ScoreLine:
         dataset: the dataset.
         metric: the metric's name; empty where there is no score.
         value: the score; None: there is none, and `note` says why.
+        text: what stands for it in the table; empty: the value with four decimals.
         low: lower end of its 95 % interval; None where there is none.
         high: upper end.
         few_groups: whether the interval stands on fewer than ten effective groups.
@@ -34,6 +35,7 @@ class ScoreLine:
     dataset: str
     metric: str = ""
     value: float | None = None
+    text: str = ""
     low: float | None = None
     high: float | None = None
     few_groups: bool = False
@@ -184,6 +186,12 @@ class Page:
     settings: Sequence[Settings]
     costs: Sequence[CostLine]
     samples: EmbeddedSamples
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether any headline score or part of one is marked as incomplete."""
+        lines = (*self.scores, *self.more_scores)
+        return any(line.value is not None and not line.complete for line in lines)
 
     def show_column(self, name: str, lines: Sequence[ScoreLine | CostLine] | None = None) -> bool:
         """Whether a column of a table has anything to show.

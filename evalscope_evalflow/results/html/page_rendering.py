@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from evalscope_evalflow.results import marks
 from evalscope_evalflow.results.html.page_data import Page
 from evalscope_evalflow.results.html.sample_choice import shorten
 from evalscope_evalflow.results.html.score_plot import difference_plots
@@ -73,4 +74,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["shorten"] = shorten
+    environment.globals["marks"] = marks
     return environment

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from evalscope_evalflow.results.html.run_facts import run_facts, shared_settings
 from evalscope_evalflow.results.html.sample_choice import MOST_SAMPLES, Reader, embedded_samples
 from evalscope_evalflow.results.html.score_plot import MOST_MARKS, need_matplotlib, score_plots
 from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord, find_runs
-from evalscope_evalflow.results.score_intervals import intervals
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -53,7 +51,7 @@ def report_html(
     wanted = None if datasets is None else set(datasets)
     scores, more, parts = [], [], []
     for label, run in zip(labels, runs, strict=True):
-        for score in _with_intervals(run, _of(wanted, run.scores)):
+        for score in _of(wanted, run.scores).values():
             scores.append(_headline(label, score))
             more += _others(label, score)
         parts += [line for line in report_parts(run, label) if wanted is None or line.dataset in wanted]
@@ -114,21 +112,6 @@ def _of(wanted: set[str] | None, scores: Mapping[str, ScoreRecord]) -> dict[str,
     return {name: score for name, score in scores.items() if wanted is None or name in wanted}
 
 
-def _with_intervals(run: RunFolder, scores: Mapping[str, ScoreRecord]) -> Iterator[ScoreRecord]:
-    """The scores; where the run has not computed an interval, as versions before 0.2, it is computed now."""
-    values: dict[str, float | None] = {
-        name: score.value for name, score in scores.items() if score.interval is None and score.value is not None
-    }
-    found = intervals(run, values) if values else {}
-    for name, score in scores.items():
-        known = found.get(name)
-        if known is None or known.low is None or known.high is None:
-            yield score
-        else:
-            ends = known.low, known.high
-            yield replace(score, interval=ends, n_groups=known.groups, few_groups=known.few_groups)
-
-
 def _headline(label: str, score: ScoreRecord) -> ScoreLine:
     """The line of a score in the table."""
     low, high = score.interval or (None, None)
@@ -140,7 +123,8 @@ def _headline(label: str, score: ScoreRecord) -> ScoreLine:
         low=low,
         high=high,
         few_groups=bool(score.few_groups),
-        n=score.n,
+        text=score.shown,
+        n=score.covered,
         requested=score.requested,
         failed=score.failed,
         unjudged=score.unjudged,

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.results import marks
 from evalscope_evalflow.results.html.page_data import Plot, ScoreLine
 
 if TYPE_CHECKING:
@@ -117,16 +118,16 @@ def _plots(
 ) -> list[Plot]:
     need_matplotlib()
     plots: list[Plot] = []
-    for (dataset, metric), marks in groups.items():
-        most -= len(marks)
+    for (dataset, metric), rows in groups.items():
+        most -= len(rows)
         if most < 0:
             break
-        svg = _for_the_page(_draw(marks, zero), f"{prefix}{len(plots)}-", title.format(dataset))
+        svg = _for_the_page(_draw(rows, zero), f"{prefix}{len(plots)}-", title.format(dataset))
         plots.append(Plot(dataset, metric, svg))
     return plots
 
 
-def _draw(marks: Sequence[_Mark], zero: bool) -> str:
+def _draw(rows: Sequence[_Mark], zero: bool) -> str:
     """An SVG document."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -134,31 +135,31 @@ def _draw(marks: Sequence[_Mark], zero: bool) -> str:
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that matplotlib's font lacks is the browser's to find
-        height = _ROW_IN * len(marks) + 0.45
+        height = _ROW_IN * len(rows) + 0.45
         figure = Figure(figsize=(_WIDTH_IN, height), facecolor="none")
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0.02, 0.38 / height, 0.96, 1 - 0.42 / height), facecolor="none")
-        _fill(axes, marks, zero)
+        _fill(axes, rows, zero)
         file = StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return file.getvalue()
 
 
-def _fill(axes: Axes, marks: Sequence[_Mark], zero: bool) -> None:
+def _fill(axes: Axes, rows: Sequence[_Mark], zero: bool) -> None:
     """Draw names and numbers above, and marks and intervals on, a line for each row, from the top down."""
-    y = [float(-number) for number in range(len(marks))]
-    low = [mark.value if mark.low is None else mark.low for mark in marks]
-    high = [mark.value if mark.high is None else mark.high for mark in marks]
-    values = [mark.value for mark in marks]
+    y = [float(-number) for number in range(len(rows))]
+    low = [mark.value if mark.low is None else mark.low for mark in rows]
+    high = [mark.value if mark.high is None else mark.high for mark in rows]
+    values = [mark.value for mark in rows]
     left, right = _limits([*low, *high, *values], zero)
     axes.hlines(y, left, right, colors=_LINE, linewidth=0.8, zorder=1)
     axes.hlines(y, low, high, colors=_ACCENT, linewidth=2.4, zorder=2)
     if zero:
         axes.vlines([0.0] * len(y), [at - 0.14 for at in y], [at + 0.14 for at in y], colors=_MUTED, linewidth=1.0)
-    fills = [_PAPER if mark.hollow else _ACCENT for mark in marks]
+    fills = [_PAPER if mark.hollow else _ACCENT for mark in rows]
     axes.scatter(values, y, s=34, facecolors=fills, edgecolors=_ACCENT, linewidths=1.5, zorder=3)
     place: dict[str, Any] = {"va": "bottom", "parse_math": False}
-    for mark, at in zip(marks, y, strict=True):
+    for mark, at in zip(rows, y, strict=True):
         axes.text(left, at + 0.2, shortened(mark.label), ha="left", **place)
         axes.text(right, at + 0.2, mark.text, ha="right", color=_MUTED, **place)
     axes.set_xlim(left, right)
@@ -183,9 +184,12 @@ def _limits(values: Sequence[float], zero: bool) -> tuple[float, float]:
 
 def value_text(line: ScoreLine) -> str:
     """A score with its interval."""
-    text = f"{line.value:.3f}" if line.value is not None else ""
-    interval = "" if line.low is None or line.high is None else f" [{line.low:.3f}, {line.high:.3f}]"
-    return text + interval + ("†" if interval and line.few_groups else "")
+    if line.value is None:
+        return ""
+    text = f"{line.value:.3f}{'' if line.complete else marks.INCOMPLETE}"
+    if line.low is None or line.high is None:
+        return text
+    return f"{text} {marks.FEW if line.few_groups else ''}[{line.low:.3f}, {line.high:.3f}]"
 
 
 def shortened(name: str) -> str:

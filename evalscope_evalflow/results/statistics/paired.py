@@ -128,9 +128,11 @@ def _verdict(data: PairedDifferences) -> _Verdict:
         quantile = t_quantile(1 - TWO_SIDED, known.degrees)
         low = min(low, score_lower_bound(found, quantile) * data.reach)
         high = max(high, score_upper_bound(found, quantile) * data.reach)
-        # The exact test decides on which side of 0 the difference lies, if on any.
+        # The test decides on which side of 0 the difference lies, if on any.
         if p < 2 * TWO_SIDED:
             low, high = (max(low, 0.0), high) if known.mean > 0 else (low, min(high, 0.0))
+    if p >= 2 * TWO_SIDED:
+        low, high = min(low, 0.0), max(high, 0.0)
     by_score = score_lower_bound(found, t_quantile(1 - ONE_SIDED, known.degrees)) * data.reach
     return _Verdict(
         method=PairedMethod.SIGN_FLIP if by_signs else PairedMethod.CR2,

@@ -29,6 +29,8 @@ def runs(tmp_path_factory):
         made_up_run.run(top / "all" / day / "base", base, "base", "qa")
     for name in ("first", "second"):
         made_up_run.run(top / "two" / name, base, name, "qa")
+    for name in ("a", "b"):
+        made_up_run.run(top / "same" / name, base, "base", "qa")
     made_up_run.run(top / "newer", base, "tuned", "qa")
     made_up_run.record(top / "newer", "tuned", schema=99)
     (top / "empty").mkdir()
@@ -64,14 +66,21 @@ def evalflow(runs, monkeypatch, capsys):
         ("monday/tuned monday/base", {("base", "tuned")}),
         ("monday/tuned --baseline monday/base", {("tuned", "base")}),
         ("monday/tuned --baseline monday:base", {("tuned", "base")}),
-        ("monday --baseline tuesday:base", {("monday:base", "tuesday:base"), ("tuned", "tuesday:base")}),
-        ("tuesday --baseline monday", {("tuesday:base", "monday:base"), ("tuesday:tuned", "monday:tuned")}),
-        ("tuesday --baseline monday --models tuned", {("tuesday:tuned", "monday:tuned")}),
-        ("monday tuesday --models tuned", {("monday:tuned", "base"), ("tuesday:tuned", "base")}),
+        ("monday --baseline tuesday:base", {("monday/base", "tuesday/base"), ("tuned", "tuesday/base")}),
+        ("tuesday --baseline monday", {("tuesday/base", "monday/base"), ("tuesday/tuned", "monday/tuned")}),
+        ("tuesday --baseline monday --models tuned", {("tuesday/tuned", "monday/tuned")}),
+        ("monday tuesday --models tuned", {("monday/tuned", "base"), ("tuesday/tuned", "base")}),
         ("all", {("tuesday/base", "monday/base")}),
         ("all --baseline tuesday/base", {("monday/base", "tuesday/base")}),
         ("all --baseline all:tuesday/base", {("monday/base", "tuesday/base")}),
-        ("monday alone --baseline alone", {("monday:base", "alone:base"), ("tuned", "alone:base")}),
+        ("monday alone --baseline alone", {("base", "alone"), ("tuned", "alone")}),
+        # The same runs have the same labels in all forms.
+        ("same --baseline same/a", {("b", "a")}),
+        ("same --baseline same:a", {("b", "a")}),
+        ("same/b --baseline same/a", {("b", "a")}),
+        ("same/a same/b", {("b", "a")}),
+        ("same", {("b", "a")}),
+        ("same monday/base --baseline same:a", {("b", "a"), ("base", "a")}),
     ],
 )
 def test_the_baseline_is_a_model_a_folder_or_a_model_in_a_folder(evalflow, line, compared):
@@ -86,7 +95,8 @@ def test_the_baseline_is_a_model_a_folder_or_a_model_in_a_folder(evalflow, line,
     [
         ("compare none", "none does not exist"),
         ("compare alone", "holds one model alone, base"),
-        ("compare alone --baseline alone", "holds one model alone, base"),
+        ("compare alone --baseline alone", "alone: is the same run as --baseline alone: base, in alone"),
+        ("compare alone --baseline ./alone/", "is the same run as --baseline ./alone/"),
         ("compare monday --baseline bese", "Did you mean 'base'?"),
         ("compare monday --baseline tuesday:bese", "Did you mean 'base'?"),
         ("compare monday --baseline nowhere/x:base", "is neither a model of these folders nor a folder"),
@@ -95,13 +105,13 @@ def test_the_baseline_is_a_model_a_folder_or_a_model_in_a_folder(evalflow, line,
         ("compare monday/base/reports", "is a part of a run folder"),
         ("compare empty", "no run folder is in empty"),
         ("compare monday --baseline all:base", "Say which: all:monday/base, all:tuesday/base"),
-        ("compare all --baseline base", "Say which: monday/base, tuesday/base"),
+        ("compare all --baseline base", "Say which: all:monday/base, all:tuesday/base"),
         ("compare monday tuesday --baseline base", "Say which: monday:base, tuesday:base"),
         ("compare half --baseline two", "two holds several models, but none is named 'tuned'"),
         ("compare monday --models tunde", "Did you mean 'tuned'?"),
         ("compare monday --datasets qaa", "Did you mean 'qa'?"),
         ("compare monday --allow jugde", "Did you mean 'judge'?"),
-        ("compare monday -n 0", "is no number of samples"),
+        ("compare monday -n 0", "-n: must be 1 or more, and is 0"),
         ("compare monday --output /nowhere/x", "cannot be written"),
         ("compare alone --baseline other", "no dataset in common"),
         ("compare half --baseline alone", "20 of 40 samples have a score in both (20 not asked in tuned)"),
@@ -138,7 +148,8 @@ def test_the_table_says_what_was_found_and_what_it_stands_on(evalflow):
     assert code == 0
     for words in (
         "tuned against base, paired sample by sample",
-        "-0.1500 ±",
+        "-0.1500 [-0.298, -0.034] ▼",
+        "Both ends of that interval stand in place of ± where it reaches further to one side.",
         "▼",
         "0 won, 6 lost",
         "one comparison, tested at a level of 5 %",
@@ -152,7 +163,7 @@ def test_the_table_fits_the_terminal_and_cuts_no_name(evalflow, monkeypatch, wid
     monkeypatch.setenv("COLUMNS", str(width))
     _, out, _ = evalflow("compare monday tuesday --samples")
     assert all(len(line) <= width for line in out.splitlines())
-    assert "monday:tuned" in out
+    assert "monday/tuned" in out
     assert "…" not in out
 
 
@@ -182,7 +193,7 @@ def test_markdown_csv_and_json_hold_the_same(evalflow, tmp_path):
     code, markdown, _ = evalflow("compare monday --format md --samples -n 1")
     assert code == 0
     assert "| tuned | 0.3500" in markdown
-    assert "±" in markdown
+    assert "\\[-0.298, -0.034\\]" in markdown
     assert "#### qa" in markdown
     _, text, _ = evalflow("compare monday --format csv")
     (line,) = csv.DictReader(io.StringIO(text))
@@ -196,6 +207,43 @@ def test_markdown_csv_and_json_hold_the_same(evalflow, tmp_path):
     target = tmp_path / "comparison.md"
     evalflow(f"compare monday --format md --samples -n 1 --output {target}")
     assert target.read_text() == markdown
+
+
+def test_the_samples_can_be_had_as_csv(evalflow, tmp_path):
+    code, text, _ = evalflow("compare monday --samples --format csv")
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert (code, len(found)) == (0, 6)
+    assert {line["difference"] for line in found} == {"-1"}
+    assert (found[0]["prompt"], found[0]["baseline_score"], found[0]["score"]) == ("question 0", "1", "0")
+    assert len(list(csv.DictReader(io.StringIO(evalflow("compare monday -n 2 --format csv")[1])))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("x.html", "<!DOCTYPE html>"),
+        ("x.md", "**tuned against base"),
+        ("x.csv", "run,baseline,"),
+        ("x.json", '{\n  "schema"'),
+        ("x.txt", "tuned against base"),
+        ("x.csv --format md", "**tuned against base"),
+    ],
+)
+def test_the_name_of_the_file_says_the_format(evalflow, tmp_path, name, begins):
+    assert evalflow(f"compare monday --output {tmp_path}/{name}") == (0, "", "")
+    assert (tmp_path / name.split()[0]).read_text().startswith(begins)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["monday tuesday --baseline base", "all --baseline base", "same --baseline base", "monday same --baseline base"],
+)
+def test_each_baseline_that_is_offered_works(evalflow, line):
+    code, _, err = evalflow(f"compare {line}")
+    assert code == 2
+    folders = line.partition(" --")[0]
+    for form in err.partition("Say which: ")[2].strip().split(", "):
+        assert evalflow(f"compare {folders} --baseline {form}")[0] == 0
 
 
 def test_a_torn_row_is_left_out_and_counted(evalflow):
@@ -291,9 +339,51 @@ def test_the_gates_exit_code_is_its_decision(evalflow, runs, tmp_path, line, dro
     assert (found, document["exit_code"], document["status"]) == (code, code, word)
 
 
+def test_the_gate_says_what_differs_and_which_share_would_do(evalflow, runs, tmp_path):
+    policy = tmp_path / "gate.yaml"
+    policy.write_text(POLICY)
+    task = {"datasets": ["qa"], "evalflow": {"backend": "Native"}}
+    for name, version in (("newest", "9"), ("older", "8")):
+        made_up_run.run(runs / name, [1.0, 0.0] * 20, "base", "qa")
+        made_up_run.record(runs / name, "base", task=task, versions={"evalscope": version})
+    _, out, _ = evalflow(f"gate newest --baseline older --policy {policy}")
+    assert "\n\nWhat differs\n  evalscope: 8 (older), 9 (newest)\n" in out
+    _, out, _ = evalflow(f"gate half --baseline alone --policy {policy}")
+    assert "less than 95% (min_share: 0.5 takes them)" in " ".join(out.split())
+    assert "What differs" not in out
+
+
+def test_a_word_too_many_is_named_but_never_what_may_be_a_key(evalflow, capsys):
+    for line, said in (
+        ("gate alone half --policy x", "'half' belongs to no flag evalflow gate takes one DIR."),
+        ("gate alone --jsno sk-secret --policy x", "unknown flag --jsno Did you mean '--json'?"),
+        ("gate alone --json sk-secret --policy x", "1 word belongs to no flag"),
+        ("gate alone --frob sk-secret --policy x", "unknown flag --frob All flags"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            evalflow(line)
+        assert ended.value.code == 2
+        err = capsys.readouterr().err
+        assert said in " ".join(err.split())
+        assert "secret" not in err
+
+
 def test_the_summary_is_added_to_what_is_there(evalflow, tmp_path):
     policy, summary = tmp_path / "gate.yaml", tmp_path / "summary.md"
     policy.write_text(POLICY)
     summary.write_text("# Before\n")
     evalflow(f"gate monday/tuned --baseline monday/base --policy {policy} --summary {summary}")
     assert summary.read_text().startswith("# Before\n## ")
+
+
+def test_what_is_said_of_a_whole_run_does_not_look_like_a_dataset(tmp_path, capsys):
+    scores = [1.0, 0.0] * 20
+    for name in ("base", "tuned"):
+        made_up_run.run(tmp_path / name, scores, name, "qa")
+    made_up_run.record(
+        tmp_path / "tuned", "tuned", state="died", task={"datasets": ["qa"], "evalflow": {"backend": "Native"}}
+    )
+    assert main(["compare", str(tmp_path), "--baseline", "base"]) == 0
+    said = capsys.readouterr().out
+    assert "tuned: its last run was killed" in said
+    assert "tuned / its last run" not in said

@@ -81,3 +81,15 @@ def test_without_shtab_it_says_what_to_install(monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "shtab" in shown
     assert "[completion]" in shown
+
+
+@pytest.mark.parametrize(("shell", "place"), [
+    ("bash", "~/.local/share/bash-completion/completions/evalflow"),
+    ("zsh", "~/.zfunc/_evalflow"),
+    ("fish", "~/.config/fish/completions/evalflow.fish"),
+])  # fmt: skip
+def test_the_script_names_the_place_that_the_docs_name(scripts, shell, place):
+    head = scripts[shell][:400]
+    assert f"evalflow completion {shell} > {place}\n" in head
+    assert "bash_completion/evalflow" not in head
+    assert scripts["zsh"].startswith("#compdef evalflow\n")

@@ -183,7 +183,7 @@ def test_an_api_elsewhere_takes_its_key_from_a_variable(data, monkeypatch, capsy
     [
         (["--data", "none.jsonl"], "none.jsonl does not exist"),
         (["--data", "empty.jsonl"], "empty.jsonl has no rows"),
-        (["--data", "other.jsonl"], "other.jsonl has answr, question, which is what no benchmark reads"),
+        (["--data", "other.jsonl"], "other.jsonl has answr, question, and response, the right answer to score against"),
         (["--data", "broken.jsonl"], "broken.jsonl:2"),
         (["--data", "notes.txt"], "notes.txt is of a kind that is not read here"),
         (["--data", "mixed"], "several kinds: a.jsonl: general_qa; b.jsonl: general_mcq"),
@@ -212,3 +212,12 @@ def test_what_is_left_to_write_is_said(words, gguf_file, data, capsys):
     missing = {"--model": "datasets", "--data": "models"}.get(words[0] if words else "", "models and datasets")
     assert said.endswith(f"Next: write your {missing} into it, then: evalflow check task.yaml\n")
     assert Task.load("task.yaml").models
+
+
+@pytest.mark.parametrize(("row", "missing"), [
+    ({"query": "Capital of Italy?"}, "response"),
+    ({"messages": [{"role": "user", "content": "Capital of Italy?"}]}, "answer"),
+])  # fmt: skip
+def test_questions_without_right_answers_are_told_what_is_missing(tmp_path, capsys, row, missing):
+    said = init(capsys, "--data", write(tmp_path / "qa.jsonl", row), code=2)
+    assert f"{missing}, the right answer to score against, is missing" in said

@@ -98,3 +98,10 @@ def test_follow_ends_at_once_where_nothing_runs(tmp_path, capsys):
     folder = run_folder(tmp_path / "work")
     assert cli.main(["logs", str(folder), "--worker", "-n", "1", "--follow"]) == 0
     assert capsys.readouterr().out == "worker line 29\n"
+
+
+def test_colours_are_for_terminals_alone(tmp_path, capsys):
+    folder = run_folder(tmp_path / "work")
+    (folder / "evalflow" / "worker.log").write_text("\x1b[1;33mWARNING\x1b[0m: \x1b[38;5;4mslow\x1b[K\n")
+    assert cli.main(["logs", str(folder), "--worker"]) == 0
+    assert capsys.readouterr().out == "WARNING: slow\n"

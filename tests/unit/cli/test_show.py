@@ -44,7 +44,7 @@ def test_a_single_run_says_what_it_is(sweep, capsys):
     text = show(capsys, sweep / "b")
     assert text.startswith("b: was killed before its end, vllm 0.19, 2026-01-01 00:00\n")
     assert "0.2500*" in text
-    assert "* does not cover every sample." in text
+    assert "* incomplete: " in text
     assert "d: the run was killed before its end" in text
 
 
@@ -137,7 +137,8 @@ def test_into_a_file(sweep, tmp_path, capsys):
 @pytest.mark.parametrize(("args", "said"), [
     (["--models", "aa"], "--models: no run of 'aa' is there"),
     (["--datasets", "dd"], "--datasets: no run has 'dd'\n    Did you mean 'd'?"),
-    (["-n", "0"], "-n: 0 is no number of samples"),
+    (["--models", "zzz"], "is there\n    Known: a, b"),
+    (["-n", "0"], "-n: must be 1 or more"),
 ])  # fmt: skip
 def test_what_is_not_there(sweep, capsys, args, said):
     assert said in show(capsys, sweep, *args, code=2)
@@ -167,3 +168,59 @@ def test_a_long_name_is_folded_before_a_number_is_cut(tmp_path, capsys):
     assert "failed 12, not judged 3, cut off 140, no text 11" in " ".join(" ".join(line) for line in lines)
     (row,) = [line.split() for line in show(capsys, tmp_path, columns=80).splitlines() if "0.7500*" in line]
     assert row[-6:] == ["0.720–0.780", "1319/1319", "12", "3", "140", "11"]
+
+
+def test_an_export_leaves_the_sweeps_own_files_as_they_are(sweep, tmp_path, capsys):
+    (sweep / "scores.csv").write_text("the sweep's")
+    (sweep / "summary.json").write_text("{}")
+    assert main(["show", str(sweep), "--models", "a", "--export", "csv", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    files = [str(sweep / "exports" / name) for name in ("samples.csv", "scores.csv")]
+    assert (found["schema"], found["exported"]["files"], found["exported"]["failed"]) == ("evalflow.show/1", files, [])
+    assert main(["show", str(sweep), "--export", "csv", "--output", str(tmp_path / "exp")]) == 0
+    assert "\nb,d," in (tmp_path / "exp" / "scores.csv").read_text()
+    assert "\nb,d," not in (sweep / "exports" / "scores.csv").read_text()
+    for target in (sweep, sweep / "a", sweep / "a" / "reports"):
+        said = show(capsys, sweep, "--export", "csv", "--output", target, code=2)
+        assert "holds files of runs, and an export would replace some" in said
+        assert str(sweep / "exports") in said
+    assert (sweep / "scores.csv").read_text() == "the sweep's"
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    (["--export", "csv", "--samples", "-n", "3"], "--export: does not go with --samples, -n"),
+    (["--export", "csv", "--format", "html"], "--export: does not go with --format"),
+    (["--browser", "--json"], "--browser: does not go with"),
+    (["--json", "--format", "html"], "--json: does not go with --format html"),
+])  # fmt: skip
+def test_flags_that_one_of_would_be_left_out(sweep, capsys, args, said):
+    capsys.readouterr()
+    assert main(["show", str(sweep), *args]) == 2
+    assert said in capsys.readouterr().err
+    assert not (sweep / "exports").exists()
+
+
+def test_the_files_ending_says_the_format(sweep, tmp_path, capsys):
+    show(capsys, sweep, "--output", tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text())["schema"] == "evalflow.show/1"
+    show(capsys, sweep, "--output", tmp_path / "x.html")
+    assert (tmp_path / "x.html").read_text().startswith("<!DOCTYPE html>")
+    show(capsys, sweep, "--format", "table", "--output", tmp_path / "y.json")
+    assert (tmp_path / "y.json").read_text().lstrip().startswith("95 %")
+
+
+def test_answers_whose_files_are_gone(sweep, capsys):
+    for kind in ("predictions", "reviews"):
+        for path in (sweep / "a" / kind).rglob("*.jsonl"):
+            path.unlink()
+    said = "the files of these answers are no longer there: a score is left, and no samples"
+    assert f"a / d: {said}" in show(capsys, sweep, columns=120)
+    assert f"a: {said}" in show(capsys, sweep, "--samples", columns=120)
+    assert f"b: {said}" not in show(capsys, sweep, "--samples", columns=120)
+    runs = json.loads(show(capsys, sweep, "--json", columns=9999))["runs"]
+    assert [run["files_gone"] for run in runs] == [True, False]
+
+
+def test_no_number_is_cut_where_a_line_is_too_short(sweep, capsys):
+    text = show(capsys, sweep, columns=32)
+    assert "a / d\n  score: 0.7500\n  95 % interval: ~0.300–0.950\n  samples: 4/4\n" in text

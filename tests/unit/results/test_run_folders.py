@@ -7,6 +7,7 @@ import made_up_run as made
 import pytest
 
 from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.results.run_folder_problems import NewerRunSkipped
 from evalscope_evalflow.results.run_folders import find_runs
 
 OLD = Path(__file__).parents[2] / "run_folders_0_1"
@@ -115,3 +116,12 @@ def test_a_run_of_a_newer_version(tmp_path):
     made.record(tmp_path, schema=99, versions={"evalscope-evalflow": "9.0"})
     with pytest.raises(ConfigError, match=r"schema 99, .* a newer version \(9.0\) wrote it\n *Upgrade"):
         find_runs(tmp_path)
+
+
+def test_a_run_of_a_newer_version_is_left_out_beside_others(tmp_path):
+    made.run(tmp_path / "a", [1], model="a")
+    made.run(tmp_path / "b", [1], model="b")
+    made.record(tmp_path / "b", "b", schema=99, versions={"evalscope-evalflow": "9.0"})
+    with pytest.warns(NewerRunSkipped, match=r"/b is left out: its record has schema 99.*\(9\.0\) wrote it\. Upgrade"):
+        found = find_runs(tmp_path)
+    assert [run.name for run in found] == ["a"]

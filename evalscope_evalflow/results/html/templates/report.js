@@ -8,7 +8,7 @@
     const cell = row.cells[column];
     const text = cell.textContent.trim();
     if (!cell.matches(".number, .cell")) return text;
-    const number = parseFloat(text.replaceAll(",", "")); // of an interval the lower end, of a cell with several lines the score
+    const number = parseFloat(text.replace(/[,~]/g, "")); // of an interval the lower end, of a cell with several lines the score
     return Number.isNaN(number) ? "" : number;
   }
 

@@ -1,11 +1,15 @@
 """Comparing runs: what is paired, what is left out, what is refused, and what is found."""
 
+import re
+
 import numpy as np
 import pytest
 from comparison_runs import loaded, rows
 
 from evalscope_evalflow.results.comparison.compare_runs import Rules, compare
 from evalscope_evalflow.results.comparison.comparison_data import Kind, Verdict
+from evalscope_evalflow.results.comparison.comparison_table import legend, plus_minus, score_text
+from evalscope_evalflow.results.marks import FEW, INCOMPLETE
 from evalscope_evalflow.state.cells import Cell
 
 
@@ -278,3 +282,31 @@ def test_a_dataset_that_one_run_lacks_is_told():
     )
     assert [cell.dataset for cell in comparison.cells] == ["qa"]
     assert comparison.missing == ("code: no sample of new",)
+
+
+@pytest.mark.parametrize(
+    ("base", "new", "lopsided"),
+    [
+        ([1.0] * 12, [0.0] * 12, True),
+        ([0.0] * 12, [1.0] * 12, True),
+        ([1.0, 0.0] * 200, [0.0, 1.0] * 20 + [1.0, 0.0] * 180, False),
+        ([1.0] * 3, [0.0] * 3, False),  # has no interval
+    ],
+)
+def test_both_ends_stand_where_plus_minus_would_mislead(base, new, lopsided):
+    (cell,) = compare([loaded("base", rows(base)), loaded("new", rows(new), "base")]).cells
+    assert cell.lopsided == lopsided
+    text = plus_minus(cell)
+    assert ("[" in text, "±" in text) == (lopsided, not lopsided and cell.low is not None)
+    if lopsided:
+        ends = re.findall(r"[+-][\d.]+", text)
+        assert [float(end) for end in ends] == pytest.approx([cell.difference, cell.low, cell.high], abs=6e-4)
+
+
+def test_marks_are_those_of_all_tables():
+    """`~` few groups, `*` incomplete."""
+    comparison = compare([loaded("base", rows([1.0, 0.0] * 20)), loaded("new", rows(["failed", *[1.0] * 8]), "base")])
+    texts = [score_text(comparison.score(label, "qa")) for label in ("base", "new")]
+    assert re.fullmatch(r"0\.5000 \[[\d., ]+\]", texts[0])
+    assert re.fullmatch(r"1\.0000\* ~\[[\d., ]+\]", texts[1])
+    assert [line[0] for line in legend(comparison) if line.startswith((FEW, INCOMPLETE))] == ["~", "*"]

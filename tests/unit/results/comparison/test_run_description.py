@@ -1,10 +1,12 @@
 """What has to be known of a run before its scores are compared."""
 
+import pytest
 from comparison_runs import loaded, rows
 
-from evalscope_evalflow.results.comparison.compare_runs import compare
+from evalscope_evalflow.results.comparison.compare_runs import Rules, compare
 from evalscope_evalflow.state.cells import Cell
 
+WHETHER = "whether it is finished"
 QUESTIONS = rows([1.0, 0.0] * 10)
 
 
@@ -31,9 +33,31 @@ def test_remarks_of_the_record_are_told():
     assert found == ["qa: answers from vllm 0.32 and 0.33"]
 
 
-def test_a_run_that_has_not_finished_is_told():
-    assert remarks(state="running") == ["its last run has not finished: more may come"]
-    assert remarks(state="died") == ["its last run was killed: more may come"]
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("running", ["its last run has not finished: samples may be missing"]),
+        ("died", ["its last run was killed: samples may be missing"]),
+        ("interrupted", ["its last run was interrupted: samples may be missing"]),
+        ("failed", ["its last run failed: samples may be missing"]),
+        (
+            "",
+            ["it has no record that can be read, so that nobody knows whether it is finished: samples may be missing"],
+        ),
+        ("complete", []),
+        ("incomplete", []),  # what is missing is counted, cell by cell
+    ],
+)
+def test_a_run_that_has_not_finished_is_told(state, said):
+    assert remarks(state=state) == said
+
+
+def test_notes_are_of_the_datasets_that_are_compared():
+    cells = {name: Cell(assumed=["env_vars"]) for name in ("qa", "code")}
+    runs = [loaded("base", QUESTIONS), loaded("new", QUESTIONS, "base", cells)]
+    assert compare(runs, Rules(datasets=("qa",))).runs[1].remarks == (
+        "qa: not recorded, and taken to be as it was later: env_vars",
+    )
 
 
 def test_a_score_that_is_no_mean_of_its_samples_is_told():

@@ -14,6 +14,7 @@ from evalscope_evalflow.results.gating.gate_text import as_summary, gate_payload
 from evalscope_evalflow.results.gating.gate_verdicts import Status, judge
 from evalscope_evalflow.results.gating.junit_file import as_junit
 from evalscope_evalflow.results.statistics.paired import paired
+from evalscope_evalflow.state.cells import Cell
 
 CRITICAL = {"critical": {"qa": {"max_drop": 0.02}}}
 PASSED, BLOCKED, UNDECIDED = ExitCode.COMPLETE, ExitCode.BLOCKED, ExitCode.INCOMPLETE
@@ -71,6 +72,107 @@ def test_few_clusters_do_not_pass():
     for place in range(200):
         base[place]["group"] = new[place]["group"] = f"g{place // 40}"
     assert gate(base, new).exit_code is UNDECIDED
+
+
+# --- what could never block ---
+
+
+@pytest.mark.parametrize("tier", ["critical", "supporting"])
+@pytest.mark.parametrize(
+    ("base", "allowed", "said"),
+    [
+        ([1.0] * 20, {"max_drop": 5}, "max_drop 5 looks like a percentage: qa has 1.0000 in base"),
+        ([1.0, 0.0] * 10, {"max_drop": 1}, "max_drop 1 looks like a percentage"),
+        ([1.0, 0.0] * 10, {"max_drop": 0.5}, "a drop of 0.5000 is allowed, and qa has 0.5000 in base"),
+        ([0.0] * 20, {"max_drop": 2}, "max_drop 2 looks like a percentage"),
+        ([7.0, 8.0] * 10, {"max_drop": 8}, "a drop of 8.0000 is allowed, and qa has 7.5000 in base"),
+    ],
+)
+def test_a_line_that_could_never_block_is_refused(tier, base, allowed, said):
+    with pytest.raises(ConfigError) as error:
+        gate(rows(base), rows([0.0] * 20), {tier: {"*": allowed}})
+    assert f"policy: {tier}.*: {said}" in str(error.value)
+    assert "0.05 means five points" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "allowed"),
+    [
+        ([1.0, 0.0] * 10, {"max_drop": 0.49}),
+        ([1.0, 0.0] * 10, {"max_drop": 0.9, "max_relative_drop": 0.1}),  # the stricter one counts
+        ([70.0, 80.0] * 10, {"max_drop": 5}),
+        ([0.0] * 20, {"max_drop": 0.02}),  # nothing can fall, and that is no fault of the policy
+        ([-0.9, 1.0] * 10, {"max_drop": 0.1}),  # may fall below 0
+    ],
+)
+def test_a_line_that_could_block_is_taken(base, allowed):
+    assert gate(rows(base), rows(base), {"critical": {"*": allowed}}).cells[0].status in (
+        Status.PASSED,
+        Status.UNDECIDED,
+    )
+
+
+def test_a_percentage_is_refused_where_less_is_better():
+    rules = Policy.model_validate({"critical": {"*": {"max_drop": 5}}})
+    runs = [loaded("base", rows([0.1] * 20), lower=["qa"]), loaded("new", rows([0.9] * 20), "base")]
+    with pytest.raises(ConfigError, match="looks like a percentage"):
+        judge(compare(runs), rules, ["qa"])
+
+
+def test_an_advisory_line_is_never_one():
+    result = gate(rows([1.0] * 400), rows([1.0] * 400), {"critical": {"qa": {"max_drop": 0.1}}, "advisory": ["x"]})
+    assert result.exit_code is PASSED
+
+
+# --- runs that did not end by themselves ---
+
+
+@pytest.mark.parametrize("tier", ["critical", "supporting"])
+@pytest.mark.parametrize("side", ["base", "new"])
+@pytest.mark.parametrize(
+    ("state", "missing", "code"),
+    [
+        ("complete", 4, PASSED),
+        ("incomplete", 4, PASSED),  # `min_share` says how much may be missing
+        ("interrupted", 4, UNDECIDED),
+        ("failed", 4, UNDECIDED),
+        ("died", 4, UNDECIDED),
+        ("running", 4, UNDECIDED),
+        ("", 4, UNDECIDED),
+        ("interrupted", 0, PASSED),  # everything is there
+        ("", 0, PASSED),
+    ],
+)
+def test_an_unfinished_run_decides_only_with_every_sample(tier, side, state, missing, code):
+    scores = coins(400, 0.8)
+    rules = Policy.model_validate({tier: {"qa": {"max_drop": 0.05}}})
+    runs = [
+        loaded(name, rows(scores[: 400 - missing] if name == side else scores), baseline, **record)
+        for name, baseline in (("base", None), ("new", "base"))
+        for record in [{"state": state} if name == side else {}]
+    ]
+    result = judge(compare(runs), rules, ["qa"])
+    assert result.exit_code is code
+    said = "396 of 400 samples have a score in both" in result.cells[0].reason
+    assert said == (code is UNDECIDED)
+    text = as_summary(result)
+    assert ("samples may be missing" in text) == (state not in ("complete", "incomplete"))
+
+
+def test_nobody_knows_whether_two_unfinished_runs_have_every_sample_unless_they_were_counted():
+    samples, rules = rows(coins(400, 0.8)), Policy.model_validate({"critical": {"qa": {"max_drop": 0.05}}})
+    for cells, code in (({}, UNDECIDED), ({"qa": Cell(requested=400)}, PASSED)):
+        runs = [loaded("base", samples, None, cells, state="died"), loaded("new", samples, "base", state="failed")]
+        assert judge(compare(runs), rules, ["qa"]).exit_code is code
+
+
+def test_a_fall_in_an_unfinished_run_does_not_block():
+    rules = Policy.model_validate(CRITICAL)
+    runs = [loaded("base", rows([1.0] * 100)), loaded("new", rows([0.0] * 97), "base", state="interrupted")]
+    (cell,) = judge(compare(runs), rules, ["qa"]).cells
+    assert cell.status is Status.UNDECIDED
+    assert "its last run was interrupted" in cell.reason
+    assert "it fell for sure" in cell.reason
 
 
 # --- critical: non-inferiority ---
@@ -243,7 +345,7 @@ def test_junit_counts_blocked_as_failures_and_undecided_as_errors(mixed):
 
 
 def test_junit_replaces_what_no_xml_can_hold():
-    result = gate(rows([1.0] * 9, "qa\x00\x1b"), rows([1.0] * 9, "qa\x00\x1b"), {"critical": {"*": {"max_drop": 1}}})
+    result = gate(rows([1.0] * 9, "qa\x00\x1b"), rows([1.0] * 9, "qa\x00\x1b"), {"critical": {"*": {"max_drop": 0.5}}})
     root = ElementTree.fromstring(as_junit(result).encode())
     assert "qa\ufffd\ufffd" in {case.get("name") for case in root.iter("testcase")}
 

@@ -297,3 +297,15 @@ def test_a_fall_of_a_judges_scores_is_seen(scale):
     found = paired(now * scale, before * scale, np.arange(40))
     assert found.p < 1e-6
     assert found.high < -0.25 * scale
+
+
+def test_an_interval_leaves_out_0_only_where_the_test_finds_a_difference():
+    """As of 5 won and none lost of 24: p is 0.0625, and the score interval alone began at 0.019."""
+    found = paired(*zero_one(5, 0, 19))
+    assert found.p == pytest.approx(0.0625)
+    assert found.low <= 0 <= found.high
+    for won, lost, equal in product(range(13), range(13), (0, 10, 60)):
+        if won + lost + equal >= 6:
+            found = paired(*zero_one(won, lost, equal))
+            if found.p >= 0.05:
+                assert found.low <= 0 <= found.high
