@@ -374,3 +374,8 @@ def test_the_summary_is_added_to_what_is_there(evalflow, tmp_path):
     summary.write_text("# Before\n")
     evalflow(f"gate monday/tuned --baseline monday/base --policy {policy} --summary {summary}")
     assert summary.read_text().startswith("# Before\n## ")
+
+
+@pytest.mark.parametrize(("flag", "known"), [("--datasets zzz", "qa"), ("--allow zzz", "data, prompt")])
+def test_what_is_known_is_not_indented_further_where_nothing_is_near(evalflow, flag, known):
+    assert f"\n    Known: {known}" in evalflow(f"compare monday {flag}")[2]
