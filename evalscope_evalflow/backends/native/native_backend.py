@@ -10,6 +10,7 @@ from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.dataset_result import DatasetResult
 from evalscope_evalflow.backends.native.native_checks import native_problems
 from evalscope_evalflow.backends.native.native_data_checks import data_problems
+from evalscope_evalflow.backends.native.native_local_samples import local_samples
 from evalscope_evalflow.backends.native.native_results import NativeSaved, saved_result
 from evalscope_evalflow.backends.native.native_samples import native_samples, sample_files
 from evalscope_evalflow.backends.native.rows_files import SavedRows, archive_verdicts, judge_id
@@ -118,7 +119,7 @@ class Native(Backend):
     def published_samples(self, task: Task, dataset: str) -> int | None:
         settings = (task.stock.get("dataset_args") or {}).get(dataset) or {}
         if settings.get("local_path"):
-            return None
+            return local_samples(task, dataset)
         return catalog.native_samples(catalog.evalscope_folder(task.flow.worker_env), dataset)
 
 

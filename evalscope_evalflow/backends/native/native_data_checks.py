@@ -116,6 +116,27 @@ def _check_by_name(look: _Look, settings: Mapping[str, Any], home: Path) -> Iter
         yield from _few_shot_problems(look, settings, home, [str(subset) for subset in subsets])
 
 
+def subset_files(dataset: str, settings: Mapping[str, Any], home: Path) -> list[list[Path]]:
+    """Of one of the general benchmarks, the files that EvalScope would read for each subset, the first with rows.
+
+    Args:
+        dataset: the benchmark.
+        settings: its `dataset_args`.
+        home: its `local_path`.
+
+    Returns:
+        Empty where files are found by other rules.
+    """
+    if dataset not in CHECKS or any(settings.get(name) for name in _OTHERWISE):
+        return []
+    if home.is_file():
+        return [[home]] if home.name.endswith(ENDINGS) else []
+    split = str(settings.get("eval_split") or _SPLITS.get(dataset, "test"))
+    subsets = settings.get("subset_list") or ["default"]
+    found = [_candidates(home, str(subset), split) for subset in subsets] if isinstance(subsets, (list, tuple)) else []
+    return found if all(found) else []
+
+
 def _few_shot_problems(
     look: _Look, settings: Mapping[str, Any], home: Path, subsets: Iterable[str]
 ) -> Iterator[Problem]:

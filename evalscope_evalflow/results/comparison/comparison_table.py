@@ -160,7 +160,7 @@ def notes(comparison: Comparison) -> Iterator[tuple[str, bool]]:
         yield line, False
     for run in comparison.runs:
         for remark in run.remarks:
-            yield f"{run.label} / {remark}", False
+            yield f"{run.label}: {remark}", False
 
 
 POWER_HEAD = ("dataset", "run", "pairs", "groups", "smallest")

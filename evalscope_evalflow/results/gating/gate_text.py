@@ -54,7 +54,7 @@ def show_gate(result: GateResult, console: Console) -> None:
 
 def _remarks(result: GateResult) -> list[str]:
     """What has to be known of the runs, a line each."""
-    return [f"{run.label} / {remark}" for run in result.comparison.runs for remark in run.remarks]
+    return [f"{run.label}: {remark}" for run in result.comparison.runs for remark in run.remarks]
 
 
 def _show_cell(cell: GateCell, several: bool, console: Console) -> None:

@@ -379,3 +379,16 @@ def test_the_summary_is_added_to_what_is_there(evalflow, tmp_path):
 @pytest.mark.parametrize(("flag", "known"), [("--datasets zzz", "qa"), ("--allow zzz", "data, prompt")])
 def test_what_is_known_is_not_indented_further_where_nothing_is_near(evalflow, flag, known):
     assert f"\n    Known: {known}" in evalflow(f"compare monday {flag}")[2]
+
+
+def test_what_is_said_of_a_whole_run_does_not_look_like_a_dataset(tmp_path, capsys):
+    scores = [1.0, 0.0] * 20
+    for name in ("base", "tuned"):
+        made_up_run.run(tmp_path / name, scores, name, "qa")
+    made_up_run.record(
+        tmp_path / "tuned", "tuned", state="died", task={"datasets": ["qa"], "evalflow": {"backend": "Native"}}
+    )
+    assert main(["compare", str(tmp_path), "--baseline", "base"]) == 0
+    said = capsys.readouterr().out
+    assert "tuned: its last run was killed" in said
+    assert "tuned / its last run" not in said

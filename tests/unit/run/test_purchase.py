@@ -12,6 +12,7 @@ from evalscope_evalflow.run.purchase import Bought, purchase
 from evalscope_evalflow.run.resume import remaining
 from evalscope_evalflow.state import cells
 
+QA = '{"query": "a", "response": "b"}\n'
 JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1"}]}
 
 
@@ -99,3 +100,18 @@ def test_with_the_budget_used_up_no_engine_is_started(make):
     for tokens, room in ((300, False), (310, False), (400, True)):
         task = make({"budget": {"tokens": tokens}}, dataset_args={}, generation_config={"max_tokens": 20})
         assert remaining(task, task.models[0]).may_ask_nothing is not room
+
+
+@pytest.mark.parametrize(("name", "text", "limit", "subsets", "said"), [
+    ("qa.jsonl", QA + "\n" + QA, None, ["qa"], "about 2 answers"),
+    ("qa.jsonl", QA * 9, 4, ["qa"], "about 4 answers"),
+    ("qa_test.csv", 'query,response\n"a\nb",c\nd,e\n', None, ["qa"], "about 2 answers"),
+    ("qa.jsonl", QA, 4, ["qa", "more"], "the answers on general_qa (how many is known"),
+])  # fmt: skip
+def test_the_rows_of_a_local_file_are_counted(make, tmp_path, name, text, limit, subsets, said):
+    (tmp_path / name).write_text(text)
+    settings = {"general_qa": {"local_path": str(tmp_path), "subset_list": subsets}}
+    assert words(make(dataset_args=settings, limit=limit)).startswith(f"it would ask for {said}")
+    if len(subsets) == 1:
+        settings = {"general_qa": {"local_path": str(tmp_path / name)}}
+        assert words(make(dataset_args=settings, limit=limit)).startswith(f"it would ask for {said}")
