@@ -376,6 +376,11 @@ def test_the_summary_is_added_to_what_is_there(evalflow, tmp_path):
     assert summary.read_text().startswith("# Before\n## ")
 
 
+@pytest.mark.parametrize(("flag", "known"), [("--datasets zzz", "qa"), ("--allow zzz", "data, prompt")])
+def test_what_is_known_is_not_indented_further_where_nothing_is_near(evalflow, flag, known):
+    assert f"\n    Known: {known}" in evalflow(f"compare monday {flag}")[2]
+
+
 def test_what_is_said_of_a_whole_run_does_not_look_like_a_dataset(tmp_path, capsys):
     scores = [1.0, 0.0] * 20
     for name in ("base", "tuned"):
