@@ -157,17 +157,16 @@ def test_models_share_two_slots_and_one_that_fails_fails_alone(a_sweep: Sweep) -
 def test_struck_in_the_middle_nothing_is_left_and_the_rest_is_done_later(
     a_sweep: Sweep, number: signal.Signals
 ) -> None:
-    slow = ["--answer-seconds", "0.5"]
-    file = a_sweep.write({"a": slow, "b": slow, "c": slow})
-    process = a_sweep.start(file)
-    wait_for(lambda: a_sweep.evaluates("a", "b"), "two models are evaluated at once", 100)
+    slow, fast = ["--answer-seconds", "2"], ["--answer-seconds", "0.1"]  # so that none ends by itself meanwhile
+    process = a_sweep.start(a_sweep.write({"a": slow, "b": slow, "c": slow}))
+    wait_for(lambda: a_sweep.evaluates("a", "b"), "two models are evaluated at once", 200)
     kill_within(process, number)
     assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
     saved = {name: a_sweep.answers(name) for name in ("a", "b")}
     assert not a_sweep.events("c")
     if number == signal.SIGINT:
         assert [a_sweep.record(name)["state"] for name in ("a", "b")] == ["interrupted"] * 2
-    a_sweep.run(file)
+    a_sweep.run(a_sweep.write({"a": fast, "b": fast, "c": fast}))
     for name in ("a", "b", "c"):
         answers = a_sweep.answers(name)
         assert len(answers) == ITEMS
