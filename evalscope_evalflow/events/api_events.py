@@ -30,7 +30,7 @@ class ApiFailing(ApiEvent):
 
     Attributes:
         reason: what the last one failed with.
-        requests: how many have failed since the last answer.
+        requests: how many have failed since the last answer; one at least.
     """
 
     reason: str

@@ -159,6 +159,7 @@ def test_a_fault_of_one_prompt_costs_no_other_and_stops_nobody(api: ApiServer, c
     assert api.asked.count("q3") == 3, "as often as the task says"
     assert not one.of(ApiDown)
     assert "500: cannot take it" in one.of(ApiFailing)[0].reason
+    assert one.of(ApiFailing)[0].requests == 1, "others were answered while the probe was"
 
 
 def test_requests_that_all_fail_though_the_probe_is_answered_are_tried_one_at_a_time(
