@@ -9,20 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from evalscope_evalflow.backends.dataset_result import DatasetResult
 from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.selection import Change
-from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.keys import is_secret_name
-from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state.answer_counts import AnswerCounts
 from evalscope_evalflow.state.failures import Failure
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config import ModelConfig
+    from evalscope_evalflow.config.task import Task
 
 INTERFACE_VERSION = 1
 Stamps = Mapping[Path, int]  # report files, and when they were written (ns since the epoch)

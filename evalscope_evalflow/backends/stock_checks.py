@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from evalscope_evalflow.backends.evalscope_sources import source_problems
 from evalscope_evalflow.backends.generation_ranges import range_problems
 from evalscope_evalflow.config import catalog
-from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem, nearest
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config.task import Task
 
 # Mappings of a stock task whose numbers and switches are looked at.
 _TYPED = ("generation_config", "judge")

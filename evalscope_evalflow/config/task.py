@@ -48,8 +48,6 @@ _REFUSED = {
 _MOST_FILES = 5  # that a section may be read from, one naming the next
 # Of `deploy`, what means something to an API that runs elsewhere.
 _OF_APIS = {"engine", "max_num_seqs", "stall_timeout_s"}
-# Keys of generation_config that say how long a request may take and how it is sent, not what is asked.
-PATIENCE_KEYS = frozenset({"timeout", "retries", "retry_interval", "stream", "batch_size"})
 # What EvalScope writes into its own configs/task_config.yaml beside the task.
 _GENERATED = ("resolved_benchmarks", "evaluation_identity")
 

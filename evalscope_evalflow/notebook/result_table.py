@@ -45,14 +45,17 @@ class ResultTable(dict[str, Any]):
         body = "".join(f"<tr>{''.join(f'<td>{escape(row[name])}</td>' for name in shown)}</tr>" for row in cells)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """The same as text: `repr` has every report, whole."""
+    def __str__(self) -> str:
+        """The same as text, for `print`: `repr` has every report, whole."""
         cells = [_cells(row) for row in self.rows if row.headline]
         shown = [name for name in HEADINGS if any(row[name] for row in cells)]
         lines = [shown, *([row[name] for name in shown] for row in cells)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-        printer.text("\n".join(texts))
+        return "\n".join(texts)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self), self.rows)

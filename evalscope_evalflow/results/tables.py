@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from evalscope_evalflow.backends import DatasetResult
-from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.results import marks
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config.task import Task
 
 INTERVAL = "95 % interval"
 FEW_GROUPS = f"{marks.FEW} {marks.FEW_TEXT}"

@@ -12,11 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evalscope_evalflow.config import ModelConfig, keys
-from evalscope_evalflow.config.task import PATIENCE_KEYS, Task
+from evalscope_evalflow.config import keys
 from evalscope_evalflow.events.json_lines import objects_in
 
+if TYPE_CHECKING:
+    from evalscope_evalflow.config import ModelConfig
+    from evalscope_evalflow.config.task import Task
+
+# Keys of generation_config that say how long a request may take and how it is sent, not what is asked.
+_PATIENCE_KEYS = frozenset({"timeout", "retries", "retry_interval", "stream", "batch_size"})
 FILE = "failures.jsonl"
 SHOWN = 160  # characters of a server's words, where a line shows them; the file has more
 BAD_DATA = "bad_data"  # the kind of a sample that its row, or its picture, keeps from being asked
@@ -75,7 +81,7 @@ def cause(task: Task, model: ModelConfig) -> str:
         "model": [model.served_name, model.path, model.api_url],
         "changed": weights.stat().st_mtime_ns if model.path and weights.exists() else None,
         "deploy": task.flow.deploy_for(model).model_dump(include=_DEPLOY),
-        "generation": {name: value for name, value in generation.items() if name not in PATIENCE_KEYS},
+        "generation": {name: value for name, value in generation.items() if name not in _PATIENCE_KEYS},
         "dataset_args": task.stock.get("dataset_args"),
     }
     facts = keys.redact(facts)  # a secret could be found by trying

@@ -311,7 +311,7 @@ class Circuit:
             self._down(f"{reason}, {self._failures} times in a row", blind=True)
         elif now - self._said_failing >= 2 * self._pace.silent_s:
             self._said_failing = now
-            # Others may have been answered meanwhile, which ends the count; the one that this is about failed all the same.
+            # Others may have been answered meanwhile, which ends the count: the one that this is about failed as well.
             self._tell(ApiFailing, reason=reason, requests=max(1, self._failures))
 
     def _watch(self) -> None:

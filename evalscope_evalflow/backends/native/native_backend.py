@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.dataset_result import DatasetResult
@@ -16,12 +16,15 @@ from evalscope_evalflow.backends.native.native_samples import native_samples, sa
 from evalscope_evalflow.backends.native.rows_files import SavedRows, archive_verdicts, judge_id
 from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.selection import chosen
-from evalscope_evalflow.config import ModelConfig, catalog
-from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.config import catalog
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.state import answer_counts, failures
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.worker.kept_reports import KEPT, kept_path
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config import ModelConfig
+    from evalscope_evalflow.config.task import Task
 
 # EvalScope's folders, which `reuse: false` archives.
 _FOLDERS = ("configs", "logs", "predictions", "reviews", "reports", KEPT)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.config import catalog
-from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem, nearest
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config.task import Task
 
 
 def native_problems(task: Task) -> Iterable[Problem]:

@@ -7,14 +7,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.data_files import BrokenFile, DataFile, Patience
 from evalscope_evalflow.backends.data_findings import Findings, as_notes, place
 from evalscope_evalflow.backends.native.native_rows import CHECKS, Use, check_sendable
 from evalscope_evalflow.config import catalog
-from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import Problem
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config.task import Task
 
 # What EvalScope's LocalDataLoader reads, in the order in which it looks for them.
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalscope_evalflow.backends.data_files import BrokenFile, DataFile, Patience
 from evalscope_evalflow.backends.native.native_data_checks import subset_files
-from evalscope_evalflow.config.task import Task
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config.task import Task
 
 _MOST = 1 << 26  # bytes of a file that are counted
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends import local_content
 from evalscope_evalflow.backends.base import Saved, Stamps
@@ -19,12 +19,15 @@ from evalscope_evalflow.backends.native.native_missing import missing_verdicts
 from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fallback
 from evalscope_evalflow.backends.native.rows_files import SavedRows, judge_id
 from evalscope_evalflow.backends.selection import CHOOSING, Change, change, chosen
-from evalscope_evalflow.config import ModelConfig, catalog
-from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.config import catalog
 from evalscope_evalflow.events.json_lines import objects_in
 from evalscope_evalflow.state import cells, failures
 from evalscope_evalflow.state.failures import Failure
 from evalscope_evalflow.worker.kept_reports import KEPT, REPORTS, present_path
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.config import ModelConfig
+    from evalscope_evalflow.config.task import Task
 
 
 class NativeSaved(Saved):

@@ -112,7 +112,7 @@ def legend(comparison: Comparison) -> Iterator[str]:
     if any(cell.lopsided for cell in comparison.cells):
         yield LOPSIDED
     if any(cell.verdict is Verdict.TOO_FEW for cell in comparison.cells):
-        yield "? too few to decide: fewer than six groups of samples, weighted by their size."
+        yield "? too few to decide: fewer than six independent samples."
     scores = comparison.scores
     if any(score.few_groups and score.n for score in scores):
         yield f"{FEW} {FEW_TEXT}"

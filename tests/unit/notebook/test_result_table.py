@@ -47,6 +47,7 @@ def test_ipython_in_a_terminal_shows_it_as_text(table):
 
     table._repr_pretty_(Printer, False)
     assert said[0].splitlines()[1] == "base   arc      accuracy  0.5000  4/4"
+    assert str(table) == said[0], "print shows the same"
 
 
 def test_the_frame_has_every_score_with_the_columns_of_scores_csv(table):

@@ -137,6 +137,17 @@ def test_answers_can_be_had_without_the_judge_that_they_need(task):
     preflight(Task.parse({**later.stock, "work_dir": str(later.work_dir), "evalflow": section_of(later, mode="infer")}))
 
 
+def test_answers_can_be_had_without_the_judges_key(task):
+    judge = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:9/v1", "api_key": "${NO_SUCH_KEY_HERE}"}]}
+    asked = task(judge=judge)
+    assert "judge.models.0.api_key: the environment variable NO_SUCH_KEY_HERE is not set" in refused(asked)
+    later = Task.parse({**asked.stock, "work_dir": str(asked.work_dir), "evalflow": section_of(asked, mode="infer")})
+    preflight(later)
+    for phases, needed in ((["infer"], False), (["infer", "judge"], True)):
+        request = load_backend("Native").start_task(later, later.models[0], phases, 1)
+        assert ("NO_SUCH_KEY_HERE" in str(request.as_dict())) == needed
+
+
 def section_of(task, **more):
     return {**task.flow.to_section(), **more}
 
