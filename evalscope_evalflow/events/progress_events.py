@@ -23,7 +23,8 @@ class DatasetProgress(WorkerEvent):
         new: those of `done` that this pass has added.
         number: which of the datasets of this pass it is, from 1.
         datasets: how many there are.
-        answers_per_s: answers (or verdicts) a second.
+        answers_per_s: answers (or verdicts) a second; None, as the next two: there were too few yet, or none come any
+            more.
         output_tokens_per_s: tokens a second that the model (or the judge) has written, of requests that are over.
         left_s: seconds until this dataset is done, at this rate.
         input_tokens: of the requests of this pass that are over.

@@ -18,6 +18,7 @@ ENOUGH = 20  # and of so many answers; what is slower is looked at for longer
 FIRST_RATE = 5  # before so many answers there is no rate: the first ones come in bursts, as many as are asked at once
 FIRST_RATE_S = 3.0
 LONGEST_S = 900
+SILENT_S = 30.0  # without an answer for so long, and for twice as long as ever before, there is no rate any more
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class ProgressMeter:
     def sample(self, *, failed: bool = False) -> None:
         """A sample is answered, or judged; or that was tried in vain."""
         with self._lock:
+            self._one_is_over()
             self._failed += failed
             self._new += not failed
             self._changed = True
@@ -91,7 +93,8 @@ class ProgressMeter:
             self._on_their_way += 1
             if not self._asked and not self._new:  # until now, an engine may have been waited for
                 self._readings.clear()
-                self._readings.append(_Reading(self._clock(), 0, 0))
+                self._last = self._clock()
+                self._readings.append(_Reading(self._last, 0, 0))
             self._asked = True
         try:
             yield self._came
@@ -121,6 +124,7 @@ class ProgressMeter:
         self._dataset, self._judging, self._total, self._saved = dataset, judging, total, saved
         self._new = self._failed = self._input = self._output = 0
         self._busy_s, self._since = 0.0, self._clock()
+        self._last, self._longest_wait_s = self._since, 0.0  # when a sample was last over, and the longest wait for one
         self._asked, self._changed = False, True
         self._readings: deque[_Reading] = deque(maxlen=LONGEST_S)
         self._readings.append(_Reading(self._clock(), 0, 0))
@@ -129,7 +133,13 @@ class ProgressMeter:
         with self._lock:
             self._input += input_tokens
             self._output += output_tokens
-            self._new += self._total is None
+            if self._total is None:
+                self._one_is_over()
+                self._new += 1
+
+    def _one_is_over(self) -> None:
+        now = self._clock()
+        self._longest_wait_s, self._last = max(self._longest_wait_s, now - self._last), now
 
     def _accrue(self) -> None:
         """Count the time since the last change as busy, if it was; the lock is held."""
@@ -144,7 +154,8 @@ class ProgressMeter:
         before = self._reading(now, over)
         seconds = now - before.time
         answers = tokens = left = None
-        if seconds >= FIRST_RATE_S and over >= FIRST_RATE:
+        silent = now - self._last > max(SILENT_S, 2 * self._longest_wait_s)
+        if seconds >= FIRST_RATE_S and over >= FIRST_RATE and not silent:
             answers, tokens = (over - before.over) / seconds, (self._output - before.tokens) / seconds
             if answers and self._total is not None:
                 left = max(0, self._total - self._saved - over) / answers

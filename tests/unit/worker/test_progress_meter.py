@@ -71,15 +71,30 @@ def test_the_rate_is_the_recent_one():
     assert last.left_s == pytest.approx((1000 - 140) / 0.25, rel=0.01)
 
 
-def test_where_nothing_comes_any_more_no_time_is_told():
+@pytest.mark.parametrize("answers", [8, 30])
+def test_where_nothing_comes_any_more_no_rate_and_no_time_is_told(answers):
     watched = Watched()
     watched.begin()
-    watched.answer(30)
-    for _ in range(400):
+    watched.answer(answers)
+    for seconds in range(1, 400):
         watched.clock.now += 1
         watched.meter.report()
-    assert watched.events[-1].answers_per_s < 0.1
-    assert watched.events[-1].left_s > 500
+        told = watched.events[-1].answers_per_s, watched.events[-1].output_tokens_per_s, watched.events[-1].left_s
+        assert (None in told) == (seconds > 30), seconds
+    assert watched.answer(1).left_s is not None, "it goes on"
+
+
+def test_slow_answers_that_come_as_before_have_a_rate():
+    watched = Watched()
+    watched.begin()
+    last = watched.answer(6, seconds=120)
+    assert last.left_s == pytest.approx(94 * 120, rel=0.01)
+    watched.clock.now += 200
+    watched.meter.report()
+    assert watched.events[-1].left_s is not None
+    watched.clock.now += 100
+    watched.meter.report()
+    assert watched.events[-1].left_s is None
 
 
 def test_samples_that_fail_are_not_answered_and_are_not_waited_for():
