@@ -193,4 +193,4 @@ def _follow(found: Logs, printer: _Printer) -> None:
 def _while_live(found: Logs) -> Iterator[None]:
     while found.is_live():
         yield
-        time.sleep(POLL_S)
+        time.sleep(POLL_S)  # as tail -f does where files may lie on a network: nothing tells of what others write there

@@ -20,23 +20,6 @@ from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 KEY = "sk-never-to-be-seen"
 
 
-@pytest.fixture
-def task_file(tmp_path, gguf_file, make_env):
-    """A task that could be run, if its environment were more than a folder."""
-    task = {
-        "datasets": ["general_qa"],
-        "work_dir": str(tmp_path / "results"),
-        "evalflow": {
-            "backend": "Native",
-            "models": [{"name": "tiny", "path": str(gguf_file)}],
-            "deploy": {"env": str(make_env()), "port": 8123},
-        },
-    }
-    path = tmp_path / "task.json"
-    path.write_text(json.dumps(task))
-    return path
-
-
 def test_help_mentions_every_flag_with_its_default(capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["--help"])

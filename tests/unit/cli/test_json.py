@@ -27,26 +27,6 @@ OPEN = {
 }
 
 
-@pytest.fixture
-def task(tmp_path, gguf_file, make_env):
-    def make(**section):
-        task = {
-            "datasets": ["general_qa"],
-            "work_dir": str(tmp_path / "results"),
-            "evalflow": {
-                "backend": "Native",
-                "models": [{"name": "tiny", "path": str(gguf_file)}],
-                "deploy": {"env": str(make_env()), "port": 8123},
-                **section,
-            },
-        }
-        path = tmp_path / "task.json"
-        path.write_text(json.dumps(task))
-        return path
-
-    return make
-
-
 def paths(tree, here=""):
     """The fields of a document, as the reference names them; those with names of the user's own end the way."""
     if here in OPEN or not isinstance(tree, (dict, list)):
@@ -72,7 +52,7 @@ def assert_as_documented(found, command):
     assert have | parents == set(FIELDS[command])
 
 
-def test_run_prints_its_results_and_no_table(monkeypatch, task, capsys):
+def test_run_prints_its_results_and_no_table(monkeypatch, make_task_file, capsys):
     whole = DatasetResult("general_qa", [Metric("acc", 0.5, 2, True)], 2, 2, 0, report="r.json")
 
     def run(task, reporter):
@@ -80,20 +60,20 @@ def test_run_prints_its_results_and_no_table(monkeypatch, task, capsys):
         return FlowResult(task, [ModelResult(model, task.folder(model), [whole]) for model in task.models], {"x": "y"})
 
     monkeypatch.setattr(sweep, "run", run)
-    assert cli.main(["run", str(task()), "--json"]) == 3  # as something was skipped
+    assert cli.main(["run", str(make_task_file()), "--json"]) == 3  # as something was skipped
     found = document(capsys, "run", 3)
     assert_as_documented(found, "run")
     assert found["models"][0]["datasets"][0]["score"]["value"] == 0.5
     assert found["skipped"] == {"x": "y"}
 
 
-def test_a_failed_model_has_its_error_beside_the_others_scores(monkeypatch, task, capsys):
+def test_a_failed_model_has_its_error_beside_the_others_scores(monkeypatch, make_task_file, capsys):
     def run(task, reporter):
         model = task.models[0]
         return FlowResult(task, [ModelResult(model, task.folder(model), [], EngineError("it died"))])
 
     monkeypatch.setattr(sweep, "run", run)
-    assert cli.main(["run", str(task()), "--json"]) == 1
+    assert cli.main(["run", str(make_task_file()), "--json"]) == 1
     [model] = document(capsys, "run", 1)["models"]
     assert model["error"] == {"kind": "EngineError", "message": "it died", "problems": []}
 
@@ -106,8 +86,8 @@ def test_flags_alone_print_a_document_as_well(monkeypatch, gguf_file, make_env, 
 
 
 @pytest.mark.parametrize("words", [["check"], ["run", "--dry-run"]])
-def test_check_prints_its_plan(task, capsys, words):
-    assert cli.main([*words, str(task(exporters=["csv"])), "--json"]) == 0
+def test_check_prints_its_plan(make_task_file, capsys, words):
+    assert cli.main([*words, str(make_task_file(exporters=["csv"])), "--json"]) == 0
     found = document(capsys, "check")
     assert_as_documented(found, "check")
     [model] = found["models"]
@@ -116,8 +96,8 @@ def test_check_prints_its_plan(task, capsys, words):
     assert found["exporters"] == ["csv"]
 
 
-def test_check_names_every_problem_with_what_to_do(task, capsys):
-    assert cli.main(["check", str(task(exportrs=["csv"], deploi={})), "--json"]) == 2
+def test_check_names_every_problem_with_what_to_do(make_task_file, capsys):
+    assert cli.main(["check", str(make_task_file(exportrs=["csv"], deploi={})), "--json"]) == 2
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found["exit_code"] == 2
