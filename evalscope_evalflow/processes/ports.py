@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
@@ -71,6 +72,8 @@ def why_not(host: str, port: int) -> OSError | None:
             probe.listen(1)
     except OSError as error:  # a name that cannot be resolved is one, too
         return error
+    except (TypeError, ValueError):  # a text that no name can be, such as one with control characters
+        return OSError(errno.EINVAL, "it is not the form of an address or of a name")
     return None
 
 

@@ -390,7 +390,7 @@ class TestClean:
             with FileLock(registry.folder() / "clean.lock"):
                 began = time.monotonic()
                 assert cleanup.clean() == []
-                assert time.monotonic() - began < 1
+                assert time.monotonic() - began < 10
             assert len(cleanup.clean()) == 1
 
     def test_with_nothing_to_do_it_costs_next_to_nothing(self, serving):

@@ -153,6 +153,13 @@ def test_an_address_that_is_not_ours():
         ports.lease("192.0.2.1", 65500)
 
 
+@pytest.mark.parametrize("host", ["\x80", "a\0b", "\ud800", "a" * 70 + ".x", " "])
+def test_a_text_that_is_no_host_name(host):
+    reason = ports.why_not(host, 0)
+    assert isinstance(reason, OSError)
+    assert reason.strerror
+
+
 def test_a_lease_is_not_inherited(first):
     """A server that outlived us would hold it."""
     lease = ports.lease("127.0.0.1", first)

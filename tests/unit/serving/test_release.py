@@ -134,7 +134,7 @@ def test_released_at_once(driver, before, during, after):
     """Other people's processes are not waited for."""
     found, seconds, _ = watch(driver, before, during, after)
     assert found == [{"name": "0", "state": "released", "pids": [], "why": ""}]
-    assert seconds < 0.5
+    assert seconds < 1.2
 
 
 @pytest.mark.parametrize("kind", ["compute", "graphics", "mps"])
