@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from evalscope_evalflow.backends.dataset_result import DatasetResult
 from evalscope_evalflow.backends.sample import Sample
 from evalscope_evalflow.backends.selection import Change
-from evalscope_evalflow.config.keys import is_secret_name
+from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.errors import Problem
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.state import answer_counts, failures

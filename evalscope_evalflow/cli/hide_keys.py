@@ -8,7 +8,7 @@ import sys
 from functools import lru_cache
 from typing import Any
 
-from evalscope_evalflow.config.keys import NO_KEY, is_secret_name
+from evalscope_evalflow.config.secret_names import NO_KEY, is_secret_name
 
 
 def hide_keys() -> None:

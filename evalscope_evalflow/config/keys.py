@@ -14,18 +14,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, SecretStr
 
 from evalscope_evalflow.config.api_url import public_url
+from evalscope_evalflow.config.secret_names import MASK, NO_KEY, is_secret_name
 from evalscope_evalflow.errors import ConfigError, Problem
 
-MASK = "**********"  # what pydantic writes in place of a SecretStr
 _SHORT = 8  # characters; a key of fewer may be an ordinary word
-NO_KEY = "EMPTY"  # EvalScope's and the engines' word for "no key was given"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET_NAME = re.compile(r"(^|[_-])((api|access)[_-]?key|authorization|token|secret|password)$", re.IGNORECASE)
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a setting of this name holds a key (`api_key`, `Authorization`, `hf_token`, …)."""
-    return bool(_SECRET_NAME.search(name))
 
 
 def protect(value: Any) -> str | SecretStr | None:

@@ -18,7 +18,8 @@ from typing import ClassVar, Literal
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment, version_in
 from evalscope_evalflow.config.install_hint import install_command
-from evalscope_evalflow.config.keys import is_secret_name, reveal
+from evalscope_evalflow.config.keys import reveal
+from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem

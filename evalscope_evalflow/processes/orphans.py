@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 
 import psutil
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from evalscope_evalflow.processes import guard
 
@@ -109,6 +108,8 @@ def _find(runs: dict[str, Path | None]) -> list[psutil.Process]:
 
 def _until_dead(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Wait for processes to die; return those that do not."""
+    from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed  # asyncio with it
+
     wait = Retrying(
         retry=retry_if_result(bool),
         wait=wait_fixed(0.02),

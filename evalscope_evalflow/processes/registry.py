@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
-from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 from typing_extensions import Self
 
 from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
@@ -319,6 +318,8 @@ class Registration:
 
 def _end(command: Command) -> list[int]:
     """End a command by its guard, or, where that is dead or unknown, without. Returns what survives SIGKILL."""
+    from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed  # asyncio with it
+
     if command.guard is not None:
         command.guard.send(signal.SIGTERM)
         wait = Retrying(

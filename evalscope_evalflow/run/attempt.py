@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.config.keys import NO_KEY
+from evalscope_evalflow.config.secret_names import NO_KEY
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.events.base import Event

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalscope_evalflow.config.keys import MASK
+from evalscope_evalflow.config.secret_names import MASK
 from evalscope_evalflow.run.fact_values import HUB, UNKNOWN, is_read
 from evalscope_evalflow.state import keyed_hashes
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from evalscope_evalflow.config import keys
+from evalscope_evalflow.config import keys, secret_names
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import locate
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.state.keyed_hashes import keyed_hash
@@ -93,7 +93,7 @@ def variable(name: str, value: str) -> str:
         found = keys.reveal(value, name)
     except ConfigError:
         return UNKNOWN
-    secret = found != value.strip() or keys.is_secret_name(name)
+    secret = found != value.strip() or secret_names.is_secret_name(name)
     return keyed_hash(found or "") if secret else value
 
 
@@ -122,7 +122,7 @@ def without_secrets(tree: Any) -> Any:
             return [convert(item, name, headers) for item in node]
         if isinstance(node, SecretStr):
             return keyed_hash(node.get_secret_value())
-        if isinstance(node, str) and keys.is_secret_name(name) and node != keys.MASK:
+        if isinstance(node, str) and secret_names.is_secret_name(name) and node != secret_names.MASK:
             return variable(name, node)
         return node
 
@@ -138,7 +138,7 @@ def plain(found: Mapping[str, Any]) -> dict[str, Any]:
 def _is_key(name: str, in_headers: bool) -> bool:
     """Whether a setting of this name is an API's key, which is free to change."""
     plain_name = name.lower().replace("-", "_")
-    return plain_name == "api_key" or (in_headers and (keys.is_secret_name(name) or plain_name == "x_api_key"))
+    return plain_name == "api_key" or (in_headers and (secret_names.is_secret_name(name) or plain_name == "x_api_key"))
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:

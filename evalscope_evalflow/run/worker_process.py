@@ -16,6 +16,7 @@ from evalscope_evalflow.config import keys
 from evalscope_evalflow.config.api_url import split_api_url
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.loopback import no_proxy_variables
+from evalscope_evalflow.config.secret_names import NO_KEY
 from evalscope_evalflow.errors import WorkerError
 from evalscope_evalflow.events.base import Event, parse
 from evalscope_evalflow.events.worker_events import WorkerExited, WorkerFailed
@@ -89,7 +90,7 @@ class Worker:
         urls = UrlParts(api_url)
         public = urls.taken_from(keys.to_environment(request.as_dict(), found, secrets.KEY_PREFIX))
         found.update({f"{secrets.KEY_PREFIX}URL_{number}": secret for number, secret in enumerate(urls.secrets)})
-        self._keys = sorted({key for key in (api_key, *found.values()) if key != keys.NO_KEY}, key=len, reverse=True)
+        self._keys = sorted({key for key in (api_key, *found.values()) if key != NO_KEY}, key=len, reverse=True)
         status, status_end = os.pipe()
         variables = env.variables(os.environ)
         variables.update(found)

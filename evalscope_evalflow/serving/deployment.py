@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.api_url import api_base, public_url
-from evalscope_evalflow.config.keys import NO_KEY, reveal
+from evalscope_evalflow.config.secret_names import NO_KEY
 from evalscope_evalflow.devices.nvml import split
 from evalscope_evalflow.devices.placement import choosing
 from evalscope_evalflow.engines import Engine
@@ -27,7 +26,7 @@ from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.engine_failure import RetryableStartError, engine_failure
 from evalscope_evalflow.serving.engine_identity import Identity, identity
 from evalscope_evalflow.serving.engine_state import EngineState, StateMachine
-from evalscope_evalflow.serving.engine_use import Request, Use
+from evalscope_evalflow.serving.engine_use import Request, Use, api_key
 from evalscope_evalflow.serving.health import Symptom
 from evalscope_evalflow.serving.leases import Lease, Leases
 from evalscope_evalflow.serving.release import Release
@@ -81,10 +80,7 @@ class Deployment:
         self.leases = Leases()
         self.restarts = 0
         self.keeping: Keeping | None = None
-        key = reveal(deploy.api_key if engine.local else model.api_key, "api_key")
-        if engine.local and not key:  # on a shared machine, loopback is open to all its users
-            key = f"ef-{secrets.token_urlsafe(24)}"
-        self._request = Request(log, run_id, on_exit, entry, waiting, key)
+        self._request = Request(log, run_id, on_exit, entry, waiting, api_key(engine, model, deploy))
         self._machine = StateMachine()
         self._entry = entry
         self._server: Server | None = None
@@ -138,7 +134,7 @@ class Deployment:
     @property
     def api_key(self) -> str:
         """The key of the endpoint to be; known before it is up."""
-        return (self._server.address.api_key if self._server is not None else self._request.api_key) or NO_KEY
+        return (self._server.address.api_key if self._server else self._request.api_key) or NO_KEY
 
     @property
     def is_ready(self) -> bool:

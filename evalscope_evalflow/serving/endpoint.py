@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.config.api_url import split_api_url
-from evalscope_evalflow.config.keys import NO_KEY
 from evalscope_evalflow.config.loopback import is_loopback
+from evalscope_evalflow.config.secret_names import NO_KEY
 
 if TYPE_CHECKING:
     from openai import OpenAI

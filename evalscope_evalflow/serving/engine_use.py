@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.keys import reveal
+from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.processes.registry import Registration
+
+
+def api_key(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> str | None:
+    """The key that an API asks for; a random one for an engine of ours, as loopback is open to every local user.
+
+    Raises:
+        ConfigError: the variable that a reference names is not set.
+    """
+    key = reveal(deploy.api_key if engine.local else model.api_key, "api_key")
+    return key or (f"ef-{secrets.token_urlsafe(24)}" if engine.local else None)
 
 
 @dataclass(frozen=True)

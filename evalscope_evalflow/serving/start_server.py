@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.config.keys import is_secret_name, reveal
+from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.config.loopback import no_proxy_variables
+from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.devices.nvml import CUDA_VISIBLE_DEVICES, split
 from evalscope_evalflow.devices.placement import place
 from evalscope_evalflow.engines import Address, Engine, command_of

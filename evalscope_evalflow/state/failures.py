@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalscope_evalflow.config import keys
 from evalscope_evalflow.events.json_lines import objects_in
 
 if TYPE_CHECKING:
@@ -75,6 +74,8 @@ def cause(task: Task, model: ModelConfig) -> str:
 
     The worker adds the prompt. A failure with the same fingerprint is not asked again.
     """
+    from evalscope_evalflow.config.keys import redact  # pydantic with it: not for commands that only read
+
     generation = task.generation_config(model) or {}
     weights = Path(model.path or "").expanduser()
     facts = {
@@ -84,7 +85,7 @@ def cause(task: Task, model: ModelConfig) -> str:
         "generation": {name: value for name, value in generation.items() if name not in _PATIENCE_KEYS},
         "dataset_args": task.stock.get("dataset_args"),
     }
-    facts = keys.redact(facts)  # a secret could be found by trying
+    facts = redact(facts)  # a secret could be found by trying
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

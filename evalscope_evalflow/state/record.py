@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 
-from evalscope_evalflow.config import keys
 from evalscope_evalflow.events.api_events import ApiBack, ApiEvent, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import EngineKept, EngineReleased, EngineReused, EngineStarting
@@ -78,7 +77,7 @@ class Record:
             "host": platform.node(),
             "versions": {OURS: _version(OURS), **(versions or {})},
             "answers_from": (before or {}).get("answers_from") or [],
-            **keys.redact(start),
+            **_redacted(start),
         }
         earlier = _earlier_results(before or {}, (start.get("task") or {}).get("datasets") or ())
         if earlier:
@@ -143,7 +142,7 @@ class Record:
         if isinstance(event, WorkPlanned):
             data["phases"] = event.phases
         elif isinstance(event, (EngineStarting, EngineReused)):
-            data.update(engine=event.engine, command=keys.redact(event.command), placement=event.placement)
+            data.update(engine=event.engine, command=_redacted(event.command), placement=event.placement)
             data["versions"][event.engine] = event.version
             if isinstance(event, EngineReused) or event.local:
                 self._answers_come_from(event)
@@ -160,7 +159,7 @@ class Record:
             data["release"] = {"released": False, "kept_until": event.until}
         elif isinstance(event, EngineReleased):
             self._held(event.held_s)
-            data["release"] = {"released": event.released, **keys.redact(event.details)}
+            data["release"] = {"released": event.released, **_redacted(event.details)}
         elif isinstance(event, ResultsArchived):
             if event.datasets is not None:
                 return False
@@ -170,7 +169,7 @@ class Record:
             if event.error is not None:
                 data["error"] = event.error
             if event.results is not None:
-                data["results"] = keys.redact(event.results)
+                data["results"] = _redacted(event.results)
         else:
             return False
         return True
@@ -183,7 +182,7 @@ class Record:
             batch["note"] = event.note
         if earlier and earlier[-1]["answers_before"] == event.answers:  # the last one has added none
             earlier = earlier[:-1]
-        self._data["answers_from"] = [*earlier, keys.redact(batch)]
+        self._data["answers_from"] = [*earlier, _redacted(batch)]
 
     def _api(self, event: ApiEvent) -> None:
         """How an API that runs elsewhere is: `down`, `busy`, … or `back`, with the seconds that it was not usable."""
@@ -228,7 +227,7 @@ def append_event(folder: Path, event: Event) -> None:
         folder: `evalflow` in a run folder.
         event: what has happened.
     """
-    line = {"schema": SCHEMA, "time": _now("milliseconds"), **keys.redact(event.as_dict())}
+    line = {"schema": SCHEMA, "time": _now("milliseconds"), **_redacted(event.as_dict())}
     with suppress(OSError), (folder / "events.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, default=str) + "\n")
 
@@ -292,3 +291,10 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _redacted(tree: Any) -> Any:
+    """A copy without keys."""
+    from evalscope_evalflow.config.keys import redact  # pydantic with it: not for commands that only read
+
+    return redact(tree)

@@ -28,7 +28,7 @@ import pytest
 
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.config.keys import is_secret_name
+from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.engines import HONOURABLE, Command, LogPattern, command_of
 from evalscope_evalflow.engines.options.extra_args import check_extra_args
 from evalscope_evalflow.errors import EngineError

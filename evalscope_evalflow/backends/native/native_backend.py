@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.base import Backend, Saved, move_to
 from evalscope_evalflow.backends.dataset_result import DatasetResult
-from evalscope_evalflow.backends.native.native_checks import native_problems
-from evalscope_evalflow.backends.native.native_data_checks import data_problems
 from evalscope_evalflow.backends.native.native_local_samples import local_samples
 from evalscope_evalflow.backends.native.native_results import NativeSaved, saved_result
 from evalscope_evalflow.backends.native.native_samples import native_samples, sample_files
@@ -40,10 +38,16 @@ class Native(Backend):
     def recognises(self, dataset: str, settings: Mapping[str, Any], worker_env: str | None) -> bool:
         return dataset in catalog.native_datasets(catalog.evalscope_folder(worker_env))
 
+    # What only preflight needs (pydantic, readers of data) is not imported to read what a run has left.
+
     def check(self, task: Task) -> Iterable[Problem]:
+        from evalscope_evalflow.backends.native.native_checks import native_problems
+
         return native_problems(task)
 
     def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        from evalscope_evalflow.backends.native.native_data_checks import data_problems
+
         if task.stock.get("analysis_report") and not _has_judge(task.stock):
             notify("analysis_report: no judge is given to write it, so that it is left out")
         return data_problems(task, notify)

@@ -12,9 +12,7 @@ from evalscope_evalflow.backends.dataset_result import DatasetResult
 from evalscope_evalflow.backends.known_sources import changed_places, shown
 from evalscope_evalflow.backends.native.rows_files import judge_id
 from evalscope_evalflow.backends.sample import Sample
-from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_samples_files, vlmevalkit_sources
-from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import model_type
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_results import VLMEvalKitSaved, saved_result
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_samples import sample_files, vlmevalkit_samples
@@ -86,7 +84,11 @@ class VLMEvalKit(Backend):
                 f"pip install ms-vlmeval=={VERSIONS[-1]}; {', '.join(VERSIONS)} work.",
             )
 
+    # What only preflight needs (pydantic, readers of data) is not imported to read what a run has left.
+
     def check(self, task: Task) -> Iterable[Problem]:
+        from evalscope_evalflow.backends.stock_checks import stock_problems
+
         folder = catalog.evalscope_folder(task.flow.worker_env)
         missing = list(self.check_installed(task.flow.worker_env))
         yield from missing
@@ -110,6 +112,8 @@ class VLMEvalKit(Backend):
                 )
 
     def check_data(self, task: Task, notify: Callable[[str], None]) -> Iterable[Problem]:
+        from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data_checks import data_problems
+
         return data_problems(task, notify)
 
     def stock_task(self, task: Task, model: ModelConfig, max_num_seqs: int) -> dict[str, Any]:

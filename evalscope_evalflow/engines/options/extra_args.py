@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 from evalscope_evalflow.config import DeployConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.file_locks import locked
-from evalscope_evalflow.config.keys import is_secret_name
+from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.engines.base import Engine, ParserSource
 from evalscope_evalflow.errors import Problem
 

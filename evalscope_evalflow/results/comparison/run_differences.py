@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evalscope_evalflow.config.keys import MASK
+from evalscope_evalflow.config.secret_names import MASK
 from evalscope_evalflow.config.setting_effects import JUDGE, JUDGE_CONTRACT, STOCK, without_defaults
 from evalscope_evalflow.results.comparison.comparison_data import Difference, Kind
 from evalscope_evalflow.state import keyed_hashes

@@ -3,7 +3,7 @@ import json
 import pytest
 from pydantic import SecretStr
 
-from evalscope_evalflow.config import keys
+from evalscope_evalflow.config import keys, secret_names
 from evalscope_evalflow.errors import ConfigError
 
 KEY = "sk-never-to-be-seen"
@@ -21,7 +21,7 @@ def test_a_reference_is_kept_as_it_is_and_read_when_used(monkeypatch):
 def test_a_key_is_wrapped_and_revealed_only_on_request():
     kept = keys.protect(KEY)
     assert KEY not in repr(kept)
-    assert keys.public(kept) == keys.MASK
+    assert keys.public(kept) == secret_names.MASK
     assert keys.reveal(kept) == KEY
 
 
@@ -98,7 +98,7 @@ def test_a_key_that_is_not_given_needs_no_variable():
     ],
 )
 def test_records_mask_what_holds_a_key(name):
-    assert keys.redact({"a": [{name: KEY}]}) == {"a": [{name: keys.MASK}]}
+    assert keys.redact({"a": [{name: KEY}]}) == {"a": [{name: secret_names.MASK}]}
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "tokenizer", "keywords", "secretary", "token_budget"])
@@ -116,5 +116,5 @@ def test_records_mask_lists_of_keys_too():
 
 
 def test_records_keep_references_and_masks():
-    tree = {"api_key": "${MY_KEY}", "token": keys.MASK, "n": 1, "none": None}
+    tree = {"api_key": "${MY_KEY}", "token": secret_names.MASK, "n": 1, "none": None}
     assert keys.redact(tree) == tree

@@ -33,7 +33,7 @@ from serving_fixtures import (
 from evalscope_evalflow import ConfigError, EngineError, deploy
 from evalscope_evalflow.cli.stop import stop_runs
 from evalscope_evalflow.config import DeployConfig, ModelConfig
-from evalscope_evalflow.config.keys import NO_KEY
+from evalscope_evalflow.config.secret_names import NO_KEY
 from evalscope_evalflow.engines import Engine, known_engines, load_engine
 from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.processes import ports
