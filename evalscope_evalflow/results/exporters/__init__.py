@@ -1,4 +1,7 @@
-"""Result exporters by name: ours and those of other packages, from the entry-point group `evalflow.exporters`."""
+"""Result exporters by name: ours and those of other packages, from the entry-point group `evalflow.exporters`.
+
+What reads results is loaded when something is exported: a run looks at its exporters' options before anything starts.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.config import PluginChoice
 from evalscope_evalflow.config.plugin_options import PluginOptions, load_with_options
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, Problem
 from evalscope_evalflow.results.exporters.base import INTERFACE_VERSION, Exporter
-from evalscope_evalflow.results.exporters.exported_results import ExportedResults, of_result
-from evalscope_evalflow.results.outcome import FlowResult
-from evalscope_evalflow.results.score_rows import ScoreRow
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.results.exporters.exported_results import ExportedResults
+    from evalscope_evalflow.results.outcome import FlowResult
+    from evalscope_evalflow.results.score_rows import ScoreRow
 
 __all__ = [
     "GROUP",
@@ -30,6 +37,13 @@ __all__ = [
 ]
 
 GROUP = "evalflow.exporters"
+_LATE = {"ExportedResults": "exporters.exported_results", "ScoreRow": "score_rows"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"evalscope_evalflow.results.{_LATE[name]}"), name)
 
 
 def load_exporter(choice: PluginChoice, where: str = "evalflow.exporters") -> Exporter:
@@ -88,6 +102,8 @@ def export(
     written: list[Path] = []
     if not exporters:
         return written
+    from evalscope_evalflow.results.exporters.exported_results import ExportedResults, of_result
+
     exported = result if isinstance(result, ExportedResults) else of_result(result)
     for exporter in exporters:
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from evalscope_evalflow.config.plugin_options import PluginOptions
 from evalscope_evalflow.errors import Problem
-from evalscope_evalflow.results.exporters.exported_results import ExportedResults
+
+if TYPE_CHECKING:
+    from evalscope_evalflow.results.exporters.exported_results import ExportedResults
 
 INTERFACE_VERSION = 1
 
