@@ -200,9 +200,7 @@ def stock(task: dict[str, Any], url: str, server: psutil.Process, items: int, _:
         raise SystemExit(work.with_suffix(".log").read_text()[-3000:])
     check(work, items)
     seconds = told["seconds"]
-    return Figures(
-        items / seconds, 1e3 * told["cpu_s"] / items, 1e3 * served / items, watched.most_mb, seconds
-    )
+    return Figures(items / seconds, 1e3 * told["cpu_s"] / items, 1e3 * served / items, watched.most_mb, seconds)
 
 
 def as_stock(task: dict[str, Any]) -> None:
@@ -286,7 +284,9 @@ def check(work: Path, items: int) -> None:
 
 def show(found: dict[str, list[Figures]]) -> None:
     """The table; each figure is the median, ratios are those of the pairs."""
-    print("| client, processes | answers/s | / stock | CPU, ms/answer | nginx, ms/answer | memory, MB | all scored, s |")
+    print(
+        "| client, processes | answers/s | / stock | CPU, ms/answer | nginx, ms/answer | memory, MB | all scored, s |"
+    )
     print("|---|---|---|---|---|---|---|")
     for way, runs in found.items():
         ratio = statistics.median(
