@@ -193,7 +193,7 @@ DEPLOY: Mapping[str, Setting] = {
     "extra_args": Setting(
         _A, note="but for those that the engine declares to have no effect on text; files by their content"
     ),
-    **_all(_N, "host port api_key max_restarts stall_timeout_s keep_alive_s"),
+    **_all(_N, "host port api_key max_restarts stall_timeout_s keep_alive_s swap"),
 }
 
 REUSE: Mapping[str, Setting] = {"accept": Setting(_N, note="what it names is noted beside the scores")}

@@ -293,6 +293,10 @@ class Engine(ABC):
             return deploy.max_model_len
         return checkpoint_folder.context_length(model.path)
 
+    def can_swap(self, env: Environment) -> str:
+        """Why it cannot take another checkpoint's weights while it runs, in this environment; empty: it can."""
+        return "has no way to replace its weights"
+
     def memory(self, deploy: DeployConfig) -> Memory:
         """What it does with a device's memory."""
         return Memory()

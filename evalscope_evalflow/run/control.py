@@ -16,10 +16,14 @@ class Control:
 
     Attributes:
         clean: whether the engines of the run that have ended left nothing on their devices.
+        shares_engine: whether other models of the sweep can use the run's engine after it, or have used it before.
+        swaps_weights: whether weights are replaced in that engine then; else it serves all of them as it is.
     """
 
     def __init__(self) -> None:
         self.clean = True
+        self.shares_engine = False
+        self.swaps_weights = False
         self._lock = threading.Lock()
         self._cancelled = False
         self._ends: list[Callable[[], None]] = []
@@ -61,6 +65,13 @@ class Control:
     def may_keep_engine(self) -> bool:
         """Whether the engine may be kept (`deploy.keep_alive_s`): not while other models wait for its devices."""
         return True
+
+    def heir_waits(self) -> bool:
+        """Whether another model begins with this engine as soon as it is kept: an executor that says so does that.
+
+        It is asked once, when the last answer has come.
+        """
+        return False
 
     def judge_ahead(self, datasets: Sequence[str]) -> list[str]:
         """Of these datasets, those of which the run asks the judge about one answer while its model still answers.

@@ -31,6 +31,8 @@ from evalscope_evalflow.serving.engine_facts import differences, engine_facts
 from evalscope_evalflow.serving.warm_pool import clock
 from evalscope_evalflow.state import record
 
+HEIR_WITHIN_S = 120.0  # that an engine is kept for a model which begins at once; its worker may look first
+
 
 class EngineSession:
     """One engine that a run uses.
@@ -59,10 +61,12 @@ class EngineSession:
             run_id=run.run_id,
             on_exit=lambda: notify(EngineExited()),
             entry=entry,
+            shared=run.control.shares_engine,
         )
         self._entry, self._notify = entry, notify
         self._began = 0.0
         self._keep: bool | None = None  # not decided
+        self._has_heir = False
         self._deciding = threading.Lock()
         self._closed = False
 
@@ -159,14 +163,16 @@ class EngineSession:
 
     def _may_keep(self) -> bool:
         """Whether it may stay for whoever wants the same one next."""
-        wanted = self.run.deploy.keep_alive_s > 0 and self.deployment.is_ready
-        return wanted and not self._entry.stopped and self.run.control.may_keep_engine()
+        if self._entry.stopped or not self.deployment.is_ready:
+            return False
+        self._has_heir = self.run.control.heir_waits()
+        return self._has_heir or (self.run.deploy.keep_alive_s > 0 and self.run.control.may_keep_engine())
 
     def _kept(self) -> bool:
         def released(found: Release) -> None:
             self._emit(KeptEngineReleased(bool(found), found.problems()))
 
-        until = self.deployment.keep(released)
+        until = self.deployment.keep(released, HEIR_WITHIN_S if self._has_heir else 0)
         if until is None:
             return False
         self._emit(EngineKept(self.engine.name, clock(until), round(time.monotonic() - self._began, 3)))

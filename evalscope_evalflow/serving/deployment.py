@@ -62,6 +62,7 @@ class Deployment:
         on_exit: Callable[[], None] | None = None,
         entry: Registration | None = None,
         waiting: int = 0,
+        shared: bool = False,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -74,13 +75,14 @@ class Deployment:
             on_exit: is called, in a thread, when the engine's processes are gone, for whatever reason.
             entry: the run's, as `evalflow ps` shows it; default: one of its own.
             waiting: models that wait for devices.
+            shared: whether other models of the sweep may use it, too: then it can be kept whatever `keep_alive_s` is.
         """
         self.engine, self.model, self.deploy = engine, model, deploy
         self.notes: list[str] = []
         self.leases = Leases()
         self.restarts = 0
         self.keeping: Keeping | None = None
-        self._request = Request(log, run_id, on_exit, entry, waiting, api_key(engine, model, deploy))
+        self._request = Request(log, run_id, on_exit, entry, waiting, api_key(engine, model, deploy), shared)
         self._machine = StateMachine()
         self._entry = entry
         self._server: Server | None = None
@@ -184,7 +186,7 @@ class Deployment:
             self._entry = Registration(self.run_id, one_command=True, model=name, engine=kind)
         assert self._entry is not None
         wanted: Identity | None = None
-        if self.deploy.keep_alive_s or POOL.engines():
+        if self.deploy.keep_alive_s or self._request.shared or POOL.engines():
             wanted = identity(self.engine, self.model, self.deploy)
             kept = POOL.take(wanted, self._entry, self._exited, self.notes.append)
             if kept is not None:
@@ -305,16 +307,17 @@ class Deployment:
         assert self._server is not None
         return engine_failure(self._server, when, time.monotonic() - self._use.began, self.log, cause)
 
-    def keep(self, notify: Callable[[Release], None] | None = None) -> float | None:
-        """Keep the engine for the next one who wants the same, in place of `release`, if `deploy.keep_alive_s` says so.
+    def keep(self, notify: Callable[[Release], None] | None = None, seconds: float = 0) -> float | None:
+        """Keep the engine for the next one who wants the same, in place of `release`.
 
         Args:
             notify: is called, in whatever thread, with what its end has left behind, if it ends without being used.
+            seconds: for how long at least; it is `deploy.keep_alive_s` where that is longer.
 
         Returns:
             Until when, in seconds since the epoch; None: it is not kept, and has to be released.
         """
-        server, seconds = self._server, self.deploy.keep_alive_s
+        server, seconds = self._server, max(seconds, self.deploy.keep_alive_s)
         wanted = bool(seconds) and self.is_ready and len(self.leases.held) <= 1
         if not wanted or server is None or server.launch.identity is None or not server.is_healthy():
             return None

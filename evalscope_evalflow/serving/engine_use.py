@@ -36,6 +36,7 @@ class Request:
     entry: Registration | None
     waiting: int
     api_key: str | None
+    shared: bool = False
 
 
 @dataclass

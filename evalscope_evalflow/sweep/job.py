@@ -14,6 +14,7 @@ from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import model_run
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.sweep.device_needs import Offer, devices_needed
+from evalscope_evalflow.sweep.engine_groups import ALONE, Group
 from evalscope_evalflow.sweep.size import Size
 
 
@@ -25,11 +26,13 @@ class Job:
         task: the task, with this model alone.
         size: how much of it is left to do.
         phases: what is left to do: `infer`, `judge`, both or nothing.
+        group: the models that can use one engine one after the other, on the same devices.
     """
 
     task: Task
     size: Size
     phases: tuple[str, ...] = ("infer", "judge")
+    group: Group = ALONE
 
     @property
     def model(self) -> ModelConfig:

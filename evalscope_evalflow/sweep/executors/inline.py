@@ -11,8 +11,21 @@ from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.errors import EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.sweep.engine_groups import members_together, release_kept_for_heirs
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
+
+
+class _InlineControl(Control):
+    """Hands a job's engine to the job that comes next, where that can use it."""
+
+    def __init__(self, job: Job, following: Job | None) -> None:
+        super().__init__()
+        self.shares_engine, self.swaps_weights = bool(job.group), job.group.swaps
+        self._heir_waits = bool(job.group) and following is not None and following.group == job.group
+
+    def heir_waits(self) -> bool:
+        return self._heir_waits
 
 
 class Inline(Executor):
@@ -34,8 +47,15 @@ class Inline(Executor):
         self._idle.clear()
         self._thread = threading.get_ident()
         try:
-            return [self._run(job) for job in jobs]
+            order = members_together(jobs)
+            heirs = [*order[1:], None]
+            done = {
+                number: self._run(jobs[number], _InlineControl(jobs[number], None if heir is None else jobs[heir]))
+                for number, heir in zip(order, heirs, strict=True)
+            }
+            return [done[number] for number in range(len(jobs))]
         finally:
+            release_kept_for_heirs()
             self._idle.set()
 
     def cancel(self) -> None:
@@ -47,10 +67,9 @@ class Inline(Executor):
         if self._thread != threading.get_ident():
             self._idle.wait()
 
-    def _run(self, job: Job) -> Future[ModelResult]:
+    def _run(self, job: Job, control: Control) -> Future[ModelResult]:
         """The future of a job that has ended, or that is not begun any more."""
         future: Future[ModelResult] = Future()
-        control = Control()
         with self._lock:
             stopped, self._control = self._stopped, control
         if stopped is not None:

@@ -20,6 +20,7 @@ from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.sweep.engine_groups import release_kept_for_heirs
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import order_of
@@ -36,6 +37,9 @@ class _LocalRun:
     future: Future[ModelResult]
     control: _LocalControl
     held: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of `deploy`, which give it what it holds
+    heir: _LocalRun | None = None  # waits, and begins with this one's engine and devices
+    reserved: bool = False  # it is somebody's heir
     thread: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -57,6 +61,9 @@ class _LocalControl(Control):
 
     def may_keep_engine(self) -> bool:
         return not self._executor.waits()
+
+    def heir_waits(self) -> bool:
+        return self.run is not None and self._executor.reserve_heir(self.run)
 
     def judge_ahead(self, datasets: Sequence[str]) -> list[str]:
         return self._budget.first_of(datasets)
@@ -96,6 +103,7 @@ class Local(Executor):
         for job, claim in zip(jobs, claims, strict=True):
             control = _LocalControl(self, budget)
             control.run = _LocalRun(job, claim, Future(), control)
+            control.shares_engine, control.swaps_weights = bool(job.group), job.group.swaps
             runs.append(control.run)
         with self._lock:
             self._strict = order.strict
@@ -128,9 +136,16 @@ class Local(Executor):
             return bool(self._waiting)
 
     def give_back(self, run: _LocalRun) -> None:
-        """Free a job's devices for others, once; if something is left on them, they stay unused."""
+        """Free a job's devices for its heir or for others, once; if something is left on them, they stay unused."""
         with self._lock:
-            if run.held and run.control.clean:
+            heir, run.heir = run.heir, None
+            if heir is not None:
+                heir.reserved = False
+            if run.held and run.control.clean and heir in self._waiting:
+                assert heir is not None
+                held, run.held = run.held, ()
+                self._start(heir, held, run.settings)
+            elif run.held and run.control.clean:
                 self._free.update(dict.fromkeys(run.held))
             elif run.held:
                 left = ", ".join(run.held)
@@ -140,12 +155,28 @@ class Local(Executor):
             run.held = ()
             self._begin_what_fits()
 
+    def reserve_heir(self, run: _LocalRun) -> bool:
+        """Choose the waiting job that begins with a job's engine, as soon as `give_back` is called.
+
+        Returns:
+            Whether there is one.
+        """
+        with self._lock:
+            if run.heir is None and run.held:
+                members = (other for other in self._waiting if run.job.group and other.job.group == run.job.group)
+                run.heir = next(
+                    (other for other in members if not other.reserved and {*run.held} <= {*other.claim.devices}), None
+                )
+                if run.heir is not None:
+                    run.heir.reserved = True
+            return run.heir is not None
+
     def _begin_what_fits(self) -> None:
         """Begin the jobs that there are devices for, in order; one that waits keeps its devices only if `_strict`."""
         with self._lock:
             free = dict(self._free)
             chosen: list[tuple[_LocalRun, list[str]]] = []
-            for run in list(self._waiting):
+            for run in [run for run in self._waiting if not run.reserved]:
                 if run.job.asks_model and self._served() + len(chosen) >= self._most_served:
                     continue
                 mine = _among(run, free)
@@ -190,9 +221,14 @@ class Local(Executor):
     def _begin(self, run: _LocalRun, devices: list[str], waiting: int) -> None:
         """Begin a job on those of these devices that it can use."""
         settings = self._settle(run, devices, waiting) or {}
-        run.held = tuple(_named(settings, devices))
-        for name in run.held:
+        held = tuple(_named(settings, devices))
+        for name in held:
             self._free.pop(name, None)
+        self._start(run, held, settings)
+
+    def _start(self, run: _LocalRun, held: tuple[str, ...], settings: Mapping[str, Any]) -> None:
+        """Start the thread of a job that holds these devices now, by these settings of `deploy`."""
+        run.held, run.settings = held, settings
         self._waiting.remove(run)
         self._running.append(run)
         job = run.job.with_deploy(**settings) if settings else run.job
@@ -215,6 +251,9 @@ class Local(Executor):
         with self._lock:
             self._running.remove(run)
             self.give_back(run)
+            last = not self._running and not self._waiting
+        if last:
+            release_kept_for_heirs()
         if isinstance(result, BaseException):
             run.future.set_exception(result)
         else:

@@ -15,6 +15,7 @@ from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import ConfigError, EngineError, EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.attempt import EngineLost
+from evalscope_evalflow.sweep.engine_groups import Group
 from evalscope_evalflow.sweep.executors import load_executor
 from evalscope_evalflow.sweep.executors.inline import Inline
 from evalscope_evalflow.sweep.executors.local import Local
@@ -71,7 +72,8 @@ class Scripted(Job):
         finally:
             with stage.lock:
                 stage.at_once -= 1
-        stage.say(name, "engine gone")
+        heir = control is not None and control.heir_waits()
+        stage.say(name, "engine kept" if heir else "engine gone")
         if control is not None:
             control.devices_released()
             with control.judging(self.size.verdicts) as share:
@@ -369,3 +371,48 @@ class TestSizes:
         assert size.engine_s(4) < size.engine_s()
         assert Size().engine_s() == 0
         assert Size(verdicts=100, verdicts_at_once=10).judge_s > Size(verdicts=100, verdicts_at_once=50).judge_s
+
+
+def grouped(jobs, *names):
+    return [replace(job, group=Group("one engine")) if job.model.name in names else job for job in jobs]
+
+
+def test_an_engine_goes_to_the_next_member_of_its_group_on_the_same_devices(stage, make, live):
+    jobs = grouped(make("a", "b", "c", "d", devices="0,1", answers={"a": 400, "b": 300, "c": 200}), "a", "d")
+    executor = Slots(live)
+    for name in "abcd":
+        stage.gate(name).set() if name != "b" else None
+    futures = executor.submit(jobs)
+    assert futures[3].result(WAIT_S)
+    stage.gate("b").set()
+    wait(futures, WAIT_S)
+    order = [name for name, event, *_ in stage.events if event == "begins"]
+    assert ("a", "engine kept") in stage.events
+    assert ("d", "engine gone") in stage.events
+    assert order.index("d") < order.index("c"), "the group's next member comes before the one that is longer"
+    assert stage.devices["d"] == stage.devices["a"]
+
+
+def test_an_heir_is_not_begun_when_everything_is_cancelled(stage, make, live):
+    jobs = grouped(make("a", "d", devices="0"), "a", "d")
+    executor = Slots(live)
+    futures = executor.submit(jobs)
+    run = executor._running[0]
+    assert executor.reserve_heir(run)
+    executor.cancel()
+    for future in futures:
+        with pytest.raises(Stopped):
+            future.result(WAIT_S)
+    assert len(stage.devices) == 1
+
+
+def test_the_inline_executor_runs_a_group_in_one_go(stage, make, live):
+    jobs = grouped(make("a", "b", "c"), "a", "c")
+    for name in "abc":
+        stage.gate(name).set()
+    futures = Inline(live).submit(jobs)
+    assert [future.result().model.name for future in futures] == ["a", "b", "c"]
+    assert [name for name, event, *_ in stage.events if event == "begins"] == ["a", "c", "b"]
+    assert [event for name, event, *_ in stage.events if "engine" in event] == [
+        "engine kept", "engine gone", "engine gone",
+    ]  # fmt: skip
