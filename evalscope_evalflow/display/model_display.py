@@ -106,6 +106,8 @@ def _line(event: Event) -> str:
             return f"starting {name} (log: {log})"
         case engine.EngineReady(name, api_url, load_s) if load_s is not None:
             return f"{name} is ready at {api_url} ({load_s:.1f} s)"
+        case engine.EngineWeights(name, took_from=before, swap_s=seconds, proof_s=proof) if before:
+            return f"{name} goes on from {before} with these weights ({seconds:.1f} s, {proof:.1f} s of it for proof)"
         case engine.EngineNotNeeded(name):
             return f"nothing was left to ask; {name} was not needed"
         case engine.EngineKept(name, until):

@@ -28,15 +28,24 @@ INTERFACE_VERSION = 2  # 1: EvalFlow 0.1
 # Settings of `deploy` that mean something to some engines only.
 HONOURABLE = ("devices", "tensor_parallel", "data_parallel", "max_model_len", "chat_template")
 KEY_VARIABLE = "EVALFLOW_ENGINE_API_KEY"  # key_launcher.py reads it
+CONTROL_VARIABLE = "EVALFLOW_ENGINE_CONTROL"  # and this
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a local engine shall listen, and the key that it shall ask for."""
+    """Where a local engine shall listen, and the keys that it shall ask for.
+
+    Attributes:
+        host: the address of an interface.
+        port: the port.
+        api_key: the model's key; None: there is none.
+        control: SHA-256 of the key for all that is not inference, such as replacing its weights; empty: nobody may.
+    """
 
     host: str
     port: int
     api_key: str | None
+    control: str = ""
 
     @property
     def root(self) -> str:
@@ -294,8 +303,15 @@ class Engine(ABC):
         return checkpoint_folder.context_length(model.path)
 
     def can_swap(self, env: Environment) -> str:
-        """Why it cannot take another checkpoint's weights while it runs, in this environment; empty: it can."""
+        """Why it cannot take another checkpoint's weights while it runs, in this environment; empty: it can.
+
+        An engine that can gets `Address.control`, and answers at `/evalflow/…` (see `engines/inside/`).
+        """
         return "has no way to replace its weights"
+
+    def why_no_swap(self, deploy: DeployConfig) -> str:
+        """What of the settings speaks against replacing its weights, as a clause; empty: nothing does."""
+        return ""
 
     def memory(self, deploy: DeployConfig) -> Memory:
         """What it does with a device's memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
+    CONTROL_VARIABLE,
     HONOURABLE,
     KEY_VARIABLE,
     Address,
@@ -30,6 +32,23 @@ from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
 
 PROGRAM = "vllm.entrypoints.cli.main:main"
+CONTROL_MODULE, WEIGHTS_CLASS = "evalflow_vllm_control", "evalflow_vllm_weights.Weights"  # in inside/
+# What a version needs for its weights to be replaced: a file of the package, and what stands in it.
+_SWAP_NEEDS = (
+    ("v1/worker/gpu_model_runner.py", "weights_path"),
+    ("v1/worker/gpu_worker.py", "def reload_weights("),
+    ("v1/engine/async_llm.py", "def reset_encoder_cache("),
+    ("config/parallel.py", "worker_extension_cls"),
+    ("model_executor/model_loader/reload/layerwise.py", "materialize_layer("),
+)
+# Options with which nobody has shown that replaced weights answer as after a fresh start.
+_NO_SWAP_WITH = (
+    "--quantization", "-q", "--load-format", "--model-loader-extra-config", "--torchao-config", "--cpu-offload-gb",
+    "--speculative-config", "--enable-lora", "--lora-modules", "--enable-eplb", "--worker-cls",
+    "--worker-extension-cls", "--kv-transfer-config", "--enable-sleep-mode", "--runner", "--convert", "--task",
+    "--api-server-count", "--data-parallel-size", "-dp", "--data-parallel-rank", "--nnodes", "--headless",
+    "--middleware", "--ssl-keyfile", "--uds", "--root-path",
+)  # fmt: skip
 RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 
 
@@ -68,6 +87,7 @@ class VLLM(Engine):
     reserved_variables: ClassVar[Mapping[str, str]] = {
         "VLLM_API_KEY": "deploy.api_key",
         KEY_VARIABLE: "deploy.api_key",
+        CONTROL_VARIABLE: "deploy.swap",
     }
     log_routine = r"(?:\(\w+ pid=\d+\) )?(?:INFO|DEBUG|WARNING)\b"
     log_prefix = r"\((?:EngineCore|APIServer|Worker|VllmWorker)\S* pid=\d+\) (?:[A-Z]+ [\d-]+ [\d:]+ \[\S+?\] )?"
@@ -211,6 +231,20 @@ class VLLM(Engine):
             pipeline=max(1, given.get("--pipeline-parallel-size", 1)),
         )
 
+    def can_swap(self, env: Environment) -> str:
+        package = next((home / "vllm" for home in env.package_folders if (home / "vllm").is_dir()), None)
+        if package is None or not all(_has(package / file, text) for file, text in _SWAP_NEEDS):
+            return f"{self.version(env) or ''} has no call that reads weights into a running engine".strip()
+        return ""
+
+    def why_no_swap(self, deploy: DeployConfig) -> str:
+        for word in deploy.extra_args:
+            option = self.normalise_argument(word).partition("=")[0].partition(".")[0]
+            if option in _NO_SWAP_WITH:
+                return f"extra_args has {option}"
+        _, replicas = parallel(deploy)
+        return "it has several replicas" if replicas > 1 else ""
+
     def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
         assert model.path is not None
         argv = [
@@ -233,4 +267,16 @@ class VLLM(Engine):
         env_vars = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
         if address.api_key:
             env_vars[KEY_VARIABLE] = address.api_key  # an argument would be readable by every user
+        if address.control:
+            argv += ["--worker-extension-cls", WEIGHTS_CLASS]
+            env_vars[CONTROL_VARIABLE] = f"{CONTROL_MODULE} {address.control}"
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
+
+
+@lru_cache(maxsize=64)
+def _has(file: Path, text: str) -> bool:
+    """Whether a file has a text; nothing is imported."""
+    try:
+        return text in file.read_text(encoding="utf-8")
+    except OSError:
+        return False

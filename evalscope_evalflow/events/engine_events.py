@@ -93,6 +93,33 @@ class EngineReady(Event):
 
 
 @dataclass(frozen=True)
+class EngineWeights(Event):
+    """Which weights the engine answers with, where it can tell.
+
+    Attributes:
+        engine: its kind.
+        checkpoint: the folder that they were read from.
+        fingerprint: of all tensors on the device.
+        tensors: how many those are.
+        took_from: the model whose weights were there before; empty: the engine was started with these.
+        compared: tensors that were compared with the files, byte for byte.
+        swap_s: seconds from the engine's being taken to its being ready; 0 after a start.
+        read_s: seconds of them that reading the weights took.
+        proof_s: seconds of them that served the proof alone.
+    """
+
+    engine: str
+    checkpoint: str
+    fingerprint: str
+    tensors: int
+    took_from: str = ""
+    compared: int = 0
+    swap_s: float = 0.0
+    read_s: float = 0.0
+    proof_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class EngineNotNeeded(Event):
     """The worker found nothing left to ask before the engine was ready.
 

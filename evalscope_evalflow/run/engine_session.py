@@ -21,6 +21,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineReused,
     EngineStarting,
     EngineUnwell,
+    EngineWeights,
     KeptEngineReleased,
 )
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded
@@ -62,6 +63,7 @@ class EngineSession:
             on_exit=lambda: notify(EngineExited()),
             entry=entry,
             shared=run.control.shares_engine,
+            swaps=run.control.swaps_weights,
         )
         self._entry, self._notify = entry, notify
         self._began = 0.0
@@ -87,6 +89,9 @@ class EngineSession:
         if self.deployment.argv != before:  # a start that failed was tried again, at another port
             self._announce()
         self.run.emit(EngineReady(self.engine.name, public_url(endpoint.api_url), self.deployment.load_s))
+        weights = self.deployment.weights
+        if weights is not None:
+            self.run.emit(EngineWeights(self.engine.name, **asdict(weights)))
         return endpoint
 
     def watched(self, endpoint: Endpoint) -> AbstractContextManager[object]:

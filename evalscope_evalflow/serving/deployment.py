@@ -33,6 +33,7 @@ from evalscope_evalflow.serving.release import Release
 from evalscope_evalflow.serving.server import Server
 from evalscope_evalflow.serving.start_server import prepare_server, wait_until_usable
 from evalscope_evalflow.serving.warm_pool import POOL, Keeping
+from evalscope_evalflow.serving.weight_swap import Weights, swap_weights, weights_of
 from evalscope_evalflow.serving.with_block import enter, leave
 
 START_ATTEMPTS = 3
@@ -63,6 +64,7 @@ class Deployment:
         entry: Registration | None = None,
         waiting: int = 0,
         shared: bool = False,
+        swaps: bool = False,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -76,17 +78,26 @@ class Deployment:
             entry: the run's, as `evalflow ps` shows it; default: one of its own.
             waiting: models that wait for devices.
             shared: whether other models of the sweep may use it, too: then it can be kept whatever `keep_alive_s` is.
+            swaps: whether they need its weights to be replaced by theirs.
         """
         self.engine, self.model, self.deploy = engine, model, deploy
         self.notes: list[str] = []
         self.leases = Leases()
         self.restarts = 0
         self.keeping: Keeping | None = None
-        self._request = Request(log, run_id, on_exit, entry, waiting, api_key(engine, model, deploy), shared)
+        self._request = Request(log, run_id, on_exit, entry, waiting, api_key(engine, model, deploy), shared, swaps)
         self._machine = StateMachine()
         self._entry = entry
         self._server: Server | None = None
         self._use = Use(log)
+        self._wanted: Identity | None = None  # of the engine that it shall be
+        self._weights: Weights | None = None
+        self._swap_failed = False
+
+    @property
+    def weights(self) -> Weights | None:
+        """Which weights it answers with, once it is ready; None: it cannot tell."""
+        return self._weights
 
     @property
     def state(self) -> EngineState:
@@ -185,10 +196,12 @@ class Deployment:
             name, kind = self.model.name, self.engine.name
             self._entry = Registration(self.run_id, one_command=True, model=name, engine=kind)
         assert self._entry is not None
-        wanted: Identity | None = None
+        self._wanted = self._weights = None
         if self.deploy.keep_alive_s or self._request.shared or POOL.engines():
-            wanted = identity(self.engine, self.model, self.deploy)
-            kept = POOL.take(wanted, self._entry, self._exited, self.notes.append)
+            self._wanted = wanted = identity(self.engine, self.model, self.deploy)
+            kept = None
+            if not self._swap_failed:
+                kept = POOL.take(wanted, self._entry, self._exited, self.notes.append)
             if kept is not None:
                 self._take_over(kept)
                 return
@@ -196,7 +209,7 @@ class Deployment:
             POOL.release_one(self)  # it was kept, and something else is wanted of it now
         self._machine.to(EngineState.STARTING)
         with choosing():  # until our command is written down, and with it what we have taken
-            self._start(wanted)
+            self._start()
         self.leases.take(self.model.name, self.run_id, self._request.on_exit)
 
     def _take_over(self, kept: Deployment) -> None:
@@ -211,11 +224,11 @@ class Deployment:
         self._register(server)
         self.leases.take(self.model.name, self.run_id, self._request.on_exit)
 
-    def _start(self, wanted: Identity | None) -> None:
+    def _start(self) -> None:
         assert self._entry is not None
         self._use = Use.begin(self._request.log)
         about = self.engine, self.model, self.deploy, self._request
-        self._server = server = prepare_server(*about, wanted, self._entry, self._exited)
+        self._server = server = prepare_server(*about, self._wanted, self._entry, self._exited)
         self._register(server)
         self._entry.phase("loading")
         server.process.start()
@@ -250,7 +263,11 @@ class Deployment:
         server = self._server
         assert server is not None
         try:
-            wait_until_usable(server, self.deploy.stall_timeout_s, self.notes.append if self.reused else None)
+            if server.launch.identity == self._wanted:
+                wait_until_usable(server, self.deploy.stall_timeout_s, self.notes.append if self.reused else None)
+                self._weights = weights_of(server)
+            else:
+                self._swap(server)
         except EngineError:
             self._fail()
             raise
@@ -269,6 +286,23 @@ class Deployment:
         if self._entry is not None:
             self._entry.phase("ready")
         return self._endpoint()
+
+    def _swap(self, server: Server) -> None:
+        """Take a kept engine of another model, with this one's weights.
+
+        Raises:
+            RetryableStartError: it did not work out; a new one has to be started.
+        """
+        assert self._wanted is not None
+        self._machine.to(EngineState.SWAPPING)
+        if self._entry is not None:
+            self._entry.phase("loading")
+        try:
+            self._weights = swap_weights(server, self.model, self._wanted, self.deploy.stall_timeout_s)
+        except RetryableStartError as error:
+            self._swap_failed = True
+            self.notes.append(str(error))
+            raise
 
     def _endpoint(self) -> Endpoint:
         url = self._server.api_url if self._server is not None else api_base(self.model.api_url or "")

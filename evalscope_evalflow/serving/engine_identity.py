@@ -12,11 +12,13 @@ from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.engines import Engine
+from evalscope_evalflow.engines.checkpoints.weight_family import Family, family
 
 Identity = Mapping[str, str]
 NAME = "the model's name"
 PATH = "the model's path"
 CHECKPOINT = "the checkpoint"
+FAMILY = "all but the weights"  # of its checkpoint; only where weights may be replaced
 # How long an engine is kept, waited for or started again: it is the same engine all the while.
 _PATIENCE = {"keep_alive_s", "max_restarts", "stall_timeout_s"}
 # Of the environment: what says where a shell is, and not what a program does.
@@ -31,6 +33,9 @@ def identity(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Identi
     files that the settings name, and the packages of the engine's environment.
     """
     env = Environment.find(deploy.env)
+    related: Family = Family()
+    if deploy.swap != "never" and not engine.can_swap(env):
+        related = family(engine, model, deploy)
     settings = deploy.model_dump(exclude={*_PATIENCE, "api_key", "env_vars", "engine"})
     variables = {**env.variables(os.environ), **{name: reveal(value, name) for name, value in deploy.env_vars.items()}}
     found: dict[str, object] = {
@@ -41,11 +46,17 @@ def identity(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Identi
         "the environment": str(env.python),
         "its packages": [_stamp(path) for path in sorted(env.prefix.glob("lib/python*/site-packages"))],
         "the key": reveal(deploy.api_key, "api_key"),
+        **({FAMILY: related.key} if related else {}),
         **{f"deploy.{name}": value for name, value in settings.items()},
         **{f"the file {word}": _files(word) for word in _paths(deploy)},
         **{f"the variable {name}": value for name, value in variables.items() if name not in _SHELL},
     }
     return {name: _hash(value) for name, value in found.items()}
+
+
+def differ_in_weights_alone(one: Identity, other: Identity) -> bool:
+    """Whether an engine that has the one identity may take weights to have the other."""
+    return FAMILY in one and set(differences(one, other)) <= {NAME, PATH, CHECKPOINT}
 
 
 def differences(one: Identity, other: Identity) -> list[str]:

@@ -24,8 +24,8 @@ _State = EngineState
 TRANSITIONS: Mapping[EngineState, frozenset[EngineState]] = {
     _State.NEW: frozenset({_State.STANDBY, _State.STARTING, _State.RELEASED, _State.FAILED}),
     _State.STANDBY: frozenset({_State.STARTING, _State.RELEASED, _State.FAILED}),
-    _State.STARTING: frozenset({_State.READY, _State.RELEASED, _State.FAILED}),
-    _State.READY: frozenset({_State.SWAPPING, _State.KEPT, _State.RELEASED, _State.FAILED}),
+    _State.STARTING: frozenset({_State.SWAPPING, _State.READY, _State.RELEASED, _State.FAILED}),
+    _State.READY: frozenset({_State.KEPT, _State.RELEASED, _State.FAILED}),
     _State.SWAPPING: frozenset({_State.READY, _State.RELEASED, _State.FAILED}),
     _State.KEPT: frozenset({_State.STARTING, _State.RELEASED, _State.FAILED}),
     _State.RELEASED: frozenset({_State.STARTING}),  # the handle of an engine may be used again

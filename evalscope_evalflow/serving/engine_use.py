@@ -37,6 +37,7 @@ class Request:
     waiting: int
     api_key: str | None
     shared: bool = False
+    swaps: bool = False
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.devices.placement import Placement
@@ -50,6 +50,8 @@ class Server:
         process: the process, under its guard.
         port: the lease of its port.
         devices: who came to its devices since before its start.
+        asked: its settings as they were asked for.
+        control_key: opens its control, so that its weights can be replaced; empty: they cannot.
         released: what was left of it at its end; None: it was not released yet.
     """
 
@@ -61,6 +63,8 @@ class Server:
     process: SupervisedProcess
     port: ports.PortLease
     devices: DeviceWatch
+    asked: DeployConfig
+    control_key: str = field(default="", repr=False)
     released: Release | None = None
 
     @property

@@ -20,11 +20,12 @@ from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving.engine_caches import cache_variables
 from evalscope_evalflow.serving.engine_failure import RetryableStartError
-from evalscope_evalflow.serving.engine_identity import Identity
+from evalscope_evalflow.serving.engine_identity import FAMILY, Identity
 from evalscope_evalflow.serving.engine_use import Request
 from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.release import DeviceWatch
 from evalscope_evalflow.serving.server import Launch, Server
+from evalscope_evalflow.serving.weight_swap import digest, new_control_key
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 
@@ -53,13 +54,15 @@ def prepare_server(
         ConfigError: it fits on no devices, or cannot listen at its address.
     """
     placement = place(engine, model, deploy, waiting=request.waiting, run_id=request.run_id)
-    deploy = placement.apply(deploy)
+    asked, deploy = deploy, placement.apply(deploy)
     try:
         port = ports.lease(deploy.host, deploy.port)
     except OSError as error:
         raise ConfigError(Problem("deploy.port", str(error), "Choose another port, or leave it out.")) from error
     try:
-        address = Address(deploy.host, port.port, request.api_key)
+        control_key = new_control_key() if _may_swap(engine, deploy, request, identity) else ""
+        control = digest(control_key) if control_key else ""
+        address = Address(deploy.host, port.port, request.api_key, control)
         env = Environment.find(deploy.env)
         command = command_of(engine, model, deploy, address, env)
         values = {name: reveal(value, name) or "" for name, value in deploy.env_vars.items()}
@@ -83,10 +86,16 @@ def prepare_server(
             role="engine",
         )
         devices = DeviceWatch(_watched_devices(deploy))
-        return Server(engine, model, deploy, address, launch, process, port, devices)
+        return Server(engine, model, deploy, address, launch, process, port, devices, asked, control_key)
     except BaseException:
         port.release()
         raise
+
+
+def _may_swap(engine: Engine, deploy: DeployConfig, request: Request, identity: Identity | None) -> bool:
+    """Whether its weights may be replaced one day: else it gets no control at all."""
+    wanted = request.swaps or deploy.keep_alive_s > 0
+    return bool(wanted and identity and FAMILY in identity and request.api_key and not engine.why_no_swap(deploy))
 
 
 def wait_until_usable(server: Server, stall_timeout_s: float, log: Callable[[str], None] | None = None) -> None:

@@ -23,7 +23,7 @@ from evalscope_evalflow.devices import yielding
 from evalscope_evalflow.devices.nvml import ALL, CUDA_VISIBLE_DEVICES, NO_DEVICE, DriverError, split
 from evalscope_evalflow.processes.registry import Registration, new_run_id
 from evalscope_evalflow.serving.diagnosis import diagnose_process
-from evalscope_evalflow.serving.engine_identity import NAME, Identity, differences
+from evalscope_evalflow.serving.engine_identity import NAME, Identity, differ_in_weights_alone, differences
 
 if TYPE_CHECKING:
     from evalscope_evalflow.engines import Engine
@@ -99,6 +99,8 @@ class WarmPool:
     ) -> Deployment | None:
         """The handle of the same engine, if one is kept and says that it is well; its process is the caller's then.
 
+        Where there is none, one whose weights can be replaced by those that are wanted will do: its identity differs.
+
         Args:
             identity: what is wanted.
             entry: the caller's, in the registry.
@@ -110,6 +112,7 @@ class WarmPool:
                 log(text)
             self._lost = [item for item in self._lost if item[0] != identity]
             handle = next((handle for handle in self._kept if _identity(handle) == identity), None)
+            handle = handle or next((handle for handle in self._kept if _can_take(handle, identity)), None)
             if handle is None or not self._remove(handle):
                 return None
         server, keeping = handle.server, handle.keeping
@@ -258,6 +261,12 @@ def _end(handle: Deployment) -> Release:
 
 def _identity(handle: Deployment) -> Identity | None:
     return handle.server.launch.identity if handle.server is not None else None
+
+
+def _can_take(handle: Deployment, identity: Identity) -> bool:
+    """Whether the weights of a kept engine can be replaced by those that are wanted."""
+    its_own, server = _identity(handle), handle.server
+    return bool(its_own and server and server.control_key and differ_in_weights_alone(its_own, identity))
 
 
 def _needs_of(handle: Deployment) -> frozenset[str] | None:

@@ -18,7 +18,13 @@ import psutil
 
 from evalscope_evalflow.events.api_events import ApiBack, ApiEvent, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.base import Event
-from evalscope_evalflow.events.engine_events import EngineKept, EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.engine_events import (
+    EngineKept,
+    EngineReleased,
+    EngineReused,
+    EngineStarting,
+    EngineWeights,
+)
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import (
     OverlapMeasured,
@@ -150,6 +156,10 @@ class Record:
                 data["reused"] = {"run_id": event.run_id, "log": event.log}
             else:
                 data.pop("reused", None)
+            data.pop("weights", None)
+        elif isinstance(event, EngineWeights):
+            facts = dataclasses.asdict(event)
+            data["weights"] = {name: value for name, value in facts.items() if name != "engine"}
         elif isinstance(event, ApiEvent):
             self._api(event)
         elif isinstance(event, OverlapMeasured):

@@ -40,7 +40,6 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgp
 _MULTIMODAL = ("vision", "audio", "image", "video", "speech", "mm_")
 _MULTIMODAL_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 _PLAIN_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
-_QUANTISING_OPTIONS = ("--quantization", "-q", "--load-format", "--torchao-config")
 _SHOWN = 3  # differences in words; of the others only the number
 
 
@@ -79,8 +78,9 @@ def family(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Family:
     """
     if not engine.local or not model.path:
         return Family(why_not="it is no checkpoint that is deployed here")
-    if any(word.split("=")[0].replace("_", "-") in _QUANTISING_OPTIONS for word in deploy.extra_args):
-        return Family(why_not="extra_args say how its weights are loaded or quantised")
+    why_not = engine.why_no_swap(deploy)
+    if why_not:
+        return Family(why_not=why_not)
     folder = locate(model.path)
     if not (folder / CONFIG).is_file():
         return Family(why_not="it is no folder with config.json and safetensors files")
