@@ -30,6 +30,8 @@ def test_demo_ends_with_a_table_and_nothing_running(gguf: Path, servers_before: 
     assert "general_mcq" in done.stdout
     assert "general_qa" in done.stdout
     assert done.stdout.count("24/24") == 2
+    (header,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("┃ model")]
+    assert header in done.stdout.splitlines(), "the README shows another table"
     assert "evalscope service --host 127.0.0.1 --outputs" in done.stdout
     work = next((tmp_path / "outputs").iterdir()) / demo.MODEL_NAME
     for path in work.glob("reports/*/*.json"):
