@@ -49,7 +49,8 @@ def test_nothing_at_all_shows_the_help_and_is_no_success(capsys):
 
 
 def test_version(capsys):
-    assert cli.main(["--version"]) == 0
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
     assert capsys.readouterr().out.strip() == f"evalflow {__version__}"
 
 
