@@ -18,8 +18,6 @@ from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.worker.request_failures import Failures
 
-JUDGE = {"models": [{"model_id": "j", "api_url": "http://127.0.0.1:1/v1"}]}
-
 
 class TestFiles:
     def test_files_of_a_dataset_with_a_longer_name_are_its_own(self, tmp_path: Path) -> None:
