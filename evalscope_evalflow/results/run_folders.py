@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, load_backend
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.results.run_folder_problems import no_folder, no_run, readable
 from evalscope_evalflow.state import cells as ledger
@@ -153,7 +154,7 @@ class RunFolder:
         for name in known:
             if isinstance(name, str) and name and name != "auto":
                 return name
-        return VLMEVALKIT if (self.folder / "evalflow" / "vlmevalkit").is_dir() else NATIVE
+        return VLMEVALKIT if os.path.isdir(self.folder / "evalflow" / "vlmevalkit") else NATIVE
 
     @property
     def versions(self) -> dict[str, str | None]:
@@ -248,8 +249,8 @@ def find_runs(path: str | os.PathLike[str]) -> list[RunFolder]:
         ConfigError: there is none, or none but of a newer version of EvalFlow; beside others, that one is left out
             with a warning.
     """
-    top = Path(path).expanduser()
-    if not top.is_dir():
+    top = user_path(path)
+    if not os.path.isdir(top):
         raise ConfigError(no_folder(top))
     folders = {folder.resolve(): folder for folder in reversed([*_run_folders(top, 0)])}  # links may lead to one twice
     found = [_read(folder) for folder in reversed(folders.values())]
@@ -265,12 +266,12 @@ def find_runs(path: str | os.PathLike[str]) -> list[RunFolder]:
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     ours = folder / records.FOLDER
-    if (ours / "run.json").is_file() or ledger.path_in(folder).is_file():
+    if os.path.isfile(ours / "run.json") or os.path.isfile(ledger.path_in(folder)):
         yield folder
     if depth == DEEPEST:
         return
     try:
-        below = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        below = [entry.name for entry in os.scandir(folder) if os.path.isdir(entry)]
     except OSError:  # not ours to read
         return
     for name in sorted(below, key=natural):
@@ -291,7 +292,7 @@ def _read(folder: Path) -> RunFolder:
 
 def _model_name(folder: Path) -> str:
     """The name of a model whose record cannot be read."""
-    found = sorted((folder / "predictions").glob("*")) if (folder / "predictions").is_dir() else []
+    found = sorted((folder / "predictions").glob("*")) if os.path.isdir(folder / "predictions") else []
     return found[0].name if len(found) == 1 else folder.resolve().name
 
 

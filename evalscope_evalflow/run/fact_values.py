@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from evalscope_evalflow.config import keys, secret_names
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import locate
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.state.keyed_hashes import keyed_hash
@@ -40,7 +41,7 @@ def checkpoint(path: str) -> dict[str, str]:
     hub counts by its files in the local cache, or by its name where it is not there.
     """
     root = locate(path)
-    if not root.exists():
+    if not os.path.exists(root):
         return {HUB: path}
     return {name: file_content(file) for name, file in _files(root)}
 
@@ -66,7 +67,7 @@ def template(text: str | None) -> str | None:
     """A template by what it says: its path may change."""
     if text is None or not os.path.isfile(os.path.expanduser(text)):
         return text
-    return hashlib.sha256(Path(text).expanduser().read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(user_path(text).read_bytes()).hexdigest()[:16]
 
 
 def argument(text: str) -> str:
@@ -142,24 +143,24 @@ def _is_key(name: str, in_headers: bool) -> bool:
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    if root.is_file():
+    if os.path.isfile(root):
         yield "file", root
         return
     for file in sorted(root.iterdir()):
-        if file.is_file() and not file.name.startswith(".") and is_read(file.name):
+        if os.path.isfile(file) and not file.name.startswith(".") and is_read(file.name):
             yield file.name, file
 
 
 def _content(text: str) -> str | None:
     """A file, or the folder of a model or an adapter, by its content; None where the text names none."""
     try:
-        path = Path(text).expanduser()
-        if path.is_file():
+        path = user_path(text)
+        if os.path.isfile(path):
             return f"file {file_content(path)}"
-        if os.sep in text and path.is_dir() and (any(path.glob("*.json")) or any(path.glob("*.gguf"))):
+        if os.sep in text and os.path.isdir(path) and (any(path.glob("*.json")) or any(path.glob("*.gguf"))):
             listed = json.dumps(checkpoint(text), sort_keys=True)
             return f"folder {hashlib.sha256(listed.encode()).hexdigest()[:16]}"
-        return os.path.abspath(path) if os.sep in text and path.exists() else None
+        return os.path.abspath(path) if os.sep in text and os.path.exists(path) else None
     except (OSError, RuntimeError, ValueError):  # too long for a path, no such user, a NUL
         return None
 

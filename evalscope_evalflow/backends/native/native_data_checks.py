@@ -88,14 +88,14 @@ def _use(
         ruled=task.flow.mode != "infer" and not judged,
         compares_letters=not settings.get("metric_list") and not settings.get("filters"),
         multiple_correct=bool(several),
-        folder=home if home.is_dir() else home.parent,
+        folder=home if os.path.isdir(home) else home.parent,
     )
 
 
 def _check_by_name(look: _Look, settings: Mapping[str, Any], home: Path) -> Iterator[Problem]:
     """Files that EvalScope finds by the names of subset and split."""
     dataset = look.use.dataset
-    if home.is_file():
+    if os.path.isfile(home):
         if not home.name.endswith(ENDINGS):
             what = f"{home} is of a kind that EvalScope does not read"
             yield Problem(f"dataset_args.{dataset}.local_path", what, f"It reads {', '.join(ENDINGS)}.")
@@ -131,7 +131,7 @@ def subset_files(dataset: str, settings: Mapping[str, Any], home: Path) -> list[
     """
     if dataset not in CHECKS or any(settings.get(name) for name in _OTHERWISE):
         return []
-    if home.is_file():
+    if os.path.isfile(home):
         return [[home]] if home.name.endswith(ENDINGS) else []
     split = str(settings.get("eval_split") or _SPLITS.get(dataset, "test"))
     subsets = settings.get("subset_list") or ["default"]
@@ -178,8 +178,8 @@ def _there_is(folder: Path) -> str:
         inside = sorted(folder.iterdir())
     except OSError as error:
         return f"It cannot be read: {error.strerror}."
-    files = [path.name for path in inside if path.is_file()]
-    folders = [f"{path.name}/" for path in inside if path.is_dir()]
+    files = [path.name for path in inside if os.path.isfile(path)]
+    folders = [f"{path.name}/" for path in inside if os.path.isdir(path)]
     if not inside:
         return "It is empty."
     shown = ", ".join([*files, *folders][:5])
@@ -255,8 +255,8 @@ def _look_around(look: _Look, home: Path) -> Iterator[Problem]:
     What is broken is only said, but for lines in the file that has the name of the split that is asked.
     """
     split = _named(look.use.source, "eval_split")
-    inside = sorted(home.rglob("*")) if home.is_dir() else [home]
-    files = (path for path in inside if path.suffix in ENDINGS[:3] and path.is_file())
+    inside = sorted(home.rglob("*")) if os.path.isdir(home) else [home]
+    files = (path for path in inside if path.suffix in ENDINGS[:3] and os.path.isfile(path))
     for path, _ in zip(files, range(_MOST_FILES), strict=False):
         file = DataFile(path, look.patience)
         try:
