@@ -55,7 +55,7 @@ def _count(path: Path) -> int | None:
 
 @lru_cache(maxsize=256)  # every model of a task asks
 def _rows(path: Path, size: int, changed: int) -> int | None:
-    if size > _MOST or path.suffix == ".parquet":
+    if size > _MOST:
         return None
     try:
         if path.suffix == ".jsonl":
