@@ -143,6 +143,8 @@ class DeployConfig(Section):
             value = str(value)
         if isinstance(value, str) and value.strip().lower() in ("auto", "all"):
             return value.strip().lower()
+        if isinstance(value, bytes):  # pydantic would take them for text, unchecked
+            raise ValueError("bytes are no devices: give numbers or UUIDs")
         if not isinstance(value, (str, list, tuple)):
             return value
         names = [str(item).strip() for item in (value.split(",") if isinstance(value, str) else value)]

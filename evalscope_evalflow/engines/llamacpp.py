@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -96,14 +97,14 @@ class LlamaCpp(Engine):
             yield Problem(where, "no file is given", "Set the .gguf file.")
             return
         path = locate(model.path)
-        if not path.exists():
+        if not os.path.exists(path):
             yield Problem(where, f"{model.path} does not exist", "Give the .gguf file.")
         elif len(files := gguf_files(path)) > 1:
             listed = ", ".join(file.name for file in files[:5])
             yield Problem(
                 where, f"{model.path} holds {len(files)} GGUF models: {listed}", "Give the path of one of them."
             )
-        elif not path.is_file():
+        elif not os.path.isfile(path):
             yield Problem(where, f"{model.path} is a folder; llamacpp serves a .gguf file", "For a folder, use vllm.")
         else:
             try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
     KEY_VARIABLE,
@@ -200,14 +200,14 @@ def _check_template(deploy: DeployConfig) -> Iterable[Problem]:
     if not template:
         return
     todo = "LMDeploy takes a JSON file or the name of a template of its own, such as internvl-zh."
-    path = Path(template).expanduser()
+    path = user_path(template)
     where = "deploy.chat_template"
     if path.suffix in (".jinja", ".jinja2", ".j2") or "{" in template:
         yield Problem(where, f"{shown_template(template)} is a Jinja template", todo)
-    elif path.is_file():
+    elif os.path.isfile(path):
         if not holds_json(str(path)):
             yield Problem(where, f"{template} is not a JSON object", todo)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         yield Problem(where, f"{template} is a folder", todo)
     else:
         try:

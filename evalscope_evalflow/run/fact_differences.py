@@ -10,6 +10,7 @@ from typing import Any
 from evalscope_evalflow.config.secret_names import MASK
 from evalscope_evalflow.run.fact_values import HUB, UNKNOWN, is_read
 from evalscope_evalflow.state import keyed_hashes
+from evalscope_evalflow.state.file_facts import same_file
 
 OTHERS = "*"  # in a mapping of facts: UNKNOWN, where names that are not in it cannot be told
 _PREFIX = "deploy."
@@ -101,7 +102,7 @@ def _checkpoint_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterato
         yield "checkpoint", UNKNOWN if old and new else old, new
         return
     for key in sorted({*old, *new}):
-        if key == HUB or is_read(key):
+        if (key == HUB or is_read(key)) and not same_file(old.get(key), new.get(key)):
             yield f"checkpoint.{key}", old.get(key), new.get(key)
 
 

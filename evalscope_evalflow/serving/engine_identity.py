@@ -11,6 +11,7 @@ from pathlib import Path
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import reveal
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines import Engine
 
 Identity = Mapping[str, str]
@@ -63,10 +64,10 @@ def _paths(deploy: DeployConfig) -> Iterator[str]:
 
 def _files(path: str | None) -> list[str]:
     """Each file there by inode, size and times. Stricter than the fingerprint of answers, which may be moved."""
-    root = Path(path).expanduser() if path else None
-    if root is None or not root.exists():
+    root = user_path(path) if path else None
+    if root is None or not os.path.exists(root):
         return []
-    files = sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
+    files = sorted(file for file in root.iterdir() if os.path.isfile(file)) if os.path.isdir(root) else [root]
     return [_stamp(file) for file in files]
 
 
