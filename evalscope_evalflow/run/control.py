@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from evalscope_evalflow.errors import RESUME, Stopped
+from evalscope_evalflow.events.run_events import FilesReadAhead
 
 
 class Control:
@@ -65,6 +66,13 @@ class Control:
     def may_keep_engine(self) -> bool:
         """Whether the engine may be kept (`deploy.keep_alive_s`): not while other models wait for its devices."""
         return True
+
+    def engine_ready(self) -> None:
+        """The run's engine is ready: from now on the model answers."""
+
+    def read_ahead(self) -> FilesReadAhead | None:
+        """What was read of the run's checkpoint before its turn came; None: nothing was tried. Asked once, first."""
+        return None
 
     def heir_waits(self) -> bool:
         """Whether another model begins with this engine as soon as it is kept: an executor that says so does that.

@@ -130,6 +130,9 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
     """Do what is left to do; if the engine dies meanwhile, start again from the answers that were saved."""
     left = _prepare(run)
     run.emit(WorkPlanned(left.phases))
+    found = run.control.read_ahead()
+    if found is not None:
+        run.emit(found)
     before = run.backend.stamps(run.task, run.model)
     if not left.phases:
         run.emit(NothingLeft())

@@ -21,6 +21,7 @@ from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import EngineKept, EngineReleased, EngineReused, EngineStarting
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import (
+    FilesReadAhead,
     OverlapMeasured,
     Phase,
     PhaseEnded,
@@ -152,6 +153,8 @@ class Record:
                 data.pop("reused", None)
         elif isinstance(event, ApiEvent):
             self._api(event)
+        elif isinstance(event, FilesReadAhead):
+            data["read_ahead"] = dataclasses.asdict(event)
         elif isinstance(event, OverlapMeasured):
             data["overlap"] = dataclasses.asdict(event)
         elif isinstance(event, EngineKept):

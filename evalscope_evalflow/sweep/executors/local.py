@@ -18,6 +18,7 @@ from evalscope_evalflow.devices.nvml import split
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EvalFlowError, Stopped
+from evalscope_evalflow.events.run_events import FilesReadAhead
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.sweep.engine_groups import release_kept_for_heirs
@@ -27,6 +28,7 @@ from evalscope_evalflow.sweep.jobs import order_of, parts_of
 from evalscope_evalflow.sweep.judge_limit import JudgeBudget
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.order import Order, Part, heir
+from evalscope_evalflow.sweep.prefetch import Prefetch, weights_of
 
 
 @dataclass(eq=False)
@@ -41,6 +43,7 @@ class _LocalRun:
     held: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # of `deploy`, which give it what it holds
     heir: _LocalRun | None = None  # waits, and begins with this one's engine and devices
+    ahead: Prefetch | None = None  # reads its files while it waits
     reserved: bool = False  # it is somebody's heir
     thread: threading.Thread | None = field(default=None, repr=False)
 
@@ -63,6 +66,12 @@ class _LocalControl(Control):
 
     def may_keep_engine(self) -> bool:
         return not self._executor.waits()
+
+    def engine_ready(self) -> None:
+        self._executor.read_next_ahead()
+
+    def read_ahead(self) -> FilesReadAhead | None:
+        return None if self.run is None or self.run.ahead is None else self.run.ahead.stop()
 
     def heir_waits(self) -> bool:
         return self.run is not None and self._executor.reserve_heir(self.run)
@@ -157,6 +166,14 @@ class Local(Executor):
                 )
             run.held = ()
             self._begin_what_fits()
+
+    def read_next_ahead(self) -> None:
+        """Read the files of the job that waits at the head of the order, once; of one at a time."""
+        with self._lock:
+            following = next((run for run in self._waiting if run.job.asks_model and run.job.model.path), None)
+            if following is not None and following.ahead is None:
+                files = weights_of(following.job)
+                following.ahead = Prefetch(files) if files else None
 
     def reserve_heir(self, run: _LocalRun) -> bool:
         """Choose the waiting job that begins with a job's engine, as soon as `give_back` is called.
@@ -276,6 +293,8 @@ class Local(Executor):
         with self._lock:
             waiting, self._waiting = self._waiting, []
         for run in waiting:
+            if run.ahead is not None:
+                run.ahead.stop()
             _refuse(run, Stopped.all("interrupted before it began"))
 
 
