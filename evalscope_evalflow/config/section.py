@@ -167,12 +167,24 @@ class ModelConfig(Section):
 
     name: str = Field(
         min_length=1,
-        description="name in results, and the one that is requested from the engine; default: the path's last part",
+        description="name in results, and the one that is requested from the engine; default: the last part of "
+        "`adapter`, or of `path`",
     )
     path: str | None = Field(
         None, description="checkpoint folder, or .gguf file; a pattern (*, ?, […]): one model a match"
     )
-    pattern: str | None = Field(None, description="the pattern that matched `path`; set by EvalFlow")
+    adapter: str | None = Field(
+        None,
+        description="LoRA adapter of the checkpoint at `path`: the folder with adapter_config.json, or for llamacpp a "
+        ".gguf file; a pattern: one model a match. Adapters of one base share an engine",
+    )
+    pattern: str | None = Field(None, description="the pattern that matched `path` or `adapter`; set by EvalFlow")
+    adapters: dict[str, str] = Field(
+        default_factory=dict, description="adapters that the model's engine serves, by their names; set by EvalFlow"
+    )
+    base_name: str | None = Field(
+        None, description="name under which an engine with adapters serves their base; set by EvalFlow"
+    )
     api_url: str | None = Field(None, description="base URL of an OpenAI-compatible API (remote)")
     api_key: Key | None = Field(None, description="key of that API")
     model_id: str | None = Field(None, min_length=1, description="name that the API knows it by; default: `name`")
@@ -185,9 +197,8 @@ class ModelConfig(Section):
     @classmethod
     def _named_by_its_path(cls, data: Any) -> Any:
         data = {"path": str(data)} if isinstance(data, (str, Path)) else data
-        if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
-            return {**data, "name": name_of(str(data["path"]))}
-        return data
+        named = isinstance(data, Mapping) and not data.get("name") and (data.get("adapter") or data.get("path"))
+        return {**data, "name": name_of(str(named))} if named else data
 
     @field_validator("name")
     @classmethod
@@ -202,13 +213,36 @@ class ModelConfig(Section):
         """The name that requests give: the API's, or the one that the engine serves it under."""
         return self.model_id or self.name
 
+    @property
+    def served_adapters(self) -> dict[str, str]:
+        """The adapters that its engine serves, by their names: the model's own, where no other shares the engine."""
+        return self.adapters or ({self.name: self.adapter} if self.adapter else {})
+
+    @property
+    def engine_name(self) -> str:
+        """The name under which its engine serves the checkpoint itself: with adapters, that of their base."""
+        if not self.served_adapters or (self.adapter is None and self.base_name is None):
+            return self.name
+        if self.base_name:
+            return self.base_name
+        found = name_of(self.path or "base")
+        while found in self.served_adapters:
+            found += "-base"
+        return found
+
+    @model_validator(mode="after")
+    def _adapter_of_a_checkpoint(self) -> Self:
+        if self.adapter and self.api_url:
+            raise ValueError("adapter is for a checkpoint that is deployed (path), not for an API (api_url)")
+        return self
+
     @model_validator(mode="after")
     def _model_id_of_an_api(self) -> Self:
         if self.model_id and not self.api_url:
             raise ValueError("model_id is the name at an API (api_url); an engine serves a checkpoint as `name`")
         return self
 
-    @field_validator("path", mode="before")
+    @field_validator("path", "adapter", mode="before")
     @classmethod
     def _path(cls, value: Any) -> Any:
         return None if value is None else str(value)

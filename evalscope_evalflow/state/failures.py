@@ -80,6 +80,7 @@ def cause(task: Task, model: ModelConfig) -> str:
     weights = Path(model.path or "").expanduser()
     facts = {
         "model": [model.served_name, model.path, model.api_url],
+        **({"adapter": model.adapter} if model.adapter else {}),
         "changed": weights.stat().st_mtime_ns if model.path and weights.exists() else None,
         "deploy": task.flow.deploy_for(model).model_dump(include=_DEPLOY),
         "generation": {name: value for name, value in generation.items() if name not in _PATIENCE_KEYS},
