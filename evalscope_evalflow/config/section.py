@@ -123,6 +123,11 @@ class DeployConfig(Section):
         description="seconds that an engine is kept after its last use, for the next task in this process that wants "
         "the same one (a list of tasks, a notebook); `evalflow` itself does one task, and keeps none",
     )
+    swap: Literal["auto", "never"] = Field(
+        AUTO,
+        description="auto: models that differ in their weights alone use one engine, one after the other, where the "
+        "engine can replace its weights with proof; never: each has an engine of its own",
+    )
 
     @property
     def replicas(self) -> int:

@@ -194,7 +194,7 @@ DEPLOY: Mapping[str, Setting] = {
     "extra_args": Setting(
         _A, note="but for those that the engine declares to have no effect on text; files by their content"
     ),
-    **_all(_N, "host port api_key max_restarts stall_timeout_s keep_alive_s"),
+    **_all(_N, "host port api_key max_restarts stall_timeout_s keep_alive_s swap"),
 }
 
 REUSE: Mapping[str, Setting] = {"accept": Setting(_N, note="what it names is noted beside the scores")}
@@ -216,7 +216,17 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
 
 # What `reuse: {accept: […]}` may name: settings that change answers, as a refusal names them.
 ACCEPTABLE = (
-    *("model", "engine", "checkpoint", "adapter", "extra_args", "env_vars", "max_model_len", "chat_template", "api_url"),
+    *(
+        "model",
+        "engine",
+        "checkpoint",
+        "adapter",
+        "extra_args",
+        "env_vars",
+        "max_model_len",
+        "chat_template",
+        "api_url",
+    ),
     *("generation_config", "dataset_args", "limit", "repeats", "seed", "model_args", "model_task"),
     *("dataset_hub", "dataset_dir", "agent_config", "sandbox"),
 )

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,14 @@ from evalscope_evalflow.errors import Problem
 CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # Parts of PEFT's LoRA that change what the weights mean, and that engines do not compute.
-_UNKNOWN_TO_ENGINES = ("use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora", "use_qalora")
+_UNKNOWN_TO_ENGINES = (
+    "use_dora",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "use_bdlora",
+    "use_qalora",
+)
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,8 @@ def _stamp(folder: Path) -> list[tuple[str, int]]:
 def _why_no_fit(adapter: Adapter, base: str) -> str:
     """Why an adapter's matrices cannot be of this base, in words; empty: nothing speaks against it."""
     try:
-        files = list(locate(base).glob("*.safetensors"))
-        weights = {_inner(name): shape for file in files for name, shape in _shapes(file).items()}
+        stored = safetensors_headers.tensors(locate(base))
+        weights = {_inner(name): shape for name, (_, shape) in stored.items()}
     except (Damaged, OSError):  # the check of the base reports that
         return ""
     missing = []
@@ -215,21 +221,12 @@ def _products(file: Path) -> tuple[dict[str, tuple[int, int]], list[int]]:
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    state = file.stat()
-    return _header_shapes(str(file), state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _header_shapes(file: str, size: int, changed: int) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors file, which is known to be whole.
+    """The shape of each tensor of a safetensors file.
 
     Raises:
-        Damaged: it is not.
+        Damaged: it is not whole.
     """
-    safetensors_headers._sizes(file, size, changed)
-    with open(file, "rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return {name: tuple(item["shape"]) for name, item in header.items() if name != "__metadata__"}
+    return {name: shape for name, (_, shape) in safetensors_headers.tensors_of(file).items()}
 
 
 def check_adapters(model: ModelConfig, deploy: DeployConfig, option: str) -> Iterable[Problem]:

@@ -15,6 +15,8 @@ from evalscope_evalflow.engines import Engine
 
 Identity = Mapping[str, str]
 NAME = "the model's name"
+PATH = "the model's path"
+CHECKPOINT = "the checkpoint"
 # How long an engine is kept, waited for or started again: it is the same engine all the while.
 _PATIENCE = {"keep_alive_s", "max_restarts", "stall_timeout_s"}
 # Of the environment: what says where a shell is, and not what a program does.
@@ -34,8 +36,8 @@ def identity(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Identi
     found: dict[str, object] = {
         "the engine": f"{type(engine).__module__}.{type(engine).__qualname__}",
         NAME: model.engine_name,
-        "the model's path": model.path and os.path.abspath(os.path.expanduser(model.path)),
-        "the checkpoint": _files(model.path),
+        PATH: model.path and os.path.abspath(os.path.expanduser(model.path)),
+        CHECKPOINT: _files(model.path),
         "the adapters": {name: _files(path) for name, path in model.served_adapters.items()},
         "the environment": str(env.python),
         "its packages": [_stamp(path) for path in sorted(env.prefix.glob("lib/python*/site-packages"))],

@@ -22,7 +22,7 @@ from evalscope_evalflow.run.purchase import Bought, Purchase, purchase
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
-from evalscope_evalflow.sweep.jobs import jobs_of, order_of
+from evalscope_evalflow.sweep.jobs import jobs_of, order_of, sharing_of
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.preparation import Prepared, prepare
 
@@ -159,6 +159,7 @@ class Plan:
         executor: what runs the models.
         notes: what is no obstacle, but should be known.
         free_port: whether a command has a port 0, which stands for a free one.
+        engines: which models use one engine, and why others cannot, a line each.
     """
 
     backend: str
@@ -168,6 +169,7 @@ class Plan:
     executor: str = "local"
     notes: tuple[str, ...] = field(default=())
     free_port: bool = False
+    engines: tuple[str, ...] = ()
 
 
 def plan_of(task: Task, log: Callable[[str], None]) -> Plan:
@@ -215,9 +217,15 @@ def _plan(prepared: Prepared) -> Plan:
                 tuple(cells(task, model, left)),
             )
         )
-    names = tuple(exporter.name for exporter in prepared.exporters)
     return Plan(
-        task.flow.backend, tuple(task.datasets), tuple(models), names, prepared.executor.name, tuple(notes), free_port
+        task.flow.backend,
+        tuple(task.datasets),
+        tuple(models),
+        tuple(exporter.name for exporter in prepared.exporters),
+        prepared.executor.name,
+        tuple(notes),
+        free_port,
+        engines=sharing_of(jobs).lines if here else (),
     )
 
 

@@ -35,6 +35,8 @@ def show_plan(task: Task, console: Console | None = None) -> None:
         console.print(f"Note: {escape(note)}", style="yellow")
     for model in plan.models:
         _show_model(model, console)
+    for line in plan.engines:
+        console.print(escape(line))
     for exporter in plan.exporters:
         console.print(f"Results are exported by: {escape(exporter)}")
     if plan.free_port:

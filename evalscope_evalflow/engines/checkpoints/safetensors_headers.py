@@ -87,6 +87,40 @@ def read(path: str | Path) -> Weights | None:
     return None
 
 
+def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor of a checkpoint, by its name; empty where it has no safetensors files.
+
+    Raises:
+        Damaged: one of its files is.
+        OSError: one cannot be read.
+    """
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in _safetensors(folder):
+        found.update(tensors_of(file))
+    return dict(sorted(found.items()))
+
+
+def tensors_of(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor of a safetensors file, by its name.
+
+    Raises:
+        Damaged: it is not whole.
+        OSError: it cannot be read.
+    """
+    state = file.stat()
+    return dict(_header(str(file), state.st_size, state.st_mtime_ns).tensors)
+
+
+def files(path: str | Path) -> list[Path]:
+    """The files of weights in a checkpoint's folder that an engine reads, or of a GGUF file.
+
+    Raises:
+        Damaged: one of them is missing.
+    """
+    place = Path(path).expanduser()
+    return _parts(place) if place.is_file() else _safetensors(place)
+
+
 def _safetensors(folder: Path) -> list[Path]:
     """The files that make up the model, by the index where there is one."""
     index = folder / INDEX
@@ -117,12 +151,20 @@ def _parts(file: Path) -> list[Path]:
 
 def _measure(file: Path) -> tuple[tuple[str, int], ...]:
     state = file.stat()
-    return _sizes(str(file), state.st_size, state.st_mtime_ns)
+    return _header(str(file), state.st_size, state.st_mtime_ns).by_type
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file's header tells: bytes by type; and each tensor's name, type and shape."""
+
+    by_type: tuple[tuple[str, int], ...]
+    tensors: tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]
 
 
 @lru_cache(maxsize=4096)  # a large checkpoint has hundreds of files, and is asked for several times in a run
-def _sizes(file: str, size: int, changed: int) -> tuple[tuple[str, int], ...]:
-    """Bytes by type in a safetensors file."""
+def _header(file: str, size: int, changed: int) -> _Header:
+    """The header of a safetensors file."""
     with open(file, "rb") as opened:
         start = opened.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -134,13 +176,14 @@ def _sizes(file: str, size: int, changed: int) -> tuple[tuple[str, int], ...]:
         text = opened.read(length)
     try:
         header: dict[str, Any] = json.loads(text)
-        tensors = [item for name, item in header.items() if name != "__metadata__"]
-        end = max((item["data_offsets"][1] for item in tensors), default=0)
+        header.pop("__metadata__", None)
+        end = max((item["data_offsets"][1] for item in header.values()), default=0)
         total: Counter[str] = Counter()
-        for item in tensors:
+        for item in header.values():
             total[item["dtype"]] += item["data_offsets"][1] - item["data_offsets"][0]
+        found = tuple((name, (item["dtype"], tuple(item["shape"]))) for name, item in header.items())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise Damaged(f"{file} has a header that is no safetensors header") from None
     if size < 8 + length + end:
         raise Damaged(f"{file} is cut short: {size} bytes of {8 + length + end}")
-    return tuple(total.items())
+    return _Header(tuple(total.items()), found)
