@@ -9,6 +9,7 @@ from evalscope_evalflow.worker.budget import Budget
 from evalscope_evalflow.worker.credentials import masked
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
+from evalscope_evalflow.worker.quick_requests import quicken
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, classify, error_text
 
 
@@ -38,6 +39,7 @@ def patch_judge(probe: JudgeProbe, budget: Budget) -> None:
     def start_strictly(self: Any) -> None:
         start(self)
         refuse_error_texts(self.model)
+        quicken(self.model)
         budget.watch_judge(self.model)
 
     def generate_or_say_why(self: Any, messages: Any) -> Any:
