@@ -77,8 +77,8 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "eval_adapter_path",
-        "LoRA adapter of each model, or a pattern like '/runs/lora-*'; --eval_model_path is then the base of all, or one "
-        "for each (default: the base that the adapter names)",
+        "LoRA adapter of each model, or a pattern like '/runs/lora-*'; --eval_model_path is then the base of all, or "
+        "one for each (default: the base that the adapter names)",
         several=True,
     ),
     Flag(

@@ -216,18 +216,8 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
 
 # What `reuse: {accept: […]}` may name: settings that change answers, as a refusal names them.
 ACCEPTABLE = (
-    *(
-        "model",
-        "engine",
-        "checkpoint",
-        "adapter",
-        "extra_args",
-        "env_vars",
-        "max_model_len",
-        "chat_template",
-        "api_url",
-    ),
-    *("generation_config", "dataset_args", "limit", "repeats", "seed", "model_args", "model_task"),
+    *("model", "engine", "checkpoint", "adapter", "extra_args", "env_vars", "max_model_len", "chat_template"),
+    *("api_url", "generation_config", "dataset_args", "limit", "repeats", "seed", "model_args", "model_task"),
     *("dataset_hub", "dataset_dir", "agent_config", "sandbox"),
 )
 
