@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig, plugins
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines.adapters import is_whole
 from evalscope_evalflow.engines.base import (
     HONOURABLE,
     INTERFACE_VERSION,
@@ -105,7 +106,11 @@ def command_of(engine: Engine, model: ModelConfig, deploy: DeployConfig, address
     """
     if model.path:
         model = model.model_copy(update={"path": absolute_path(str(locate(model.path)))})
-    adapters = {name: absolute_path(str(locate(path))) for name, path in sorted(model.served_adapters.items())}
+    adapters = {
+        name: absolute_path(str(locate(path)))
+        for name, path in sorted(model.served_adapters.items())
+        if name == model.name or is_whole(path)  # one that was deleted meanwhile must not keep the others from starting
+    }
     if adapters:
         own = model.adapter and adapters[model.name]
         model = model.model_copy(update={"adapters": adapters, "adapter": own, "base_name": model.engine_name})

@@ -127,6 +127,15 @@ def is_adapter(path: str) -> bool:
     return folder.is_dir() and not (folder / "config.json").is_file() and read_adapter(folder) is not None
 
 
+def is_whole(path: str) -> bool:
+    """Whether a path is the folder of a whole adapter."""
+    try:
+        read(path)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
 def named_paths(model: ModelConfig, json_keys: tuple[str, str] = ("name", "path")) -> list[str]:
     """The adapters of an engine as its option takes them: `NAME=PATH`, or JSON where a name has an equals sign."""
     key, place = json_keys
