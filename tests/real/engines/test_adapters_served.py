@@ -1,9 +1,14 @@
 """Adapters on llama.cpp's own server: each changes its own model's answers, and no other's."""
 
+import environments
+import lora
+import pytest
+
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.serving import Deployment
-from tests import environments, lora
+
+pytestmark = pytest.mark.real
 
 SETTINGS = DeployConfig(engine="llamacpp", max_model_len=512, max_num_seqs=1)
 
