@@ -22,6 +22,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "datasets": ("datasets",),
     "deploy_backend": ("evalflow.deploy.engine",),
     "env_vars": ("evalflow.deploy.env_vars",),
+    "eval_adapter_path": ("evalflow.models[].adapter",),
     "eval_api_key": ("evalflow.deploy.api_key", "evalflow.models[].api_key"),
     "eval_backend": ("evalflow.backend",),
     "eval_devices": ("evalflow.deploy.devices",),

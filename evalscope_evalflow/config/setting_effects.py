@@ -177,7 +177,8 @@ MODEL: Mapping[str, Setting] = {
     "api_key": Setting(_N),
     "model_id": Setting(_A, note="the name that the API knows it by"),
     "generation_config": Setting(_P),
-    "pattern": Setting(_N),
+    "adapter": Setting(_A, note="the content of its files, not where they are"),
+    **_all(_N, "pattern adapters base_name"),
     "deploy": Setting(_P),
 }
 DEPLOY: Mapping[str, Setting] = {
@@ -215,8 +216,8 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
 
 # What `reuse: {accept: […]}` may name: settings that change answers, as a refusal names them.
 ACCEPTABLE = (
-    *("model", "engine", "checkpoint", "extra_args", "env_vars", "max_model_len", "chat_template", "api_url"),
-    *("generation_config", "dataset_args", "limit", "repeats", "seed", "model_args", "model_task"),
+    *("model", "engine", "checkpoint", "adapter", "extra_args", "env_vars", "max_model_len", "chat_template"),
+    *("api_url", "generation_config", "dataset_args", "limit", "repeats", "seed", "model_args", "model_task"),
     *("dataset_hub", "dataset_dir", "agent_config", "sandbox"),
 )
 

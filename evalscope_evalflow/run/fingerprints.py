@@ -69,6 +69,7 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
         "backend": task.flow.backend,
         "model": model.served_name,
         "checkpoint": fact_values.checkpoint(model.path) if model.path else None,
+        "adapter": fact_values.checkpoint(model.adapter) if model.adapter else None,
         **_of_engine(task, model, deploy),
         **without_defaults({name: stock.get(name) for name in _OF_TASK}, STOCK),
         "sandbox": _sandbox(stock),

@@ -119,10 +119,11 @@ def _record(run: Run) -> Record:
     env = Environment.find(run.task.flow.worker_env)
     versions = {name: env.version_of(name) for name in run.backend.distributions}
     start = {"task": run.task.part(run.model), "model": run.model.name}
-    if run.model.path:
-        found = fact_values.checkpoint(run.model.path)
-        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
-        start["checkpoint"] = {"fingerprint": digest, "files": found}
+    for name, path in (("checkpoint", run.model.path), ("adapter", run.model.adapter)):
+        if path:
+            found = fact_values.checkpoint(path)
+            digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+            start[name] = {"fingerprint": digest, "files": found}
     return Record(run.folder, run.run_id, versions=versions, **start)
 
 

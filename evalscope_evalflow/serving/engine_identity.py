@@ -36,9 +36,10 @@ def identity(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Identi
     variables = {**env.variables(os.environ), **{name: reveal(value, name) for name, value in deploy.env_vars.items()}}
     found: dict[str, object] = {
         "the engine": f"{type(engine).__module__}.{type(engine).__qualname__}",
-        NAME: model.name,
+        NAME: model.engine_name,
         PATH: model.path and os.path.abspath(os.path.expanduser(model.path)),
         CHECKPOINT: _files(model.path),
+        "the adapters": {name: _files(path) for name, path in model.served_adapters.items()},
         "the environment": str(env.python),
         "its packages": [_stamp(path) for path in sorted(env.prefix.glob("lib/python*/site-packages"))],
         "the key": reveal(deploy.api_key, "api_key"),

@@ -82,6 +82,7 @@ def cause(task: Task, model: ModelConfig) -> str:
     weights = user_path(model.path or "")
     facts = {
         "model": [model.served_name, model.path, model.api_url],
+        **({"adapter": model.adapter} if model.adapter else {}),
         "changed": weights.stat().st_mtime_ns if model.path and os.path.exists(weights) else None,
         "deploy": task.flow.deploy_for(model).model_dump(include=_DEPLOY),
         "generation": {name: value for name, value in generation.items() if name not in _PATIENCE_KEYS},

@@ -8,6 +8,7 @@ from dataclasses import replace
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.config.user_paths import user_path
+from evalscope_evalflow.engines import adapters
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder, gguf
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -50,7 +51,13 @@ def without_incomplete(task: Task) -> tuple[Task, dict[str, str]]:
 
 def _why_incomplete(model: ModelConfig) -> str:
     """Why a match cannot be loaded yet, in words; empty if it can."""
-    path = user_path(str(model.path))
+    if model.adapter and not model.adapter.lower().endswith(".gguf"):
+        try:
+            adapters.read(model.adapter)
+        except (ValueError, OSError) as error:
+            return str(error)
+        return ""
+    path = user_path(str(model.adapter or model.path))
     if os.path.isfile(path):
         try:
             why = gguf.why_not_whole(path)

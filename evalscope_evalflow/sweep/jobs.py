@@ -13,6 +13,7 @@ from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.run.preflight import judges
 from evalscope_evalflow.run.resume import Survey
+from evalscope_evalflow.sweep.adapter_groups import adapter_lines, share_adapters
 from evalscope_evalflow.sweep.engine_groups import ALONE, Sharing, sharing
 from evalscope_evalflow.sweep.job import Job, single_model_task
 from evalscope_evalflow.sweep.order import Order, Part, best_order
@@ -36,13 +37,16 @@ def jobs_of(task: Task, survey: Survey | None = None) -> list[Job]:
         todo = size(task, model, left, counted, judged)
         alone = replace(single_model_task(task, model), request_slots=slots.get(model.name), judge_slots=of_judge)
         found.append(Job(alone, todo, tuple(left.phases)))
+    found = share_adapters(found)
     groups = sharing_of(found).groups
-    return [replace(job, group=groups.get(job.model.name, ALONE)) for job in found]
+    return [job if job.group else replace(job, group=groups.get(job.model.name, ALONE)) for job in found]
 
 
 def sharing_of(jobs: Sequence[Job]) -> Sharing:
     """Which models of a task share engines: of those that are asked anything."""
-    return sharing([(job.model, job.deploy) for job in jobs if job.asks_model])
+    of_weights = [job for job in jobs if job.asks_model and not job.model.served_adapters]
+    found = sharing([(job.model, job.deploy) for job in of_weights])
+    return replace(found, lines=(*adapter_lines(jobs), *found.lines))
 
 
 def request_slots(task: Task) -> dict[str, tuple[str, int]]:

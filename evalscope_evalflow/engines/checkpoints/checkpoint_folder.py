@@ -23,8 +23,8 @@ from evalscope_evalflow.errors import Problem
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 ADAPTER_TODO = (
-    "Merge it into its base model (peft: merge_and_unload(), then save_pretrained()) and give that folder; or serve "
-    "both yourself, and evaluate the adapter as an API: {name: ADAPTER, api_url: http://127.0.0.1:PORT/v1}."
+    "Give base and adapter: models: [{name: NAME, path: BASE, adapter: FOLDER}] (--eval_model_path BASE "
+    "--eval_adapter_path FOLDER); or merge it (peft: merge_and_unload(), then save_pretrained()) and give that folder."
 )
 
 

@@ -98,9 +98,19 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in _safetensors(folder):
-        state = file.stat()
-        found.update(_header(str(file), state.st_size, state.st_mtime_ns).tensors)
+        found.update(tensors_of(file))
     return dict(sorted(found.items()))
+
+
+def tensors_of(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor of a safetensors file, by its name.
+
+    Raises:
+        Damaged: it is not whole.
+        OSError: it cannot be read.
+    """
+    state = file.stat()
+    return dict(_header(str(file), state.st_size, state.st_mtime_ns).tensors)
 
 
 def files(path: str | Path) -> list[Path]:
@@ -109,8 +119,8 @@ def files(path: str | Path) -> list[Path]:
     Raises:
         Damaged: one of them is missing.
     """
-    place = Path(path).expanduser()
-    return _parts(place) if place.is_file() else _safetensors(place)
+    place = user_path(path)
+    return _parts(place) if os.path.isfile(place) else _safetensors(place)
 
 
 def _safetensors(folder: Path) -> list[Path]:
