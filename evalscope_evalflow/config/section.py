@@ -291,6 +291,11 @@ class FlowConfig(Section):
         "others are evaluated, and the exit code is 3; refuse: nothing is started",
     )
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
+    judge: ModelConfig | None = Field(
+        None,
+        description="a judge of one's own, {path: …, name: …, deploy: {…}}: it is deployed when and where the models "
+        "leave room, and judges for all of them; a judge that runs elsewhere is the stock `judge`",
+    )
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
     budget: BudgetConfig | None = Field(
         None,
@@ -393,7 +398,7 @@ def _is_choice(part: int | str) -> bool:
 
 def _fields_at(schema: type[Section], location: tuple[Any, ...]) -> list[str]:
     """The keys known at a place of the section, such as ("models", 0, "deploy")."""
-    homes: dict[str, type[Section]] = {"models": ModelConfig, "deploy": DeployConfig}
+    homes: dict[str, type[Section]] = {"models": ModelConfig, "judge": ModelConfig, "deploy": DeployConfig}
     for part in location:
         schema = homes.get(str(part), schema)
     return list(schema.model_fields)

@@ -167,6 +167,7 @@ SECTION: Mapping[str, Setting] = {
     "reuse": Setting(_N),
     "models": Setting(_P),
     "deploy": Setting(_P),
+    "judge": Setting(_P),
     "verify_md5": Setting(_A, note="by the data's content"),
     **_all(_N, "judge_max_num_seqs budget executor exporters dry_run verbose on_incomplete"),
 }
@@ -179,6 +180,14 @@ MODEL: Mapping[str, Setting] = {
     "generation_config": Setting(_P),
     "pattern": Setting(_N),
     "deploy": Setting(_P),
+}
+OWN_JUDGE: Mapping[str, Setting] = {
+    "name": Setting(_S),
+    "path": Setting(_S, note="the content of the checkpoint's files, not where they are"),
+    "generation_config": Setting(_S, note="as `generation_config` of the task"),
+    "deploy": Setting(_S, note="what of it changes a model's answers changes verdicts"),
+    **_all(Effect.REFUSED, "api_url api_key model_id"),
+    "pattern": Setting(_N),
 }
 DEPLOY: Mapping[str, Setting] = {
     "engine": Setting(_A, note="which one; its version is recorded"),
@@ -210,6 +219,7 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
     "evalflow": SECTION,
     "evalflow.reuse": REUSE,
     "evalflow.models[]": MODEL,
+    "evalflow.judge": OWN_JUDGE,
     "evalflow.deploy": DEPLOY,
 }
 
