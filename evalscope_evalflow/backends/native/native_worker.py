@@ -201,7 +201,10 @@ class NativeWorker:
             if type(evaluator) is not registry.EVALUATOR_REGISTRY["default"]:
                 name = str(benchmark.name)
                 if list(self.request.phases) != ["infer", "judge"] and not self.judging:
-                    raise ValueError(f"{name} has an evaluator of its own, which cannot be split: set `mode: all`, with a judge that is an API")
+                    raise ValueError(
+                        f"{name} has an evaluator of its own, which cannot be split: set `mode: all`, "
+                        "with a judge that is an API"
+                    )
                 self.channel.emit(DatasetNotSplit(name))
                 self.done.add(name)
                 self._wait_for_imports()
