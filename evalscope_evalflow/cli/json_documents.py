@@ -87,6 +87,13 @@ FIELDS: dict[str, dict[str, str]] = {
         "models[].datasets[].failed_permanently": "samples that are not asked again",
         "models[].datasets[].change": "how the dataset differs from what is answered; empty where it does not",
         "models[].datasets[].remarks[]": "what is unusual about the saved answers",
+        "engines[]": "which models use one engine, one after the other, and why others cannot, a line each",
+        "schedule[].model": "who has a turn; there is none where other machines run them",
+        "schedule[].devices[]": "on which devices, or what stands for them; empty: it is only judged",
+        "schedule[].begins_s": "when it gets an engine, in seconds from the start, by estimates",
+        "schedule[].answered_s": "when its last answer has come, likewise",
+        "schedule[].ends_s": "when its answers are judged, likewise",
+        "schedule[].engine_of": "the model whose engine it takes over; empty: it has one of its own",
     },
     "ps": {
         "runs[].run_id": "the run's id, for `evalflow stop` and `evalflow logs`",
@@ -165,6 +172,8 @@ def check_document(plan: Plan) -> dict[str, Any]:
         "exporters": plan.exporters,
         "notes": plan.notes,
         "models": [_planned(model) for model in plan.models],
+        "engines": plan.engines,
+        "schedule": plan.schedule,
     }
 
 

@@ -81,7 +81,7 @@ def misplaced(data: Mapping[Any, Any], section_keys: Collection[str]) -> Iterato
         places = FLAG_PLACES.get(name, ())
         if name in COMMAND_ONLY:
             yield Problem(str(key), f"is a flag of the command (--{name}), not a key of a task", "Remove it here.")
-        elif name in section_keys and name != "dry_run":
+        elif name in section_keys and name not in ("dry_run", "judge"):  # EvalScope has these names, too
             yield Problem(str(key), "is a key of the section", f"Write it in `{SECTION}`: {SECTION}: {{{name}: …}}.")
         elif places and places != (name,) and name != "eval_backend":
             forms = [f"`{_as_yaml(place)}`" for place in places]

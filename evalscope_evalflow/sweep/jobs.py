@@ -83,12 +83,26 @@ def order_of(jobs: Sequence[Job], claims: Sequence[Claim]) -> Order:
         jobs: the jobs.
         claims: the devices that each may be given.
     """
-    parts = [
-        Part(claim.devices, claim.needs, job.size.engine_s(claim.needs), job.size.judge_s)
+    return best_order(parts_of(jobs, claims), judged_at_once(jobs))
+
+
+def parts_of(jobs: Sequence[Job], claims: Sequence[Claim]) -> list[Part]:
+    """What each job takes, by the estimates."""
+    return [
+        Part(
+            claim.devices,
+            claim.needs,
+            job.size.engine_s(claim.needs),
+            job.size.judge_s,
+            job.group.key,
+            job.size.heir_s(claim.needs, swaps=job.group.swaps),
+        )
         for job, claim in zip(jobs, claims, strict=True)
     ]
+
+
+def judged_at_once(jobs: Sequence[Job]) -> int:
+    """How many jobs the judge can work at, each at its full pace."""
     verdicts = [job.size.verdicts for job in jobs if job.size.verdicts]
-    if not verdicts:
-        return best_order(parts)
-    at_once = max(job.size.verdicts_at_once for job in jobs)
-    return best_order(parts, judges=max(1, at_once * len(verdicts) // max(1, sum(verdicts))))
+    at_once = max((job.size.verdicts_at_once for job in jobs), default=1)
+    return max(1, at_once * len(verdicts) // max(1, sum(verdicts)))

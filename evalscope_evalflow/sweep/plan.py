@@ -22,8 +22,9 @@ from evalscope_evalflow.run.purchase import Bought, Purchase, purchase
 from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
-from evalscope_evalflow.sweep.jobs import jobs_of, order_of, sharing_of
+from evalscope_evalflow.sweep.jobs import jobs_of, judged_at_once, order_of, parts_of, sharing_of
 from evalscope_evalflow.sweep.local_claims import claims_here
+from evalscope_evalflow.sweep.order import Turn, turns
 from evalscope_evalflow.sweep.preparation import Prepared, prepare
 
 
@@ -148,6 +149,33 @@ class ModelPlan:
 
 
 @dataclass(frozen=True)
+class Scheduled:
+    """When a model has its turn, in seconds from the start; they are estimates from bytes and samples alone.
+
+    Attributes:
+        model: its name.
+        devices: that it is given, or what stands for them; empty: it is only judged.
+        begins_s: when its engine starts, or is taken over.
+        answered_s: when its last answer has come.
+        ends_s: when its answers are judged.
+        engine_of: the model whose engine it takes over; empty: it has one of its own.
+    """
+
+    model: str
+    devices: tuple[str, ...]
+    begins_s: float
+    answered_s: float
+    ends_s: float
+    engine_of: str = ""
+
+    def __str__(self) -> str:
+        engine = f", takes {self.engine_of}'s engine" if self.engine_of else ""
+        judged = f", judged until {self.ends_s:.0f} s" if self.ends_s > self.answered_s else ""
+        times = f"{self.begins_s:.0f}–{self.answered_s:.0f} s"
+        return f"{times}: {self.model} on {', '.join(self.devices) or 'no device'}{engine}{judged}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a task would do.
 
@@ -160,6 +188,7 @@ class Plan:
         notes: what is no obstacle, but should be known.
         free_port: whether a command has a port 0, which stands for a free one.
         engines: which models use one engine, and why others cannot, a line each.
+        schedule: who runs when and on which devices, by estimates.
     """
 
     backend: str
@@ -170,6 +199,7 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
     free_port: bool = False
     engines: tuple[str, ...] = ()
+    schedule: tuple[Scheduled, ...] = ()
 
 
 def plan_of(task: Task, log: Callable[[str], None]) -> Plan:
@@ -194,7 +224,8 @@ def _plan(prepared: Prepared) -> Plan:
     except ConfigError as error:  # that run may have ended when the task is run
         notes += [f"it cannot run now: {problem}" for problem in error.problems]
     jobs, spent = jobs_of(task, survey), Bought(task)
-    turns = _turns([job for job in jobs if job.phases]) if here else {}
+    turn_of = _turns([job for job in jobs if job.phases]) if here else {}
+    schedule = [turn.scheduled for turn in turn_of.values() if turn.scheduled]
     free_port = False
     models = []
     for model, job in zip(task.models, jobs, strict=True):
@@ -204,7 +235,7 @@ def _plan(prepared: Prepared) -> Plan:
             serving = Serving(resolve_engine(model, job.deploy).name, where=prepared.executor.name)
         elif left.infer:
             free_port |= job.deploy.port is None and resolve_engine(model, job.deploy).local
-            serving = _serving(job, turns[model.name], len(turns))
+            serving = _serving(job, turn_of[model.name], len(turn_of))
         bought = purchase(task, model, left, spent) if left.phases else None
         models.append(
             ModelPlan(
@@ -226,6 +257,7 @@ def _plan(prepared: Prepared) -> Plan:
         tuple(notes),
         free_port,
         engines=sharing_of(jobs).lines if here else (),
+        schedule=tuple(sorted(schedule, key=lambda item: item.begins_s)),
     )
 
 
@@ -235,19 +267,35 @@ class _Turn:
 
     rank: int
     claim: Claim
+    scheduled: Scheduled | None
 
     def describe(self, models: int) -> str:
         """The turn in words."""
         names = self.claim.devices
         what = names[0] if len(names) == 1 else f"{self.claim.needs} of the devices {', '.join(names)}"
+        if self.scheduled is not None and self.scheduled.engine_of:
+            what += f", with {self.scheduled.engine_of}'s engine"
         return f"number {self.rank} of {models} to begin, when it can have {what}"
 
 
 def _turns(jobs: Sequence[Job]) -> dict[str, _Turn]:
     """The turn of each job's model, by the model's name."""
     claims = claims_here(jobs)
-    order = order_of(jobs, claims).jobs
-    return {jobs[number].model.name: _Turn(rank, claims[number]) for rank, number in enumerate(order, start=1)}
+    order = order_of(jobs, claims)
+    found = {turn.job: turn for turn in turns(parts_of(jobs, claims), order, judged_at_once(jobs)) or ()}
+    return {
+        jobs[number].model.name: _Turn(rank, claims[number], _scheduled(jobs, found.get(number)))
+        for rank, number in enumerate(order.jobs, start=1)
+    }
+
+
+def _scheduled(jobs: Sequence[Job], turn: Turn | None) -> Scheduled | None:
+    if turn is None:
+        return None
+    engine_of = "" if turn.engine_of is None else jobs[turn.engine_of].model.name
+    job = jobs[turn.job]
+    times = (round(turn.begins_s, 1), round(turn.answered_s, 1), round(turn.ends_s, 1))
+    return Scheduled(job.model.name, turn.devices if job.asks_model else (), *times, engine_of)
 
 
 def _serving(job: Job, turn: _Turn, models: int) -> Serving:

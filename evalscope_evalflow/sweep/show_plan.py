@@ -37,6 +37,11 @@ def show_plan(task: Task, console: Console | None = None) -> None:
         _show_model(model, console)
     for line in plan.engines:
         console.print(escape(line))
+    if len(plan.schedule) > 1:
+        ends_s = max(item.ends_s for item in plan.schedule)
+        console.print(f"About {ends_s:.0f} s in all, by bytes and samples alone:")
+        for item in plan.schedule:
+            console.print(f"  {escape(str(item))}")
     for exporter in plan.exporters:
         console.print(f"Results are exported by: {escape(exporter)}")
     if plan.free_port:

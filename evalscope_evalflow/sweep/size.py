@@ -22,6 +22,7 @@ UNKNOWN_SAMPLES = 500  # of a dataset that was never counted
 # hundred tokens with many sequences at once, at the pace of reading the weights.
 _LOAD_BYTES_PER_S = 1e9
 _START_S = 30.0
+_SWAP_S = 2.0  # of proof that an engine's weights were replaced
 _ANSWER_S_PER_BYTE = 1e-11  # 0.15 s an answer for 7 billion parameters in 16 bits
 _ANSWER_S = 0.02
 _VERDICT_S = 2.0  # of a judge that writes its reasons
@@ -49,6 +50,18 @@ class Size:
             return 0.0
         one = self.answers * (_ANSWER_S + self.load_bytes * _ANSWER_S_PER_BYTE)
         return _START_S + self.load_bytes / _LOAD_BYTES_PER_S + one / max(1, devices)
+
+    def heir_s(self, devices: int = 1, *, swaps: bool = True) -> float:
+        """Seconds of answering with the engine of another model, on this number of devices.
+
+        Args:
+            devices: how many.
+            swaps: whether the engine has to load the model's weights.
+        """
+        if not self.answers:
+            return 0.0
+        load_s = _SWAP_S + self.load_bytes / _LOAD_BYTES_PER_S if swaps else 0.0
+        return load_s + self.engine_s(devices) - _START_S - self.load_bytes / _LOAD_BYTES_PER_S
 
     @property
     def judge_s(self) -> float:

@@ -11,6 +11,7 @@ from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.credentials import JUDGE_KEY, masked
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
+from evalscope_evalflow.worker.quick_requests import quicken
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, classify, error_text
 
 
@@ -43,6 +44,7 @@ def patch_judge(probe: JudgeProbe, budget: Budget, own: Callable[[], str] | None
             self.api_url, self.api_key = own() or NOWHERE, os.environ.get(JUDGE_KEY, "EMPTY")
         start(self)
         refuse_error_texts(self.model)
+        quicken(self.model)
         budget.watch_judge(self.model)
 
     def generate_or_say_why(self: Any, messages: Any) -> Any:

@@ -35,6 +35,7 @@ from evalscope_evalflow.worker.import_ahead import html_report, import_ahead, op
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.kept_reports import set_aside
 from evalscope_evalflow.worker.progress_meter import ProgressMeter
+from evalscope_evalflow.worker.quick_requests import quicken
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
 
 _BASE_URL = "EVALSCOPE_BASE_URL"
@@ -128,6 +129,7 @@ class NativeWorker:
             # EvalScope unwraps keys for its judges, and not for the model's client.
             model = make(task_config.model_copy(update={"model_args": get_secret_value(task_config.model_args)}))
             refuse_error_texts(model)
+            quicken(model)
             self.budget.watch(model)
             return model
 

@@ -18,6 +18,7 @@ from evalscope_evalflow.worker.answer_kinds import kinds_of_output
 from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
+from evalscope_evalflow.worker.quick_requests import quicken
 from evalscope_evalflow.worker.request_failures import WHOLE_RUN, Unanswered, classify, error_text
 
 JUDGE_PATIENCE = {"timeout": 300, "retries": 3, "retry_interval": 5}
@@ -62,6 +63,7 @@ class Api:
             model_args=model_args, memoize=False,
         )  # fmt: skip
         refuse_error_texts(self.model)
+        quicken(self.model)
         self.settings = settings
         self.answered = threading.local()
         self.before_request: Callable[[], None] = lambda: None

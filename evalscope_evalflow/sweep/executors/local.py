@@ -23,10 +23,11 @@ from evalscope_evalflow.run.control import Control, JudgeUse
 from evalscope_evalflow.sweep.engine_groups import release_kept_for_heirs
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
-from evalscope_evalflow.sweep.jobs import order_of
+from evalscope_evalflow.sweep.jobs import order_of, parts_of
 from evalscope_evalflow.sweep.judge_engine import JudgeEngine
 from evalscope_evalflow.sweep.judge_limit import JudgeBudget
 from evalscope_evalflow.sweep.local_claims import claims_here
+from evalscope_evalflow.sweep.order import Order, Part, heir
 
 
 @dataclass(eq=False)
@@ -37,6 +38,7 @@ class _LocalRun:
     claim: Claim
     future: Future[ModelResult]
     control: _LocalControl
+    number: int
     held: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # of `deploy`, which give it what it holds
     heir: _LocalRun | None = None  # waits, and begins with this one's engine and devices
@@ -100,7 +102,8 @@ class Local(Executor):
         self._waiting: list[_LocalRun] = []
         self._running: list[_LocalRun] = []
         self._free: dict[str, None] = {}  # in their order
-        self._strict = False
+        self._parts: list[Part] = []
+        self._order = Order(())
         self.judge: JudgeEngine | None = None
         self._judge_claim = Claim()
 
@@ -114,13 +117,13 @@ class Local(Executor):
         claims = self.claims_of(jobs)
         order = order_of(jobs, claims)
         runs = []
-        for job, claim in zip(jobs, claims, strict=True):
+        for number, (job, claim) in enumerate(zip(jobs, claims, strict=True)):
             control = _LocalControl(self, budget)
-            control.run = _LocalRun(job, claim, Future(), control)
+            control.run = _LocalRun(job, claim, Future(), control, number)
             control.shares_engine, control.swaps_weights = bool(job.group), job.group.swaps
             runs.append(control.run)
         with self._lock:
-            self._strict = order.strict
+            self._parts, self._order = parts_of(jobs, claims), order
             self._free.update((name, None) for claim in claims for name in claim.devices)
             self._waiting += [runs[number] for number in order.jobs]
             self._begin_what_fits()
@@ -152,13 +155,13 @@ class Local(Executor):
     def give_back(self, run: _LocalRun) -> None:
         """Free a job's devices for its heir or for others, once; if something is left on them, they stay unused."""
         with self._lock:
-            heir, run.heir = run.heir, None
-            if heir is not None:
-                heir.reserved = False
-            if run.held and run.control.clean and heir in self._waiting:
-                assert heir is not None
+            following, run.heir = run.heir, None
+            if following is not None:
+                following.reserved = False
+            if run.held and run.control.clean and following in self._waiting:
+                assert following is not None
                 held, run.held = run.held, ()
-                self._start(heir, held, run.settings)
+                self._start(following, held, run.settings)
             elif run.held and run.control.clean:
                 self._free.update(dict.fromkeys(run.held))
             elif run.held:
@@ -177,16 +180,15 @@ class Local(Executor):
         """
         with self._lock:
             if run.heir is None and run.held:
-                members = (other for other in self._waiting if run.job.group and other.job.group == run.job.group)
-                run.heir = next(
-                    (other for other in members if not other.reserved and {*run.held} <= {*other.claim.devices}), None
-                )
-                if run.heir is not None:
+                waiting = {other.number: other for other in self._waiting if not other.reserved}
+                number = heir(self._parts, list(waiting), set(self._free), run.number, run.held, self._order)
+                if number is not None:
+                    run.heir = waiting[number]
                     run.heir.reserved = True
             return run.heir is not None
 
     def _begin_what_fits(self) -> None:
-        """Begin the jobs that there are devices for, in order; one that waits keeps its devices only if `_strict`."""
+        """Begin the jobs that there are devices for, in order; one that waits keeps its devices in a strict order."""
         with self._lock:
             free = dict(self._free)
             chosen: list[tuple[_LocalRun, list[str]]] = []
@@ -202,7 +204,7 @@ class Local(Executor):
                     continue
                 if taken is not None:
                     chosen.append((run, taken))
-                for name in taken if taken is not None else mine if self._strict else ():
+                for name in taken if taken is not None else mine if self._order.strict else ():
                     free.pop(name)
             others = len(self._waiting) - len(chosen)
             for number, (run, taken) in enumerate(chosen):

@@ -5,9 +5,14 @@ from itertools import permutations
 
 import pytest
 
-from evalscope_evalflow.sweep.order import Part, best_order, makespan, startable
+from evalscope_evalflow.sweep.order import Order, Part, best_order, heir, startable, turns
+from evalscope_evalflow.sweep.order import makespan as makespan_of
 
 TWO = ("0", "1")
+
+
+def makespan(parts, jobs, judges=1, strict=False):
+    return makespan_of(parts, Order(tuple(jobs), strict), judges)
 
 
 def parts(*engine_s, devices=TWO, needs=1, judge_s=0.0):
@@ -75,3 +80,42 @@ def test_a_thousand_jobs_are_put_into_an_order_quickly():
     order = best_order(jobs)
     assert sorted(order.jobs) == list(range(1000))
     assert order.makespan_s < sum(job.engine_s for job in jobs) / 8 * 1.02
+
+
+def member(engine_s, heir_s=None, devices=TWO, group="family"):
+    return Part(devices, 1, engine_s, 0.0, group, engine_s - 9 if heir_s is None else heir_s)
+
+
+def test_an_engine_goes_on_to_the_next_of_its_group():
+    jobs = [member(10, devices=("0",)) for _ in range(4)]
+    order = best_order(jobs)
+    assert order.makespan_s == 10 + 3 * 1
+    found = turns(jobs, order)
+    assert [turn.engine_of for turn in found] == [None, *(turn.job for turn in found[:-1])]
+
+
+def test_a_family_stays_together_only_where_that_ends_earlier():
+    """Two families on two devices: each has its own. One that another job would have to wait for goes on elsewhere."""
+    jobs = [member(10, group=group) for group in "abababab"]
+    order = best_order(jobs)
+    assert order.makespan_s == 13
+    assert {len({jobs[turn.job].group for turn in turns(jobs, order) if turn.devices == (name,)}) for name in TWO} == {
+        1
+    }
+    long = [member(30, 28), member(30, 28), Part(TWO, 1, 40.0)]
+    assert best_order(long).makespan_s == 58
+
+
+def test_an_heir_has_the_same_number_of_devices_and_may_use_these():
+    jobs = [member(10), Part(TWO, 2, 10.0, 0.0, "family", 1.0), member(10, devices=("1",)), member(10)]
+    order = Order((0, 1, 2, 3), together=True)
+    assert heir(jobs, [1, 2, 3], set(), 0, ("0",), order) == 3
+    assert heir(jobs, [1, 2], set(), 0, ("0",), order) is None
+    assert heir([Part(TWO, 1, 1.0), Part(TWO, 1, 1.0)], [1], set(), 0, ("0",), order) is None
+
+
+def test_without_together_the_order_decides():
+    jobs = [member(10), Part(TWO, 1, 50.0), member(10)]
+    assert heir(jobs, [1, 2], set(), 0, ("0",), Order((0, 1, 2))) is None
+    assert heir(jobs, [1, 2], set(), 0, ("0",), Order((0, 1, 2), together=True)) == 2
+    assert heir(jobs, [2, 1], set(), 0, ("0",), Order((0, 2, 1))) == 2
