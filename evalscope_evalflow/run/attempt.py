@@ -18,6 +18,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineNotNeeded,
     EngineUnwell,
     OwnJudgeLost,
+    OwnJudgeUsed,
 )
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase, Progress, RunCancelled, UnfinishedRowCut, WorkerStarted
@@ -214,6 +215,7 @@ class Attempt:
                 worker = self._start_worker(cleanup, NO_KEY, judge.api_key)
                 judging.callback(worker.stop)  # before others may use the judge in its place
                 url = judge.wait_ready()
+                run.emit(OwnJudgeUsed(judge.name, judge.log))
                 at_once = judging.enter_context(run.control.judging(run.answers()))
             judging.enter_context(run.phase(Phase.JUDGE))
             worker.judge(at_once, url)

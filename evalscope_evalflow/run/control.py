@@ -14,6 +14,14 @@ class JudgeUse(Protocol):
     """One run's use of the judge that the sweep deploys."""
 
     @property
+    def name(self) -> str:
+        """The judge's name."""
+
+    @property
+    def log(self) -> str:
+        """The file of its engine's output."""
+
+    @property
     def api_key(self) -> str:
         """Its key; known before it is ready."""
 

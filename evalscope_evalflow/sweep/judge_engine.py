@@ -234,6 +234,16 @@ class _Use:
         self._judge, self._deployment, self._check = judge, deployment, check
 
     @property
+    def name(self) -> str:
+        """The judge's name."""
+        return self._deployment.model.name
+
+    @property
+    def log(self) -> str:
+        """The file of its engine's output."""
+        return str(self._deployment.log)
+
+    @property
     def api_key(self) -> str:
         """Its key."""
         return self._deployment.api_key
