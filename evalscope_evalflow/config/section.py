@@ -291,11 +291,7 @@ class FlowConfig(Section):
         "others are evaluated, and the exit code is 3; refuse: nothing is started",
     )
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
-    judge: ModelConfig | None = Field(
-        None,
-        description="a judge of one's own, {path: …, name: …, deploy: {…}}: it is deployed when and where the models "
-        "leave room, and judges for all of them; a judge that runs elsewhere is the stock `judge`",
-    )
+    judge: ModelConfig | None = Field(None, description="a judge to deploy for all models: {path, name, deploy: {…}}")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
     budget: BudgetConfig | None = Field(
         None,

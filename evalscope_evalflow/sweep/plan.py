@@ -23,6 +23,7 @@ from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of, judged_at_once, order_of, parts_of, sharing_of
+from evalscope_evalflow.sweep.judge_plan import judge_lines
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.order import Turn, turns
 from evalscope_evalflow.sweep.preparation import Prepared, prepare
@@ -256,7 +257,7 @@ def _plan(prepared: Prepared) -> Plan:
         prepared.executor.name,
         tuple(notes),
         free_port,
-        engines=sharing_of(jobs).lines if here else (),
+        engines=(*sharing_of(jobs).lines, *judge_lines(task, jobs)) if here else (),
         schedule=tuple(sorted(schedule, key=lambda item: item.begins_s)),
     )
 

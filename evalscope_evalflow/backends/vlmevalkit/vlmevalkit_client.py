@@ -16,6 +16,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import digest
 from evalscope_evalflow.events.answers import AnswerKind
 from evalscope_evalflow.worker.answer_kinds import kinds_of_output
 from evalscope_evalflow.worker.budget import NOWHERE, Budget
+from evalscope_evalflow.worker.credentials import JUDGE_KEY
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.quick_requests import quicken
@@ -279,6 +280,18 @@ def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: J
     judge_class = make_judge_class(api, heard, probe)
     for name in ("OpenAIWrapper", "SiliconFlowAPI", "HFChatModel"):  # all that VLMEvalKit makes judges of
         setattr(vlmeval.api, name, judge_class)
+
+
+def with_own_url(judge: dict[str, Any] | None, url: str) -> dict[str, Any] | None:
+    """Settings of a judge with the URL and key of the one that the sweep deploys, where the task names none.
+
+    Args:
+        judge: EvalScope's settings.
+        url: its base URL; empty where nothing is to be judged.
+    """
+    if judge is None or judge.get("api_url"):
+        return judge
+    return {**judge, "api_url": url or NOWHERE, "api_key": os.environ.get(JUDGE_KEY, "EMPTY")}
 
 
 def client_args(model_args: dict[str, Any] | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import (
     converse,
     install_judge,
     make_model_class,
+    with_own_url,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     DataError,
@@ -55,7 +56,7 @@ from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile
 from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.channel import Channel
-from evalscope_evalflow.worker.credentials import JUDGE_KEY, MODEL_KEY, masked, resolve
+from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
 from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client, uncollected
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
@@ -86,7 +87,6 @@ class VLMEvalKitWorker:
         self.kinds = KindsFile(os.path.dirname(request.failures_file), limits["max_tokens"])
         judged = "judge" in request.phases  # else its key may be missing
         self.judge_config: dict[str, Any] | None = resolve(self.settings.get("judge")) if judged else None
-        self.own_judge = request.own_judge
         self.files: dict[str, Files] = {}
         self.data: dict[str, Any] = {}  # VLMEvalKit's datasets
         self.errors: dict[str, str] = {}
@@ -159,9 +159,6 @@ class VLMEvalKitWorker:
         """Score what is saved; the model is gone."""
         self.errors.clear()
         self.probe.wait()
-        if self.own_judge and self.judge_config is not None:
-            own = {"api_url": self.channel.judge_url or NOWHERE, "api_key": os.environ.get(JUDGE_KEY, "EMPTY")}
-            self.judge_config = {**self.judge_config, **own}
         self._install_judge()
         left = []
         for dataset in self.settings["datasets"]:
@@ -178,7 +175,9 @@ class VLMEvalKitWorker:
         self._raise_if_nothing_worked(left, "judged")
 
     def _install_judge(self) -> None:
-        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget)
+        install_judge(
+            with_own_url(self.judge_config, self.channel.judge_url), self.judging.heard, self.probe, self.budget
+        )
 
     def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
         """A stock task."""
