@@ -131,7 +131,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("judge_model_name", "model that judges answers (required where a benchmark needs a judge)"),
     Flag(
         "judge_model_path",
-        "checkpoint folder or .gguf file of a judge that is deployed here; its name, URL and key need not be given",
+        "checkpoint folder or .gguf file of a judge that is deployed here: it needs no URL and no key",
+        "none",
     ),
     Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions (required with its name)"),
     Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself", "EMPTY: none"),

@@ -38,7 +38,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "extra_args": ("evalflow.deploy.extra_args",),
     "judge_api_key": ("judge.models[].api_key",),
     "judge_api_url": ("judge.models[].api_url",),
-    "judge_model_name": ("judge.models[].model_id", "evalflow.judge.name"),
+    "judge_model_name": ("judge.models[].model_id",),
     "judge_model_path": ("evalflow.judge.path",),
     "limit": ("limit",),
     "remote_api_url": ("evalflow.models[].api_url",),

@@ -253,7 +253,9 @@ def _one(api: Api, request: Any, settings: dict[str, Any]) -> tuple[str, Callabl
     return digest(json.dumps([request, settings], sort_keys=True, default=str)), ask
 
 
-def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, budget: Budget) -> None:
+def install_judge(
+    judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, budget: Budget, own_url: str = ""
+) -> None:
     """Have every dataset ask the task's judge, whatever it makes its judge of.
 
     Args:
@@ -261,10 +263,11 @@ def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: J
         heard: see `make_judge_class`.
         probe: this worker's.
         budget: what requests are counted by.
+        own_url: base URL of the judge that the sweep deploys, for settings that have none.
     """
     import vlmeval.api
 
-    api = None
+    api, judge = None, with_own_url(judge, own_url)
     if judge is not None:
         settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
         key = plain(judge.get("api_key")) or "EMPTY"

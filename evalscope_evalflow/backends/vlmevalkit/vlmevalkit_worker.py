@@ -28,7 +28,6 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import (
     converse,
     install_judge,
     make_model_class,
-    with_own_url,
 )
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     DataError,
@@ -175,9 +174,7 @@ class VLMEvalKitWorker:
         self._raise_if_nothing_worked(left, "judged")
 
     def _install_judge(self) -> None:
-        install_judge(
-            with_own_url(self.judge_config, self.channel.judge_url), self.judging.heard, self.probe, self.budget
-        )
+        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget, self.channel.judge_url)
 
     def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
         """A stock task."""
