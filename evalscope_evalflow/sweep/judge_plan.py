@@ -32,4 +32,4 @@ def judge_lines(task: Task, jobs: Sequence[Job]) -> list[str]:
     else:
         turn = "when they are free and no model waits for them"
     number = f"{len(judged)} model{'s' * (len(judged) != 1)}"
-    return [f"judge {judge.name}: {engine.name} on {where}, {turn}; one start for {number}"]
+    return [f"judge {judge.name}: {engine.name} on {where}, {turn}; one start for {number}, not in the estimate"]

@@ -295,7 +295,8 @@ def _scheduled(jobs: Sequence[Job], turn: Turn | None) -> Scheduled | None:
         return None
     engine_of = "" if turn.engine_of is None else jobs[turn.engine_of].model.name
     job = jobs[turn.job]
-    times = (round(turn.begins_s, 1), round(turn.answered_s, 1), round(turn.ends_s, 1))
+    ends_s = turn.answered_s if job.asks_own_judge else turn.ends_s  # a judge that is deployed has its own turn
+    times = (round(turn.begins_s, 1), round(turn.answered_s, 1), round(ends_s, 1))
     return Scheduled(job.model.name, turn.devices if job.asks_model else (), *times, engine_of)
 
 

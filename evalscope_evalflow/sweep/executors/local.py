@@ -113,7 +113,10 @@ class Local(Executor):
             self.judge = judge = JudgeEngine(judged[0].task, self.reporter.log, self.reporter.warn)
             self._judge_claim = judge.claim()
             self._free.update(dict.fromkeys(self._judge_claim.devices))
-        budget = JudgeBudget(max((job.size.verdicts_at_once for job in jobs), default=1))
+        at_once = max((job.size.verdicts_at_once for job in jobs), default=1)
+        if self.judge is not None:
+            at_once = min(at_once, self.judge.engine.max_num_seqs(self.judge.deploy))
+        budget = JudgeBudget(at_once)
         claims = self.claims_of(jobs)
         order = order_of(jobs, claims)
         runs = []
