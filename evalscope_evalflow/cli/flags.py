@@ -135,6 +135,11 @@ FLAGS: tuple[Flag, ...] = (
         several=True,
     ),
     Flag("judge_model_name", "model that judges answers (required where a benchmark needs a judge)"),
+    Flag(
+        "judge_model_path",
+        "checkpoint folder or .gguf file of a judge that is deployed here: it needs no URL and no key",
+        "none",
+    ),
     Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions (required with its name)"),
     Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself", "EMPTY: none"),
     Flag(
@@ -330,6 +335,21 @@ def _adapters(adapters: list[str], bases: list[str], names: list[str]) -> list[d
 def add_judge(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     """Put the judge into a task, if one is given; what is wrong with it."""
     judge = {name: given.get(f"judge_{name}") for name in ("model_name", "api_url", "api_key")}
+    if given.get("judge_model_path"):
+        path, deploy = given["judge_model_path"], task["evalflow"].setdefault("deploy", {})
+        named = {"name": judge["model_name"]} if judge["model_name"] else {}
+        engine = default_engine(path)
+        changed = (
+            {"engine": engine}
+            if engine != deploy.get("engine") and (engine == "llamacpp" or deploy.get("engine") in (REMOTE, "llamacpp"))
+            else {}
+        )
+        task["evalflow"]["judge"] = {"path": path, **named, **({"deploy": changed} if changed else {})}
+        return [
+            Problem(f"--judge_{name}", "has no place beside --judge_model_path", "Give one or the other.")
+            for name in ("api_url", "api_key")
+            if judge[name]
+        ]
     if not any(judge.values()):
         return []
     task["judge"] = {

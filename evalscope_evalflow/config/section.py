@@ -277,6 +277,7 @@ class FlowConfig(Section):
         "others are evaluated, and the exit code is 3; refuse: nothing is started",
     )
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
+    judge: ModelConfig | None = Field(None, description="a judge to deploy for all models: {path, name, deploy: {…}}")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
     budget: BudgetConfig | None = Field(
         None,
@@ -350,4 +351,4 @@ class FlowConfig(Section):
         return self.deploy.model_copy(update=DeployConfig.model_validate(model.deploy).model_dump(exclude_unset=True))
 
 
-SECTIONS.update(models=ModelConfig, deploy=DeployConfig)
+SECTIONS.update(models=ModelConfig, judge=ModelConfig, deploy=DeployConfig)

@@ -18,7 +18,13 @@ import psutil
 
 from evalscope_evalflow.events.api_events import ApiBack, ApiEvent, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.base import Event
-from evalscope_evalflow.events.engine_events import EngineKept, EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.engine_events import (
+    EngineKept,
+    EngineReleased,
+    EngineReused,
+    EngineStarting,
+    OwnJudgeUsed,
+)
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import (
     FilesReadAhead,
@@ -155,6 +161,8 @@ class Record:
             self._api(event)
         elif isinstance(event, FilesReadAhead):
             data["read_ahead"] = dataclasses.asdict(event)
+        elif isinstance(event, OwnJudgeUsed):
+            data["judge"] = {"name": event.judge, "log": event.log}
         elif isinstance(event, OverlapMeasured):
             data["overlap"] = dataclasses.asdict(event)
         elif isinstance(event, EngineKept):

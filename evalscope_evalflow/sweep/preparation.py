@@ -61,6 +61,14 @@ def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
         executor = load_executor(task.flow.executor)
     except ConfigError as error:
         problems += error.problems
+    if (
+        executor is not None
+        and task.flow.judge is not None
+        and task.flow.mode != "infer"
+        and executor[0].name != "local"
+    ):
+        what = f"the executor {executor[0].name} deploys no judge"
+        problems.append(Problem("evalflow.judge", what, "Use executor: local, or `mode: infer` here and then `judge`."))
     exporters: list[Exporter] = []
     try:
         exporters = load_exporters(task.flow.exporters)
