@@ -91,6 +91,7 @@ class Case:
         self.model = os.path.abspath(os.path.expanduser(model))
         self.dataset_args = {"general_mcq": demo.dataset_args(demo.data_folder())["general_mcq"]}
         self.variables: dict[str, str] = {}
+        self.adapter: str | None = None
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -123,7 +124,7 @@ class Case:
             port = probe.getsockname()[1]
         config = DeployConfig.model_validate(self.deploy)
         env = Environment.find(config.env)
-        model = ModelConfig.parse({"name": "m", "path": self.model})
+        model = ModelConfig.parse({"name": "m", "path": self.model, "adapter": self.adapter})
         command = load_engine(self.engine).command(model, config, Address("127.0.0.1", port, KEY), env)
         variables = {**env.variables(os.environ), **command.env, **config.env_vars}
         with (work / "engine.log").open("wb") as log:

@@ -1,6 +1,6 @@
 """Answers a second that a client takes from a server that answers at once: stock EvalScope's evaluator, and our worker.
 
-    python benchmarks/client.py [--items 3000] [--at-once 200] [--pairs 3] [--processes 1,2] [--json FILE]
+    python benchmarks/client.py [--items 3000] [--at-once 200] [--pairs 3] [--json FILE]
 
 nginx answers every request with the same body, so that the client is the limit; its share of the CPU is told, as it is
 taken from the same cores. The same questions, settings and number of requests at once; a rate is answers by the
@@ -69,16 +69,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder, nginx(Path(folder)) as (url, server):
         write_questions(Path(folder), args.items)
-        ways = ["stock", *(f"ours, {number}" for number in args.processes.split(","))]
+        ways = {"stock": stock, "ours": ours}
         found: dict[str, list[Figures]] = {way: [] for way in ways}
         for number in range(args.pairs):
-            for way in ways if number % 2 else ways[::-1]:
-                work = Path(folder) / f"{way.replace(', ', '-')}-{number}"
+            for way in list(ways) if number % 2 else reversed(ways):
+                work = Path(folder) / f"{way}-{number}"
                 work.mkdir()
-                task = stock_task(Path(folder), work, args)
-                run = stock if way == "stock" else ours
-                found[way].append(run(task, url, server, args.items, way.rpartition(" ")[2]))
-                print(f"{way:8} {found[way][-1]}", file=sys.stderr, flush=True)
+                found[way].append(ways[way](stock_task(Path(folder), work, args), url, server, args.items))
+                print(f"{way:5} {found[way][-1]}", file=sys.stderr, flush=True)
     show(found)
     if args.json:
         args.json.write_text(
@@ -174,7 +172,7 @@ def cpu_of(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def stock(task: dict[str, Any], url: str, server: psutil.Process, items: int, _: str) -> Figures:
+def stock(task: dict[str, Any], url: str, server: psutil.Process, items: int) -> Figures:
     """Stock EvalScope, in a process of its own; it tells when its pool of requests begins and ends."""
     work = Path(task["work_dir"])
     spec = work.with_suffix(".json")
@@ -205,6 +203,7 @@ def stock(task: dict[str, Any], url: str, server: psutil.Process, items: int, _:
 
 def as_stock(task: dict[str, Any]) -> None:
     """Run stock EvalScope here."""
+    import evalscope.models.openai_compatible  # noqa: F401 - the first request would import it
     from evalscope.config import TaskConfig
     from evalscope.evaluator import DefaultEvaluator
     from evalscope.run import run_task
@@ -228,15 +227,12 @@ def cpu_here() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def ours(task: dict[str, Any], url: str, server: psutil.Process, items: int, processes: str) -> Figures:
+def ours(task: dict[str, Any], url: str, server: psutil.Process, items: int) -> Figures:
     """Our worker, as a run starts it."""
     work = Path(task["work_dir"])
     (work / "evalflow").mkdir()
     half = f"{PACKAGE / 'backends' / 'native'}/{native_backend.Native.worker_half}"
-    settings = {"processes": int(processes)} if processes.isdigit() else {}
-    request = StartTask(
-        half, ["infer", "judge"], task, str(work / "evalflow" / "failures.jsonl"), "cause", settings=settings
-    )
+    request = StartTask(half, ["infer", "judge"], task, str(work / "evalflow" / "failures.jsonl"), "cause")
     status, status_end = os.pipe()
     variables = {**os.environ, credentials.MODEL_KEY: "key", "EVALFLOW_STATUS_FD": str(status_end)}
     variables["EVALFLOW_DISABLE"] = "1"
@@ -284,9 +280,7 @@ def check(work: Path, items: int) -> None:
 
 def show(found: dict[str, list[Figures]]) -> None:
     """The table; each figure is the median, ratios are those of the pairs."""
-    print(
-        "| client, processes | answers/s | / stock | CPU, ms/answer | nginx, ms/answer | memory, MB | all scored, s |"
-    )
+    print("| client | answers/s | / stock | CPU, ms/answer | nginx, ms/answer | memory, MB | all scored, s |")
     print("|---|---|---|---|---|---|---|")
     for way, runs in found.items():
         ratio = statistics.median(
@@ -304,7 +298,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=3000)
     parser.add_argument("--at-once", type=int, default=200)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--processes", default="1,2", help="numbers of processes, or auto, with commas between them")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--as-stock", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

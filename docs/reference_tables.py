@@ -84,7 +84,7 @@ def effects_parts() -> str:
 
 def effects_section() -> str:
     """What the section's keys change."""
-    return _effects("evalflow", "evalflow.reuse", "evalflow.models[]", "evalflow.deploy")
+    return _effects("evalflow", "evalflow.reuse", "evalflow.models[]", "evalflow.judge", "evalflow.deploy")
 
 
 def effects_flags() -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from evalscope_evalflow.results.comparison.chosen_runs import ChosenRun
 from evalscope_evalflow.results.comparison.compare_runs import LoadedRun
 from evalscope_evalflow.results.comparison.sample_table import BY_NUMBER, COLUMNS, tables_of
+from evalscope_evalflow.results.metric_scale import MetricScale
 from evalscope_evalflow.results.run_folders import RunFolder
 from evalscope_evalflow.state.cells import Cell
 
@@ -63,4 +64,6 @@ def loaded(
     run = RunFolder(Path(f"/runs/{label}"), label, {"state": "complete", **record}, label)
     run.__dict__["cells"] = dict(cells or {})  # what the cached property would read
     frame = pd.DataFrame(list(samples), columns=[*COLUMNS, *BY_NUMBER]).astype({"score": float})
-    return LoadedRun(ChosenRun(label, run, baseline), tables_of(frame), frozenset(lower))
+    return LoadedRun(
+        ChosenRun(label, run, baseline), tables_of(frame), {name: MetricScale(lower_is_better=True) for name in lower}
+    )

@@ -13,7 +13,6 @@ from typing import Any
 import environments
 import psutil
 import pytest
-from leftovers import servers_of
 
 from evalscope_evalflow import Endpoint, deploy
 from evalscope_evalflow.testing.engine_suite import RunningServer
@@ -54,12 +53,6 @@ def _runs_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
-
-
-@pytest.fixture
-def servers_before(gguf: Path) -> set[int]:
-    """What serves the GGUF file already, such as the run's shared server."""
-    return servers_of(gguf)
 
 
 @pytest.fixture(scope="session")

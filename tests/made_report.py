@@ -58,6 +58,7 @@ def rows(model: int, count: int = SAMPLES) -> list[dict[str, Any]]:
 def reader(samples: list[dict[str, Any]]) -> Reader:
     """What reads them as a run's samples are read."""
     frame = pandas.DataFrame(samples, dtype=object)
+    frame["wrong"] = [item["state"] == "scored" and item["score"] < 1 for item in samples]
     return lambda columns: frame if columns is None else frame[list(columns)]
 
 

@@ -296,6 +296,10 @@ class Backend(ABC):
         """`Saved.stamps`, now."""
         return self.look(task, model).stamps()
 
+    def asks_judge(self, task: Task, dataset: str) -> bool:
+        """Whether a dataset of a task with a judge is scored by that; where this is not known: yes."""
+        return True
+
     def start_task(self, task: Task, model: ModelConfig, phases: Sequence[str], max_num_seqs: int) -> StartTask:
         """The first request to the worker.
 
@@ -321,6 +325,7 @@ class Backend(ABC):
             request_slots=task.request_slots,
             judge_slots=task.judge_slots,
             budget=task.flow.caps.model_dump(),
+            own_judge=task.flow.judge is not None,
         )
 
 

@@ -78,7 +78,7 @@ class Patience:
 
 
 class DataFile:
-    """A file of rows: JSON lines, comma-separated or tab-separated values.
+    """A file of rows: JSON lines, comma-separated or tab-separated values, or Parquet, whose lines are its rows.
 
     Attributes:
         path: where it is.
@@ -107,6 +107,9 @@ class DataFile:
         Raises:
             BrokenFile: it cannot be read, from some line on.
         """
+        if self.path.suffix == ".parquet":
+            yield from self._parquet_rows()
+            return
         try:
             with self.path.open("rb") as raw:
                 self._check_start(raw.read(4))
@@ -118,6 +121,30 @@ class DataFile:
             raise self._wrong_encoding() from None
         except OSError as error:
             raise BrokenFile(1, f"it cannot be read: {error.strerror}", "Give a file that you may read.") from error
+
+    def _parquet_rows(self) -> Iterator[Row]:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            size = self.path.stat().st_size
+            if not size:
+                raise BrokenFile(1, "it is empty", "Write it anew.")
+            with parquet.ParquetFile(self.path) as file:
+                self.columns = list(file.schema_arrow.names)
+                for batch in file.iter_batches(_LOOK_EVERY):
+                    for values in batch.to_pylist():
+                        self.rows_read += 1
+                        yield Row(self.rows_read, self.rows_read, values)
+                    self.bytes_read = size * self.rows_read // max(1, file.metadata.num_rows)
+                    if self.bytes_read > ALWAYS and self.rows_read < file.metadata.num_rows and self._patience.over:
+                        self.whole = False
+                        return
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            why = "it is no Parquet file, or a part of one is missing"
+            raise BrokenFile(
+                max(1, self.rows_read), f"{why} ({str(error).splitlines()[0]})", "Write it anew."
+            ) from error
 
     def looked_at(self) -> str:
         """How much was looked at, if it is not all; else empty."""

@@ -27,7 +27,7 @@ def content(path: Path, known: Mapping[str, Any] | None = None) -> dict[str, Any
     Returns:
         `seen`, of names, sizes and times, and `content`; None where there is nothing.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     files = list(_files(path))
     seen = _digest(f"{name} {size} {written}" for name, _, size, written in files)
@@ -50,7 +50,7 @@ def same(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> boo
 
 def _files(path: Path) -> Iterator[tuple[str, Path, int, int]]:
     """Name, path, bytes and time (ns since the epoch) of each file, in a fixed order; hidden ones are passed over."""
-    if path.is_file():
+    if os.path.isfile(path):
         found = path.stat()
         yield "", path, found.st_size, found.st_mtime_ns
         return
@@ -59,7 +59,7 @@ def _files(path: Path) -> Iterator[tuple[str, Path, int, int]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             file = Path(folder, name)
-            if name.startswith(".") or not file.is_file():
+            if name.startswith(".") or not os.path.isfile(file):
                 continue
             number += 1
             if number > _FILES:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TextIO
 
-from evalscope_evalflow import __version__
 from evalscope_evalflow.cli.hide_keys import hide_keys
 from evalscope_evalflow.cli.parser import Parser, WrongArguments, normalise
 from evalscope_evalflow.display.output_streams import steady_output
@@ -94,9 +93,6 @@ def _with_output(argv: list[str]) -> int:
 def _dispatch(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         return _run_command(argv[0], argv[1:])
-    if argv == ["--version"]:  # the flags of a run would load the section's schema
-        print(f"evalflow {__version__}")
-        return ExitCode.COMPLETE
     if argv and os.path.isfile(argv[0]):
         raise ConfigError(Problem(argv[0], "is a file, not a command", f"Did you mean: evalflow run {argv[0]}"))
     if argv and not argv[0].startswith("-"):

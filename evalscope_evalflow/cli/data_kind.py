@@ -10,6 +10,7 @@ from typing import Any
 
 from evalscope_evalflow.backends.data_files import BrokenFile, DataFile, Patience
 from evalscope_evalflow.config import catalog
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, Problem
 
 NATIVE, VLMEVALKIT = "Native", "VLMEvalKit"
@@ -54,10 +55,10 @@ def recognise(data: str) -> DataKind:
     Raises:
         ConfigError: there is none, it cannot be read, or its columns are those of no benchmark.
     """
-    place = Path(data).expanduser()
-    if not place.exists():
+    place = user_path(data)
+    if not os.path.exists(place):
         raise ConfigError(Problem(_WHERE, f"{data} does not exist", _nearest(place)))
-    files = sorted(path for path in place.iterdir() if path.suffix in ENDINGS) if place.is_dir() else [place]
+    files = sorted(path for path in place.iterdir() if path.suffix in ENDINGS) if os.path.isdir(place) else [place]
     if not files:
         raise ConfigError(Problem(_WHERE, f"{data} holds no data file", f"Known: {', '.join(ENDINGS)}."))
     kinds = {path: _dataset_of(path) for path in files}
@@ -107,7 +108,7 @@ def link_into_lmudata(path: Path) -> Path | None:
     """
     target = catalog.lmudata() / path.name
     try:
-        if target.exists():
+        if os.path.exists(target):
             if target.samefile(path):
                 return None
             todo = f"Rename {path}: a dataset is called like its file."
@@ -172,5 +173,5 @@ def _kind_of(columns: set[str], ending: str) -> str | None:
 def _nearest(place: Path) -> str:
     from evalscope_evalflow.errors import nearest
 
-    beside = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+    beside = [path.name for path in place.parent.iterdir()] if os.path.isdir(place.parent) else []
     return nearest(place.name, beside)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def export_finished(
     from evalscope_evalflow.results.exporters import export, load_exporters
     from evalscope_evalflow.results.exporters.exported_results import of_folder
 
-    folder = shown / EXPORTS if target is None else Path(target).expanduser()
+    folder = shown / EXPORTS if target is None else user_path(target)
     _check_target(folder, shown, runs)
     failed: list[str] = []
     messages: list[str] = []
@@ -111,12 +113,12 @@ def _check_target(folder: Path, shown: Path, runs: Sequence[RunFolder]) -> None:
     Raises:
         ConfigError: it is one, or a file.
     """
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise ConfigError(Problem("--output", f"{folder} is a file", "With --export, give a folder."))
     place = folder.resolve()
     parts = [run.folder.resolve() for run in runs]
     inside = any(place == part or (place.is_relative_to(part) and place != part / EXPORTS) for part in parts)
-    if place == shown.resolve() or inside or (place / "summary.json").exists():
+    if place == shown.resolve() or inside or os.path.exists(place / "summary.json"):
         what = f"{folder} holds files of runs, and an export would replace some"
         raise ConfigError(Problem("--output", what, f"Give another folder; without --output it is {shown / EXPORTS}."))
 

@@ -76,6 +76,12 @@ FLAGS: tuple[Flag, ...] = (
         several=True,
     ),
     Flag(
+        "eval_adapter_path",
+        "LoRA adapter of each model, or a pattern like '/runs/lora-*'; --eval_model_path is then the base of all, or "
+        "one for each (default: the base that the adapter names)",
+        several=True,
+    ),
+    Flag(
         "remote_api_url",
         "URL of each model's API, or of the one that has them all (required for remote)",
         several=True,
@@ -129,6 +135,11 @@ FLAGS: tuple[Flag, ...] = (
         several=True,
     ),
     Flag("judge_model_name", "model that judges answers (required where a benchmark needs a judge)"),
+    Flag(
+        "judge_model_path",
+        "checkpoint folder or .gguf file of a judge that is deployed here: it needs no URL and no key",
+        "none",
+    ),
     Flag("judge_api_url", "URL of its API, …/v1 or …/v1/chat/completions (required with its name)"),
     Flag("judge_api_key", "key of that API; better '${VARIABLE}' than the key itself", "EMPTY: none"),
     Flag(
@@ -251,7 +262,7 @@ def mapping_from_flags(args: argparse.Namespace) -> dict[str, Any]:
         own_default = engine.reserves_context or "max_model_len" not in engine.honours
         if not own_default and "eval_max_model_length" not in given:
             for model in task["evalflow"]["models"]:
-                model["deploy"] = {"max_model_len": _default_max_model_len(model["path"])}
+                model["deploy"] = {"max_model_len": _default_max_model_len(model.get("path") or model["adapter"])}
     problems += add_judge(task, given)
     if problems:
         raise ConfigError(*problems)
@@ -267,8 +278,8 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     if given.get("deploy_backend", REMOTE if "remote_api_url" in given else None) == REMOTE:
         deploy["engine"] = REMOTE
         problems = _count("remote_api_url", given, names, one_for_all=True)
-        if "eval_model_path" in given:
-            problems.append(Problem("--eval_model_path", "has no place beside an API", "Give one or the other."))
+        for name in given.keys() & {"eval_model_path", "eval_adapter_path"}:
+            problems.append(Problem(f"--{name}", "has no place beside an API", "Give one or the other."))
         urls = given.get("remote_api_url", [])
         for name, url in zip(names, urls * len(names) if len(urls) == 1 else urls, strict=False):
             models.append({"name": name, "api_url": url, **({"api_key": key} if key else {})})
@@ -279,7 +290,12 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     if key is not None:
         deploy["api_key"] = key
     problems = []
-    if has_patterns(given):
+    if "eval_adapter_path" in given:
+        try:
+            models += _adapters(given["eval_adapter_path"], paths, names)
+        except ConfigError as error:
+            problems += error.problems
+    elif has_patterns(given):
         try:
             models += globs.pair(paths, names, "--eval_model_path")
         except ConfigError as error:
@@ -295,13 +311,45 @@ def add_models(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
 
 
 def has_patterns(given: Mapping[str, Any]) -> bool:
-    """Whether there is a pattern among the models' paths."""
-    return any(map(globs.is_pattern, given.get("eval_model_path", [])))
+    """Whether there is a pattern among the paths that stand for a model each."""
+    return any(map(globs.is_pattern, given.get("eval_adapter_path", given.get("eval_model_path", []))))
+
+
+def _adapters(adapters: list[str], bases: list[str], names: list[str]) -> list[dict[str, str]]:
+    """An entry of `models` for each adapter.
+
+    Raises:
+        ConfigError: a pattern is no good, or adapters, bases and names are not as many.
+    """
+    found = globs.pair(adapters, names, "--eval_adapter_path")
+    if any(map(globs.is_pattern, bases)) or len(bases) not in (0, 1, len(found)):
+        what = f"{len(bases)} given for {len(found)} adapters"
+        raise ConfigError(Problem("--eval_model_path", what, "Give their base, one for all or one each."))
+    each = bases if len(bases) == len(found) else bases * len(found)
+    models = [{**entry, "adapter": entry["path"]} for entry in found]
+    for entry in models:
+        del entry["path"]
+    return [{**entry, "path": base} for entry, base in zip(models, each, strict=True)] if each else models
 
 
 def add_judge(task: dict[str, Any], given: Mapping[str, Any]) -> list[Problem]:
     """Put the judge into a task, if one is given; what is wrong with it."""
     judge = {name: given.get(f"judge_{name}") for name in ("model_name", "api_url", "api_key")}
+    if given.get("judge_model_path"):
+        path, deploy = given["judge_model_path"], task["evalflow"].setdefault("deploy", {})
+        named = {"name": judge["model_name"]} if judge["model_name"] else {}
+        engine = default_engine(path)
+        changed = (
+            {"engine": engine}
+            if engine != deploy.get("engine") and (engine == "llamacpp" or deploy.get("engine") in (REMOTE, "llamacpp"))
+            else {}
+        )
+        task["evalflow"]["judge"] = {"path": path, **named, **({"deploy": changed} if changed else {})}
+        return [
+            Problem(f"--judge_{name}", "has no place beside --judge_model_path", "Give one or the other.")
+            for name in ("api_url", "api_key")
+            if judge[name]
+        ]
     if not any(judge.values()):
         return []
     task["judge"] = {
@@ -328,9 +376,11 @@ def _count(flag: str, given: Mapping[str, Any], names: list[str], one_for_all: b
 
 
 def _default_max_model_len(path: str) -> int:
+    from evalscope_evalflow.engines.adapters import base_of
     from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 
-    return min(DEFAULT_MAX_MODEL_LEN, checkpoint.context_length(path) or DEFAULT_MAX_MODEL_LEN)
+    longest = checkpoint.context_length(path) or checkpoint.context_length(base_of(path) or path)
+    return min(DEFAULT_MAX_MODEL_LEN, longest or DEFAULT_MAX_MODEL_LEN)
 
 
 def put(task: dict[str, Any], target: str, value: Any) -> None:

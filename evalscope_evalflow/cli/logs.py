@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evalscope_evalflow.cli.stop import choose
 from evalscope_evalflow.cli.terminal import registry_errors
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.processes.registry import Entry
@@ -72,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     roles = [role for role in ROLES if getattr(args, role)] or list(ROLES)
     with registry_errors():
         found = find_logs(args.run, roles)
-        if not args.follow and not any(path.is_file() for path in found.files):
+        if not args.follow and not any(os.path.isfile(path) for path in found.files):
             where = " and ".join(map(str, found.files))
             raise ConfigError(Problem(args.run, f"there is no log yet: {where}", "-f waits for it."))
         printer = _Printer(found.files)
@@ -93,10 +94,10 @@ def find_logs(run: str, roles: Sequence[str]) -> Logs:
         ConfigError: there is no such run.
         OSError: the list of runs cannot be read.
     """
-    place = Path(run).expanduser()
+    place = user_path(run)
     living = registry.living()
     named = any(run == entry.model or entry.run_id.startswith(run) for entry in living)
-    if not named and (place.is_dir() or os.sep in run):
+    if not named and (os.path.isdir(place) or os.sep in run):
         return _in_folder(place, roles)
     try:
         return _of_entry(choose(run, living), roles)

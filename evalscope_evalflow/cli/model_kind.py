@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import patterns
 from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.loopback import is_loopback
 from evalscope_evalflow.config.model_name import name_of
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.checkpoints import checkpoint_location
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -53,11 +53,11 @@ def recognise(model: str, name: str | None = None) -> ModelKind:
         return ModelKind("the checkpoints of a pattern", {"path": os.path.abspath(os.path.expanduser(model))})
     place = checkpoint_location.locate(model)
     entry = {"name": name or name_of(model), "path": _path(model)}
-    if place.exists() and checkpoint_location.is_gguf(model):
+    if os.path.exists(place) and checkpoint_location.is_gguf(model):
         return ModelKind("a GGUF file, for llama.cpp", entry)
-    if (place / "config.json").is_file():
+    if os.path.isfile(place / "config.json"):
         return ModelKind("a checkpoint's folder", entry)
-    if place.exists():
+    if os.path.exists(place):
         what = f"{model} is neither a GGUF file nor a folder with config.json"
         raise ConfigError(Problem(_WHERE, what, "Give a checkpoint's folder, a .gguf file, or an API's URL."))
     if checkpoint_location.HUB_NAME.fullmatch(model):
@@ -68,8 +68,8 @@ def recognise(model: str, name: str | None = None) -> ModelKind:
 
 def _path(model: str) -> str:
     """A path that holds from any folder; a hub's name as it is."""
-    given = Path(model).expanduser()
-    return os.path.abspath(given) if given.exists() else model
+    given = user_path(model)
+    return os.path.abspath(given) if os.path.exists(given) else model
 
 
 def _api(url: str, name: str | None) -> ModelKind:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from evalscope_evalflow.cli.export_flag import add_export, export_finished
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     if args.browser:
         from evalscope_evalflow.results.dashboard_view import serve
 
-        serve(Path(args.folder).expanduser(), runs, args.port)
+        serve(user_path(args.folder), runs, args.port)
         return ExitCode.COMPLETE
     if args.export:
         return _export(runs, args)
@@ -115,7 +116,7 @@ def _export(runs: Sequence[RunFolder], args: argparse.Namespace) -> int:
     """Export into a folder of its own: what the runs have written stays as it is."""
     from evalscope_evalflow.results.json_output import print_document
 
-    done = export_finished(Path(args.folder).expanduser(), args.output, runs, args.datasets, args.export)
+    done = export_finished(user_path(args.folder), args.output, runs, args.datasets, args.export)
     if args.json:
         print_document("show", {"exported": done}, done.exit_code)
     return done.exit_code

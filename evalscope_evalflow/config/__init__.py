@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         FlowConfig,
         ModelConfig,
         PluginChoice,
-        Section,
     )
+    from evalscope_evalflow.config.section_part import Section
 
 __all__ = ["AUTO", "REMOTE", "Count", "DeployConfig", "FlowConfig", "ModelConfig", "PluginChoice", "Section"]
 

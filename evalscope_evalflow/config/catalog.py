@@ -83,7 +83,7 @@ def vlmevalkit_folder(worker_env: str | None = None) -> Path | None:
         ConfigError: there is no EvalScope.
     """
     folder = evalscope_folder(worker_env).parent / "vlmeval"
-    return folder if folder.is_dir() else None
+    return folder if os.path.isdir(folder) else None
 
 
 def vlmevalkit_datasets(worker_env: str | None = None, *, ask: bool = True) -> frozenset[str]:
@@ -104,10 +104,10 @@ def vlmevalkit_datasets(worker_env: str | None = None, *, ask: bool = True) -> f
     identity = [str(env.prefix), *(f"{path.name} {path.stat().st_mtime_ns}" for path in found)]
     name = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
     file = user_cache_path("evalflow", ensure_exists=True) / f"vlmevalkit-{name}.json"
-    if not ask and not file.exists():
+    if not ask and not os.path.exists(file):
         return frozenset(DEFAULT_VLM_DATASETS)
     with locked(file.with_suffix(".lock")):
-        if not file.exists():
+        if not os.path.exists(file):
             new = file.with_suffix(".new")
             new.write_text(_list_vlmevalkit_datasets(env), encoding="utf-8")
             new.replace(file)
@@ -123,7 +123,7 @@ def vlmevalkit_has(dataset: str, worker_env: str | None = None) -> bool:
     Raises:
         ConfigError: there is no EvalScope, or VLMEvalKit cannot be imported.
     """
-    if dataset in DEFAULT_VLM_DATASETS or (lmudata() / f"{dataset}.tsv").is_file():
+    if dataset in DEFAULT_VLM_DATASETS or os.path.isfile(lmudata() / f"{dataset}.tsv"):
         return True
     folder = vlmevalkit_folder(worker_env)
     if folder is None or (dataset in native_datasets(folder.parent / "evalscope") and dataset not in _words_of(folder)):
@@ -166,7 +166,7 @@ def native_datasets(folder: Path) -> frozenset[str]:
     """The names of the Native backend's benchmarks."""
     names = {path.stem for path in (folder / "benchmarks" / "_meta").glob("*.json")} - {"_index"}
     index = folder / "benchmarks" / "_index.json"
-    if index.is_file():
+    if os.path.isfile(index):
         names |= set(json.loads(index.read_text(encoding="utf-8")))
     return frozenset(names)
 

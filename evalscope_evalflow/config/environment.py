@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalscope_evalflow.config.user_paths import user_path
+
 # Of another environment's Python, and misleading in this one.
 _FOREIGN = (
     "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "__PYVENV_LAUNCHER__", "VIRTUAL_ENV",
@@ -48,31 +50,31 @@ class Environment:
         if where is None:
             return cls(Path(sys.prefix), Path(sys.executable), own=True)
         path = Path(os.path.abspath(os.path.expanduser(where)))  # not resolved: a venv's python is a link
-        if path.is_file() and os.access(path, os.X_OK):
+        if os.path.isfile(path) and os.access(path, os.X_OK):
             return cls(path.parent.parent, path)
-        if not path.exists() and os.sep not in where:
+        if not os.path.exists(path) and os.sep not in where:
             path = next((folder for folder in conda_prefixes() if folder.name == where), path)
-        if path.is_file():
+        if os.path.isfile(path):
             raise FileNotFoundError(f"no environment {where}: that file is no program that may be run")
-        if not path.is_dir():
+        if not os.path.isdir(path):
             known = "" if os.sep in where else "; nor does conda know an environment of that name"
             raise FileNotFoundError(f"no environment {where}: there is no such folder{known}")
         names = ("python", "python3")  # a system's own prefix may have the second alone
         found = [path / "bin" / name for name in names if os.access(path / "bin" / name, os.X_OK)]
         if not found:
-            inside = "; did you mean its .venv?" if (path / ".venv" / "bin" / "python").exists() else ""
+            inside = "; did you mean its .venv?" if os.path.exists(path / ".venv" / "bin" / "python") else ""
             raise FileNotFoundError(f"no environment {where}: it has no bin/python{inside}")
         return cls(path, found[0])
 
     @property
     def is_conda(self) -> bool:
         """Whether conda made it."""
-        return (self.prefix / "conda-meta").is_dir()
+        return os.path.isdir(self.prefix / "conda-meta")
 
     @property
     def is_venv(self) -> bool:
         """Whether venv, virtualenv or uv made it."""
-        return (self.prefix / "pyvenv.cfg").is_file()
+        return os.path.isfile(self.prefix / "pyvenv.cfg")
 
     @property
     def installer(self) -> str:
@@ -116,7 +118,7 @@ class Environment:
             folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
         else:
             folders = sorted(self.prefix.glob(f"lib/python3*/site-packages/{package}"))
-        return next((folder / name for folder in folders if (folder / name).is_file()), None)
+        return next((folder / name for folder in folders if os.path.isfile(folder / name)), None)
 
     def version_of(self, distribution: str) -> str | None:
         """The version of an installed distribution; None if its metadata are not found there.
@@ -196,7 +198,7 @@ def conda_prefixes() -> list[Path]:
     """
     found = []
     with suppress(OSError):
-        lines = Path("~/.conda/environments.txt").expanduser().read_text(encoding="utf-8").splitlines()
+        lines = user_path("~/.conda/environments.txt").read_text(encoding="utf-8").splitlines()
         found += [Path(line.strip()) for line in lines if line.strip()]
     roots = [Path(item) for item in os.environ.get("CONDA_ENVS_PATH", "").split(os.pathsep) if item]
     active = os.environ.get("CONDA_PREFIX")
@@ -210,4 +212,4 @@ def conda_prefixes() -> list[Path]:
     for root in roots:
         with suppress(OSError):
             found += sorted(root.iterdir())
-    return [path for path in dict.fromkeys(found) if (path / "conda-meta").is_dir()]
+    return [path for path in dict.fromkeys(found) if os.path.isdir(path / "conda-meta")]

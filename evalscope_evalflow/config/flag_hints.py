@@ -22,6 +22,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "datasets": ("datasets",),
     "deploy_backend": ("evalflow.deploy.engine",),
     "env_vars": ("evalflow.deploy.env_vars",),
+    "eval_adapter_path": ("evalflow.models[].adapter",),
     "eval_api_key": ("evalflow.deploy.api_key", "evalflow.models[].api_key"),
     "eval_backend": ("evalflow.backend",),
     "eval_devices": ("evalflow.deploy.devices",),
@@ -39,6 +40,7 @@ FLAG_PLACES: dict[str, tuple[str, ...]] = {
     "judge_api_key": ("judge.models[].api_key",),
     "judge_api_url": ("judge.models[].api_url",),
     "judge_model_name": ("judge.models[].model_id",),
+    "judge_model_path": ("evalflow.judge.path",),
     "limit": ("limit",),
     "remote_api_url": ("evalflow.models[].api_url",),
     "reuse_accept": ("evalflow.reuse.accept",),
@@ -80,7 +82,7 @@ def misplaced(data: Mapping[Any, Any], section_keys: Collection[str]) -> Iterato
         places = FLAG_PLACES.get(name, ())
         if name in COMMAND_ONLY:
             yield Problem(str(key), f"is a flag of the command (--{name}), not a key of a task", "Remove it here.")
-        elif name in section_keys and name != "dry_run":
+        elif name in section_keys and name not in ("dry_run", "judge"):  # EvalScope has these names, too
             yield Problem(str(key), "is a key of the section", f"Write it in `{SECTION}`: {SECTION}: {{{name}: …}}.")
         elif places and places != (name,) and name != "eval_backend":
             forms = [f"`{_as_yaml(place)}`" for place in places]

@@ -25,7 +25,7 @@ def is_pattern(path: Any) -> bool:
 
 
 def expand(models: Sequence[Any], where: str) -> list[Any]:
-    """Entries of `models` in which those with a pattern as `path` are replaced by one for each match.
+    """Entries of `models` in which those with a pattern as `path` or `adapter` are replaced by one for each match.
 
     Args:
         models: entries as a file has them; what is no mapping, or has no pattern, stays as it is.
@@ -37,11 +37,16 @@ def expand(models: Sequence[Any], where: str) -> list[Any]:
     found: list[Any] = []
     problems: list[Problem] = []
     for number, entry in enumerate(models):
-        if not isinstance(entry, Mapping) or not is_pattern(entry.get("path")):
+        keys = [key for key in ("path", "adapter") if isinstance(entry, Mapping) and is_pattern(entry.get(key))]
+        if not keys:
             found.append(entry)
             continue
+        if len(keys) == 2:
+            what = "both `path` and `adapter` are patterns, and which adapter is for which checkpoint is not said"
+            problems.append(Problem(f"{where}.{number}", what, "Name the base; its adapters may be a pattern."))
+            continue
         try:
-            found += _expanded(entry, f"{where}.{number}.path")
+            found += _expanded(entry, keys[0], f"{where}.{number}.{keys[0]}")
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -119,14 +124,14 @@ def names(pattern: str, paths: Sequence[str], name: str | None = None) -> list[s
     return [name.replace(PLACE, part) if PLACE in name else f"{name}-{part}" for part in stood]
 
 
-def _expanded(entry: Mapping[Any, Any], where: str) -> Iterable[dict[Any, Any]]:
-    pattern = str(entry["path"])
+def _expanded(entry: Mapping[Any, Any], key: str, where: str) -> Iterable[dict[Any, Any]]:
+    pattern = str(entry[key])
     paths = matches(pattern, where)
     given = entry.get("name")
     if given is not None and str(given) in (_own_name(pattern.rstrip(os.sep)), ""):
         given = None  # a ModelConfig names itself after its path
     for path, name in zip(paths, names(pattern, paths, None if given is None else str(given)), strict=True):
-        yield {**entry, "name": name, "path": path, "pattern": pattern}
+        yield {**entry, "name": name, key: path, "pattern": pattern}
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

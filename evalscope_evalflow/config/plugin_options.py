@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from evalscope_evalflow.config import plugins
-from evalscope_evalflow.config.section import PluginChoice, Section
+from evalscope_evalflow.config.section import PluginChoice
+from evalscope_evalflow.config.section_part import Section
 from evalscope_evalflow.errors import ConfigError, Problem
 
 

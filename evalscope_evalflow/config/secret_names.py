@@ -1,4 +1,7 @@
-"""Which settings hold keys, by their names; commands that read no key import no pydantic for it."""
+"""The names of settings that hold keys, and the words that stand where no key is to be seen.
+
+Apart from `keys`, which needs pydantic: commands that only read what a run has left do without that.
+"""
 
 from __future__ import annotations
 

@@ -7,75 +7,25 @@ EvalScope lacks: which models to deploy, how, and what to do with results that a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_serializer, model_validator
 from typing_extensions import Self
 
 from evalscope_evalflow.config.default_backend import known_backends
-from evalscope_evalflow.config.flag_hints import flag_hint
 from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.config.model_name import LONGEST, is_name, name_of
+from evalscope_evalflow.config.section_part import SECTIONS, Section
 from evalscope_evalflow.config.setting_effects import ACCEPTABLE
-from evalscope_evalflow.errors import ConfigError, Problem, nearest
-
-if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass
-else:
-    ModelMetaclass = type(BaseModel)
+from evalscope_evalflow.errors import nearest
 
 AUTO: Literal["auto"] = "auto"
 REMOTE = "remote"  # the engine that starts nothing: the model is an API that runs elsewhere
 _DEVICE = re.compile(r"\d+|(GPU|MIG)-\S+", re.ASCII)
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 Count = Annotated[int, Field(gt=0)]
-
-
-class _Refusing(ModelMetaclass):
-    """Has a section that is made in Python fail as one that is parsed: with ConfigError, and no value shown."""
-
-    def __call__(cls, *args: Any, **values: Any) -> Any:
-        try:
-            return super().__call__(*args, **values)
-        except ValidationError as error:
-            raise ConfigError(*_problems(error, cls, cls.__name__)) from None  # type: ignore[arg-type]
-
-
-class Section(BaseModel, metaclass=_Refusing):
-    """A part of the section. Unknown keys are refused; dashes are understood as underscores."""
-
-    model_config = ConfigDict(
-        extra="forbid", hide_input_in_errors=True, validate_default=False, protected_namespaces=()
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _dashes(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        return {str(key).replace("-", "_"): value for key, value in data.items()}
-
-    def to_section(self) -> dict[str, Any]:
-        """Only what was set, with keys as SecretStr: parses to the same again."""
-        return self.model_dump(exclude_unset=True)
-
-    @classmethod
-    def parse(cls, data: Mapping[str, Any], where: str = "evalflow") -> Self:
-        """Validate a mapping.
-
-        Args:
-            data: the settings.
-            where: how messages name them.
-
-        Raises:
-            ConfigError: with every problem found; none of them shows a value.
-        """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise ConfigError(*_problems(error, cls, where)) from None
 
 
 class DeployConfig(Section):
@@ -143,6 +93,8 @@ class DeployConfig(Section):
             value = str(value)
         if isinstance(value, str) and value.strip().lower() in ("auto", "all"):
             return value.strip().lower()
+        if isinstance(value, bytes):  # pydantic would take them for text, unchecked
+            raise ValueError("bytes are no devices: give numbers or UUIDs")
         if not isinstance(value, (str, list, tuple)):
             return value
         names = [str(item).strip() for item in (value.split(",") if isinstance(value, str) else value)]
@@ -172,12 +124,24 @@ class ModelConfig(Section):
 
     name: str = Field(
         min_length=1,
-        description="name in results, and the one that is requested from the engine; default: the path's last part",
+        description="name in results, and the one that is requested from the engine; default: the last part of "
+        "`adapter`, or of `path`",
     )
     path: str | None = Field(
         None, description="checkpoint folder, or .gguf file; a pattern (*, ?, […]): one model a match"
     )
-    pattern: str | None = Field(None, description="the pattern that matched `path`; set by EvalFlow")
+    adapter: str | None = Field(
+        None,
+        description="LoRA adapter of the checkpoint at `path`: the folder with adapter_config.json, or for llamacpp a "
+        ".gguf file; a pattern: one model a match. Adapters of one base share an engine",
+    )
+    pattern: str | None = Field(None, description="the pattern that matched `path` or `adapter`; set by EvalFlow")
+    adapters: dict[str, str] = Field(
+        default_factory=dict, description="adapters that the model's engine serves, by their names; set by EvalFlow"
+    )
+    base_name: str | None = Field(
+        None, description="name under which an engine with adapters serves their base; set by EvalFlow"
+    )
     api_url: str | None = Field(None, description="base URL of an OpenAI-compatible API (remote)")
     api_key: Key | None = Field(None, description="key of that API")
     model_id: str | None = Field(None, min_length=1, description="name that the API knows it by; default: `name`")
@@ -190,9 +154,8 @@ class ModelConfig(Section):
     @classmethod
     def _named_by_its_path(cls, data: Any) -> Any:
         data = {"path": str(data)} if isinstance(data, (str, Path)) else data
-        if isinstance(data, Mapping) and not data.get("name") and data.get("path"):
-            return {**data, "name": name_of(str(data["path"]))}
-        return data
+        named = isinstance(data, Mapping) and not data.get("name") and (data.get("adapter") or data.get("path"))
+        return {**data, "name": name_of(str(named))} if named else data
 
     @field_validator("name")
     @classmethod
@@ -207,13 +170,36 @@ class ModelConfig(Section):
         """The name that requests give: the API's, or the one that the engine serves it under."""
         return self.model_id or self.name
 
+    @property
+    def served_adapters(self) -> dict[str, str]:
+        """The adapters that its engine serves, by their names: the model's own, where no other shares the engine."""
+        return self.adapters or ({self.name: self.adapter} if self.adapter else {})
+
+    @property
+    def engine_name(self) -> str:
+        """The name under which its engine serves the checkpoint itself: with adapters, that of their base."""
+        if not self.served_adapters or (self.adapter is None and self.base_name is None):
+            return self.name
+        if self.base_name:
+            return self.base_name
+        found = name_of(self.path or "base")
+        while found in self.served_adapters:
+            found += "-base"
+        return found
+
+    @model_validator(mode="after")
+    def _adapter_of_a_checkpoint(self) -> Self:
+        if self.adapter and self.api_url:
+            raise ValueError("adapter is for a checkpoint that is deployed (path), not for an API (api_url)")
+        return self
+
     @model_validator(mode="after")
     def _model_id_of_an_api(self) -> Self:
         if self.model_id and not self.api_url:
             raise ValueError("model_id is the name at an API (api_url); an engine serves a checkpoint as `name`")
         return self
 
-    @field_validator("path", mode="before")
+    @field_validator("path", "adapter", mode="before")
     @classmethod
     def _path(cls, value: Any) -> Any:
         return None if value is None else str(value)
@@ -291,6 +277,7 @@ class FlowConfig(Section):
         "others are evaluated, and the exit code is 3; refuse: nothing is started",
     )
     deploy: DeployConfig = Field(default=DeployConfig(), description="how they are served")
+    judge: ModelConfig | None = Field(None, description="a judge to deploy for all models: {path, name, deploy: {…}}")
     judge_max_num_seqs: int = Field(200, gt=0, description="answers that are judged at once")
     budget: BudgetConfig | None = Field(
         None,
@@ -364,36 +351,4 @@ class FlowConfig(Section):
         return self.deploy.model_copy(update=DeployConfig.model_validate(model.deploy).model_dump(exclude_unset=True))
 
 
-def _problems(error: ValidationError, schema: type[Section], where: str) -> Iterator[Problem]:
-    either: dict[str, list[str]] = {}
-    for item in error.errors(include_input=False, include_url=False, include_context=False):
-        place = ".".join([where, *(str(part) for part in item["loc"])])
-        if len(item["loc"]) > 1 and _is_choice(item["loc"][-1]):  # one of the kinds that a setting may be of
-            either.setdefault(place.rpartition(f".{item['loc'][-1]}")[0], []).append(item["msg"])
-            continue
-        if item["type"] == "extra_forbidden":
-            known = _fields_at(schema, item["loc"][:-1])
-            name = str(item["loc"][-1])
-            hint = flag_hint(name)
-            if hint:
-                yield Problem(place, *hint)
-            else:
-                yield Problem(place, "unknown key", f"{nearest(name, known)} Known: {', '.join(known)}".strip())
-        else:
-            yield Problem(place, item["msg"].removeprefix("Value error, "))
-    for place, messages in either.items():
-        others = [said.removeprefix("Input should be ") for said in messages[1:]]
-        yield Problem(place, ", or ".join([messages[0], *others]))
-
-
-def _is_choice(part: int | str) -> bool:
-    """Whether a part of an error's place is not of the data, but pydantic's name for one of several types."""
-    return isinstance(part, str) and part.startswith(("constrained-", "literal["))
-
-
-def _fields_at(schema: type[Section], location: tuple[Any, ...]) -> list[str]:
-    """The keys known at a place of the section, such as ("models", 0, "deploy")."""
-    homes: dict[str, type[Section]] = {"models": ModelConfig, "deploy": DeployConfig}
-    for part in location:
-        schema = homes.get(str(part), schema)
-    return list(schema.model_fields)
+SECTIONS.update(models=ModelConfig, judge=ModelConfig, deploy=DeployConfig)

@@ -167,6 +167,7 @@ SECTION: Mapping[str, Setting] = {
     "reuse": Setting(_N),
     "models": Setting(_P),
     "deploy": Setting(_P),
+    "judge": Setting(_P),
     "verify_md5": Setting(_A, note="by the data's content"),
     **_all(_N, "judge_max_num_seqs budget executor exporters dry_run verbose on_incomplete"),
 }
@@ -177,8 +178,18 @@ MODEL: Mapping[str, Setting] = {
     "api_key": Setting(_N),
     "model_id": Setting(_A, note="the name that the API knows it by"),
     "generation_config": Setting(_P),
-    "pattern": Setting(_N),
+    "adapter": Setting(_A, note="the content of its files, not where they are"),
+    **_all(_N, "pattern adapters base_name"),
     "deploy": Setting(_P),
+}
+OWN_JUDGE: Mapping[str, Setting] = {
+    "name": Setting(_S),
+    "path": Setting(_S, note="the content of the checkpoint's files, not where they are"),
+    "generation_config": Setting(_S, note="as `generation_config` of the task"),
+    "deploy": Setting(_S, note="what of it changes a model's answers changes verdicts"),
+    "adapter": Setting(_S, note="the content of its files, not where they are"),
+    **_all(Effect.REFUSED, "api_url api_key model_id"),
+    **_all(_N, "pattern adapters base_name"),
 }
 DEPLOY: Mapping[str, Setting] = {
     "engine": Setting(_A, note="which one; its version is recorded"),
@@ -210,13 +221,14 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
     "evalflow": SECTION,
     "evalflow.reuse": REUSE,
     "evalflow.models[]": MODEL,
+    "evalflow.judge": OWN_JUDGE,
     "evalflow.deploy": DEPLOY,
 }
 
 # What `reuse: {accept: […]}` may name: settings that change answers, as a refusal names them.
 ACCEPTABLE = (
-    *("model", "engine", "checkpoint", "extra_args", "env_vars", "max_model_len", "chat_template", "api_url"),
-    *("generation_config", "dataset_args", "limit", "repeats", "seed", "model_args", "model_task"),
+    *("model", "engine", "checkpoint", "adapter", "extra_args", "env_vars", "max_model_len", "chat_template"),
+    *("api_url", "generation_config", "dataset_args", "limit", "repeats", "seed", "model_args", "model_task"),
     *("dataset_hub", "dataset_dir", "agent_config", "sandbox"),
 )
 

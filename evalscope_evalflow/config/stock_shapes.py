@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from evalscope_evalflow.config.user_paths import why_no_path
 from evalscope_evalflow.errors import Problem
 
 # Stock fields that are mappings, and how they are written.
@@ -30,6 +31,7 @@ def shape_problems(data: Mapping[Any, Any]) -> Iterator[Problem]:
         if data.get(name) is not None and not isinstance(data[name], Mapping):
             yield Problem(name, f"is no mapping ({kind_of(data[name])})", f"Write it as {name}: {form}.")
     yield from _texts(data, _TEXTS, "")
+    yield from _path(data.get("work_dir"), "work_dir")
     if data.get("eval_config") is not None and not isinstance(data["eval_config"], (str, Mapping)):
         yield Problem("eval_config", f"is no mapping ({kind_of(data['eval_config'])})")
     settings = data.get("dataset_args")
@@ -58,11 +60,17 @@ def _of_dataset(name: Any, settings: Any) -> Iterator[Problem]:
         return
     yield from _keys(settings, where)
     yield from _texts(settings, ("local_path",), where)
-    if isinstance(settings.get("local_path"), str) and "\0" in settings["local_path"]:
-        yield Problem(f"{where}.local_path", "is no path: it has a null byte in it")
+    yield from _path(settings.get("local_path"), f"{where}.local_path")
     subsets = settings.get("subset_list")
     if subsets is not None and not isinstance(subsets, (list, tuple)):
         yield Problem(f"{where}.subset_list", f"is no list ({kind_of(subsets)})", "Write it as [NAME, NAME].")
+
+
+def _path(value: Any, where: str) -> Iterator[Problem]:
+    """Whether there could be a file of that name; anything but a path is another check's."""
+    why = why_no_path(value) if isinstance(value, (str, os.PathLike)) else ""
+    if why:
+        yield Problem(where, f"is no path: {why}")
 
 
 def _of_judge(judge: Mapping[Any, Any]) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from evalscope_evalflow.config.eval_types import eval_type_problem
 from evalscope_evalflow.config.flag_hints import misplaced
 from evalscope_evalflow.config.legacy_judge import translate_judge
 from evalscope_evalflow.config.model_name import name_of
+from evalscope_evalflow.config.own_judge import as_written, with_stock_judge
 from evalscope_evalflow.config.stock_shapes import shape_problems
 from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
@@ -98,7 +99,7 @@ class Task:
         section = self.flow.model_dump(mode="json", exclude_unset=True, exclude={"models"})
         if self.multi_model:
             section["models"] = [model.model_dump(mode="json", exclude_unset=True)]
-        return {**self.stock, SECTION: section}
+        return {**as_written(self.stock, self.flow), SECTION: section}
 
     @property
     def outputs(self) -> Path:
@@ -173,6 +174,7 @@ class Task:
         try:
             if not shapes:
                 data, judge_notes = translate_judge(data)
+                data = with_stock_judge(data, flow)
         except ConfigError as error:
             problems += error.problems
         if problems:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, Problem
 
 _TODO = "Indent with spaces; put texts with `: `, `#`, `{`, `[`, `*`, `&`, `!` or `@` into quotes."
@@ -22,7 +23,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
     where = str(path) or "the name of the file"
     try:
-        text = Path(path).expanduser().read_bytes()
+        text = user_path(path).read_bytes()
         data = yaml.safe_load(text)  # JSON is YAML; bytes, as a byte order mark says which Unicode they are
     except OSError as error:
         raise ConfigError(Problem(where, f"cannot be read: {error.strerror}", _looked_for(where))) from error
@@ -56,7 +57,7 @@ def with_data_beside(data: Mapping[str, Any], file: str | Path) -> dict[str, Any
     settings = data.get("dataset_args")
     if not isinstance(settings, Mapping):
         return dict(data)
-    folder = Path(file).expanduser().absolute().parent
+    folder = user_path(file).absolute().parent
     return {
         **data,
         "dataset_args": {

@@ -143,6 +143,8 @@ def _warnings(event: Event) -> list[str]:
                 f"starting it again ({restart} of {max_restarts}); {answers} answers are saved, {added} of them since "
                 "its last start",
             ]
+        case engine.OwnJudgeLost(reason):
+            return [f"{reason.splitlines()[0]}; verdicts that came are saved"]
         case engine.EngineReleased(name, problems=problems, warnings=warnings):
             return [f"{name} was ended, but {line}" for line in (*problems, *warnings)]
         case worker.DatasetFailed(dataset, message):

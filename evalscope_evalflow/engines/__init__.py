@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 
 from evalscope_evalflow.config import AUTO, DeployConfig, ModelConfig, plugins
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines.adapters import is_whole
 from evalscope_evalflow.engines.base import (
     HONOURABLE,
     INTERFACE_VERSION,
@@ -105,6 +106,14 @@ def command_of(engine: Engine, model: ModelConfig, deploy: DeployConfig, address
     """
     if model.path:
         model = model.model_copy(update={"path": absolute_path(str(locate(model.path)))})
+    adapters = {
+        name: absolute_path(str(locate(path)))
+        for name, path in sorted(model.served_adapters.items())
+        if name == model.name or is_whole(path)  # one that was deleted meanwhile must not keep the others from starting
+    }
+    if adapters:
+        own = model.adapter and adapters[model.name]
+        model = model.model_copy(update={"adapters": adapters, "adapter": own, "base_name": model.engine_name})
     if deploy.chat_template:
         deploy = deploy.model_copy(update={"chat_template": absolute_path(deploy.chat_template)})
     return engine.command(model, deploy, address, env)
@@ -127,6 +136,10 @@ def check_engine(
         seen: environments that were looked at for other models; this one is added, and looked at only if it is new.
     """
     yield from engine.check(model, deploy)
+    if model.adapter and not engine.most_adapter_rank:
+        others = "vllm, lmdeploy and llamacpp do"
+        what = f"{engine.name} serves no adapters by their names ({model.adapter})"
+        yield Problem(f"model {model.name}", what, f"Choose another engine ({others}), or merge it into its base.")
     if engine.local:
         yield from engine.check_settings(deploy)
     yield from engine.check_keys(deploy)

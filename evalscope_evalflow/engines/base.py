@@ -221,6 +221,8 @@ class Engine(ABC):
             layers, as far as there is room, the rest being left to the CPU.
         replicates: which models it serves in several replicas behind one address (data parallelism): none of them,
             dense ones (a mixture of experts would be shared out over its replicas), or any.
+        most_adapter_rank: the largest rank of a LoRA adapter (`adapter` of a model) that it serves; 0: it serves none.
+        shares_adapters: whether it serves several adapters of a base at once, each asked by its own name.
         log_patterns: what lines of its log mean, the most specific first.
         log_prefix: regular expression of what its processes put before each line of the log; it is dropped before the
             log is searched or shown. Empty: nothing.
@@ -257,6 +259,8 @@ class Engine(ABC):
     needs_gpu: ClassVar[bool] = False
     spreads: ClassVar[Literal["heads", "layers"]] = "heads"
     replicates: ClassVar[Literal["none", "dense", "any"]] = "none"
+    most_adapter_rank: ClassVar[int] = 0
+    shares_adapters: ClassVar[bool] = False
     log_patterns: ClassVar[Sequence[LogPattern]] = ()
     log_prefix: ClassVar[str] = ""
     log_routine: ClassVar[str] = ""
@@ -337,6 +341,13 @@ class Engine(ABC):
         saved answers, it is shown and recorded.
         """
         return ""
+
+    def base_beside_adapters(self, deploy: DeployConfig) -> bool:
+        """Whether the base's answers are known to be the same, digit by digit, where its engine serves adapters too.
+
+        If not, the base of a sweep's adapters has an engine of its own.
+        """
+        return False
 
     def normalise_argument(self, word: str) -> str:
         """A word of `extra_args` in the form in which the engine's parser has it, for checking; by default as it is."""

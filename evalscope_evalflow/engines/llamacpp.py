@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -46,9 +47,12 @@ class LlamaCpp(Engine):
         in_flight=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
         progress=("llamacpp:n_decode_total", "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"),
     )
+    # Its server chooses adapters by their numbers, not by names. So each has an engine, which starts in a second.
+    most_adapter_rank = 1 << 30
     parser = ParserSource(str(LAUNCHER))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model": "the model's `path`",
+        "--lora": "the model's `adapter`",
         "--alias": "the model's `name`",
         "--host": "deploy.host",
         "--port": "deploy.port",
@@ -96,14 +100,14 @@ class LlamaCpp(Engine):
             yield Problem(where, "no file is given", "Set the .gguf file.")
             return
         path = locate(model.path)
-        if not path.exists():
+        if not os.path.exists(path):
             yield Problem(where, f"{model.path} does not exist", "Give the .gguf file.")
         elif len(files := gguf_files(path)) > 1:
             listed = ", ".join(file.name for file in files[:5])
             yield Problem(
                 where, f"{model.path} holds {len(files)} GGUF models: {listed}", "Give the path of one of them."
             )
-        elif not path.is_file():
+        elif not os.path.isfile(path):
             yield Problem(where, f"{model.path} is a folder; llamacpp serves a .gguf file", "For a folder, use vllm.")
         else:
             try:
@@ -120,6 +124,7 @@ class LlamaCpp(Engine):
                     f"{deploy.max_model_len} tokens, but {model.name} was made for {longest} (its GGUF header)",
                     f"Lower it to {longest} (--eval_max_model_length).",
                 )
+        yield from _check_adapter(model)
         yield from check_template(deploy)
 
     def context_length(self, model: ModelConfig, deploy: DeployConfig) -> int | None:
@@ -150,8 +155,37 @@ class LlamaCpp(Engine):
         ]  # fmt: skip
         if deploy.chat_template:
             argv += ["--chat-template-file", deploy.chat_template]
+        if model.adapter:
+            argv += ["--lora", model.adapter]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
+
+
+def _check_adapter(model: ModelConfig) -> Iterable[Problem]:
+    """Whether a model's adapter is a GGUF file of an adapter, and of the same architecture as the base."""
+    if not model.adapter or not model.path:
+        return
+    where, todo = f"model {model.name}", "llama.cpp's convert_lora_to_gguf.py makes one of an adapter's folder."
+    path = locate(model.adapter)
+    if not os.path.isfile(path):
+        there = os.path.exists(path)
+        what = "is a folder; llamacpp takes an adapter as a .gguf file" if there else "does not exist"
+        yield Problem(where, f"{model.adapter} {what}", todo)
+        return
+    try:
+        header, lacks = gguf.read_metadata(path), gguf.why_not_whole(path)
+        base = gguf.read_metadata(locate(model.path))
+    except (OSError, ValueError) as error:
+        yield Problem(where, f"{model.adapter} is no GGUF file: {error}", todo)
+        return
+    theirs, ours = (str(found.get("general.architecture")) for found in (header, base))
+    if lacks:
+        yield Problem(where, f"{model.adapter} is cut short: {lacks}", "Download it again, or copy it again.")
+    elif header.get("general.type") != "adapter":
+        yield Problem(where, f"{model.adapter} is no adapter, but a {header.get('general.type', 'model')}", todo)
+    elif theirs != ours:
+        what = f"{model.adapter} is an adapter of a model of the architecture {theirs}, and {model.path} is {ours}"
+        yield Problem(where, what, "Give the base that it was trained on as `path`.")
 
 
 def _default_context(path: Path) -> int:

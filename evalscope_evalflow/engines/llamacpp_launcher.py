@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=min(cores, max(2, cores - 1)), help="CPU threads")
     parser.add_argument("--n-gpu-layers", type=int, default=None, help="layers on the GPU, where the build has one")
     parser.add_argument("--chat-template-file", default=None, help="Jinja file")
+    parser.add_argument("--lora", action="append", default=[], help=".gguf file of an adapter")
     args = parser.parse_args()
 
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})  # inherited by llama.cpp's threads
@@ -30,6 +31,8 @@ def main() -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = args.model
+    if args.lora:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in args.lora]
     params.model_alias = [args.alias]
     params.hostnames = [args.host]
     params.port = args.port

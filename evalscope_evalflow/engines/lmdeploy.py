@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines.adapters import check_adapters
+from evalscope_evalflow.config.user_paths import user_path
+from evalscope_evalflow.engines.adapters import check_adapter, check_adapters, named_paths
 from evalscope_evalflow.engines.base import (
     KEY_VARIABLE,
     Address,
@@ -44,6 +44,8 @@ class LMDeploy(Engine):
     # No data_parallel: it would serve replicas at ports and at an address of its own choosing.
     honours = frozenset({"devices", "tensor_parallel", "max_model_len", "chat_template"})
     needs_gpu = True
+    most_adapter_rank = 512
+    shares_adapters = True
     parser = ParserSource(PROGRAM, ("serve", "api_server"))
     reserved_options: ClassVar[Mapping[str, str]] = {
         "--model-name": "the model's `name`",
@@ -129,6 +131,14 @@ class LMDeploy(Engine):
         yield from checkpoint.check(model.path, f"model {model.name}")
         yield from check_tokenizer(model, deploy)
         yield from check_adapters(model, deploy, "--adapters")
+        yield from check_adapter(model, self.most_adapter_rank)
+        backend = Options(deploy.extra_args, {"--backend": str}).get("--backend", "turbomind")
+        if model.adapter and backend != "pytorch":  # turbomind would leave it out
+            what = f"LMDeploy serves adapters with its backend pytorch alone, and model {model.name} has one"
+            yield Problem("deploy.extra_args", what, "Add `--backend pytorch`.")
+        if model.adapter and "=" in model.name:
+            what = "LMDeploy takes what stands before an equals sign for an adapter's name"
+            yield Problem(f"model {model.name}", what, "Give it a name without one.")
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--rope-scaling-factor"))
         yield from _check_template(deploy)
 
@@ -155,7 +165,7 @@ class LMDeploy(Engine):
         assert model.path is not None
         argv = [
             *key_launcher(env, "api-keys+", PROGRAM), "serve", "api_server", model.path,
-            "--model-name", model.name,
+            "--model-name", model.engine_name,
             "--server-name", address.host, "--server-port", str(address.port),  # its default is every address
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
             "--generation-config", "lmdeploy",
@@ -168,6 +178,8 @@ class LMDeploy(Engine):
             argv += ["--tp", str(tensor_parallel)]
         if deploy.chat_template:
             argv += ["--chat-template", deploy.chat_template]
+        if adapters := named_paths(model):
+            argv += ["--adapters", *adapters]
         env_vars = {KEY_VARIABLE: address.api_key} if address.api_key else {}
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
 
@@ -200,14 +212,14 @@ def _check_template(deploy: DeployConfig) -> Iterable[Problem]:
     if not template:
         return
     todo = "LMDeploy takes a JSON file or the name of a template of its own, such as internvl-zh."
-    path = Path(template).expanduser()
+    path = user_path(template)
     where = "deploy.chat_template"
     if path.suffix in (".jinja", ".jinja2", ".j2") or "{" in template:
         yield Problem(where, f"{shown_template(template)} is a Jinja template", todo)
-    elif path.is_file():
+    elif os.path.isfile(path):
         if not holds_json(str(path)):
             yield Problem(where, f"{template} is not a JSON object", todo)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         yield Problem(where, f"{template} is a folder", todo)
     else:
         try:

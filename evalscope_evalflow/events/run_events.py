@@ -206,3 +206,18 @@ class RunFinished(Event):
 @dataclass(frozen=True)
 class RunCancelled(Event):
     """Somebody wants the run to end: Ctrl-C, or whoever runs several."""
+
+
+@dataclass(frozen=True)
+class FilesReadAhead(Event):
+    """Files of the checkpoint were read into the page cache while the model before it answered.
+
+    Attributes:
+        bytes: that were read, or were there already.
+        seconds: how long that took.
+        why_not: why it was not all; empty: it was.
+    """
+
+    bytes: int = 0
+    seconds: float = 0.0
+    why_not: str = ""

@@ -40,6 +40,8 @@ class StartTask(WorkerRequest):
         request_slots: folder and number of the slots that requests to the model take; None: it has no others' requests.
         judge_slots: the same for requests to the judge.
         budget: the most that may be bought, of `tokens` and `judge_requests`.
+        own_judge: whether the judge is an engine of this sweep's, which the parent watches; its URL comes when it is
+            asked, and its key is in a variable.
     """
 
     worker_half: str
@@ -54,6 +56,7 @@ class StartTask(WorkerRequest):
     request_slots: Sequence[Any] | None = None
     judge_slots: Sequence[Any] | None = None
     budget: dict[str, Any] = field(default_factory=dict)
+    own_judge: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,11 @@ class JudgeAnswers(WorkerRequest):
 
     Attributes:
         at_once: answers that are judged at once, where other models ask the same judge; None: as the task says.
+        judge_url: the base URL of the judge, where that is an engine of this sweep's.
     """
 
     at_once: int | None = None
+    judge_url: str = ""
 
 
 def parse_request(data: Mapping[str, Any]) -> WorkerRequest:

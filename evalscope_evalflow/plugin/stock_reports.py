@@ -11,6 +11,7 @@ from evalscope.report import Report
 from pydantic import SecretStr
 
 from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.notebook.result_table import ResultTable
 from evalscope_evalflow.plugin.scored_report import ScoredReport
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
@@ -63,8 +64,14 @@ def stock_values(task_config: TaskConfig, given: set[str]) -> dict[str, Any]:
     Args:
         task_config: a validated task.
         given: the fields that the user set when it was made.
+
+    Raises:
+        ConfigError: it holds bytes that are no text.
     """
-    plain = task_config.to_dict()
+    try:
+        plain = task_config.to_dict()
+    except ValueError as error:  # EvalScope could not write its record of the task either
+        raise ConfigError(Problem("task", f"cannot be written as text: {error}", "Give text, not bytes.")) from error
     if task_config.use_cache and os.path.realpath(task_config.use_cache) == os.path.realpath(task_config.work_dir):
         plain.update(use_cache=None, rerun_review=False)  # how `evalscope service` resumes; so do we, by `reuse`
     values: dict[str, Any] = {}

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evalscope_evalflow.backends import DatasetResult, load_backend
-from evalscope_evalflow.errors import ConfigError
+from evalscope_evalflow.backends import Backend, DatasetResult, load_backend
+from evalscope_evalflow.config.user_paths import user_path
+from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.results.run_folder_problems import no_folder, no_run, readable
 from evalscope_evalflow.state import cells as ledger
 from evalscope_evalflow.state import record as records
@@ -153,7 +154,20 @@ class RunFolder:
         for name in known:
             if isinstance(name, str) and name and name != "auto":
                 return name
-        return VLMEVALKIT if (self.folder / "evalflow" / "vlmevalkit").is_dir() else NATIVE
+        return VLMEVALKIT if os.path.isdir(self.folder / "evalflow" / "vlmevalkit") else NATIVE
+
+    def load_backend(self) -> Backend:
+        """The stock backend.
+
+        Raises:
+            ConfigError: this installation has none of that name; the message names the folder.
+        """
+        try:
+            return load_backend(self.backend)
+        except ConfigError as error:
+            what = f"{self.backend} has evaluated it: {error.problems[0].what}"
+            todo = "Install the package that has it, or give the other folders alone."
+            raise ConfigError(Problem(str(self.folder), what, todo)) from error
 
     @property
     def versions(self) -> dict[str, str | None]:
@@ -208,7 +222,7 @@ class RunFolder:
         """Whether the backend's files with the answers have been removed; the record still has their scores."""
         if self.backend not in (NATIVE, VLMEVALKIT):
             return False
-        files = load_backend(self.backend).sample_files(self.folder, self.model)
+        files = self.load_backend().sample_files(self.folder, self.model)
         places = [path.relative_to(self.folder).parts[:2] for path in files]
         return not any(place[0] not in _NO_ANSWERS or place[1] == "vlmevalkit" for place in places)
 
@@ -248,8 +262,8 @@ def find_runs(path: str | os.PathLike[str]) -> list[RunFolder]:
         ConfigError: there is none, or none but of a newer version of EvalFlow; beside others, that one is left out
             with a warning.
     """
-    top = Path(path).expanduser()
-    if not top.is_dir():
+    top = user_path(path)
+    if not os.path.isdir(top):
         raise ConfigError(no_folder(top))
     folders = {folder.resolve(): folder for folder in reversed([*_run_folders(top, 0)])}  # links may lead to one twice
     found = [_read(folder) for folder in reversed(folders.values())]
@@ -265,12 +279,12 @@ def find_runs(path: str | os.PathLike[str]) -> list[RunFolder]:
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     ours = folder / records.FOLDER
-    if (ours / "run.json").is_file() or ledger.path_in(folder).is_file():
+    if os.path.isfile(ours / "run.json") or os.path.isfile(ledger.path_in(folder)):
         yield folder
     if depth == DEEPEST:
         return
     try:
-        below = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        below = [entry.name for entry in os.scandir(folder) if os.path.isdir(entry)]
     except OSError:  # not ours to read
         return
     for name in sorted(below, key=natural):
@@ -291,7 +305,7 @@ def _read(folder: Path) -> RunFolder:
 
 def _model_name(folder: Path) -> str:
     """The name of a model whose record cannot be read."""
-    found = sorted((folder / "predictions").glob("*")) if (folder / "predictions").is_dir() else []
+    found = sorted((folder / "predictions").glob("*")) if os.path.isdir(folder / "predictions") else []
     return found[0].name if len(found) == 1 else folder.resolve().name
 
 
@@ -320,7 +334,7 @@ def score_record(dataset: str, item: Mapping[str, Any]) -> ScoreRecord:
     """
     score, metrics = _mapping(item.get("score")), _mapping(item.get("metrics"))
     succeeded, fallbacks = _count(item.get("succeeded")), _count(item.get("fallbacks"))
-    notes = tuple(map(str, item.get("notes") or ()))
+    notes = _texts(item.get("notes"))
     if not score:
         judged = item.get("judged")
         value = None if (fallbacks and not judged) or not succeeded else next(iter(metrics.values()), None)
@@ -330,7 +344,6 @@ def score_record(dataset: str, item: Mapping[str, Any]) -> ScoreRecord:
             "judged": judged, "unjudged": fallbacks, "failed": item.get("failed"), "complete": whole,
             "why_not": "" if whole else "; ".join(notes) or ("incomplete" if metrics else "not judged"),
         }  # fmt: skip
-    interval = score.get("interval")
     return ScoreRecord(
         dataset=dataset,
         metric=str(score.get("metric") or ""),
@@ -344,17 +357,15 @@ def score_record(dataset: str, item: Mapping[str, Any]) -> ScoreRecord:
         cut_off=_count(score.get("cut_off")),
         empty=_count(score.get("empty")),
         answer_kinds=_mapping(score.get("answer_kinds")),
-        interval=(float(interval[0]), float(interval[1]))
-        if isinstance(interval, list) and len(interval) == 2
-        else None,
-        n_groups=score.get("n_groups"),
-        few_groups=score.get("few_groups"),
+        interval=_interval(score.get("interval")),
+        n_groups=score["n_groups"] if isinstance(score.get("n_groups"), int) else None,
+        few_groups=score["few_groups"] if isinstance(score.get("few_groups"), bool) else None,
         complete=bool(score.get("complete")),
         why_not=str(score.get("why_not") or ""),
         metrics={str(name): _number(value) for name, value in metrics.items()},
         failures=_mapping(item.get("failures")),
         notes=notes,
-        remarks=tuple(map(str, item.get("remarks") or ())),
+        remarks=_texts(item.get("remarks")),
     )
 
 
@@ -368,3 +379,13 @@ def _count(value: Any) -> int:
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    ends = [_number(end) for end in value] if isinstance(value, list) else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    return None if low is None or high is None else (low, high)

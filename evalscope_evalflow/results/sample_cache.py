@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalscope_evalflow.backends import Sample, load_backend
+from evalscope_evalflow.backends import Sample
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 from evalscope_evalflow.results.run_folders import RunFolder
 
@@ -61,7 +61,7 @@ def path_in(folder: Path) -> Path:
 
 def samples(run: RunFolder) -> Iterator[Sample]:
     """The samples of a run folder, dataset by dataset, read from its files."""
-    backend = load_backend(run.backend)
+    backend = run.load_backend()
     for dataset in run.datasets:
         yield from backend.samples(run.folder, run.model, dataset)
 
@@ -154,7 +154,7 @@ def _checked(columns: Sequence[str] | None) -> list[str]:
 def _made_of(run: RunFolder) -> bytes:
     """Sizes and times of the files that samples are read from."""
     files = {}
-    for path in load_backend(run.backend).sample_files(run.folder, run.model):
+    for path in run.load_backend().sample_files(run.folder, run.model):
         with contextlib.suppress(OSError):
             found = path.stat()
             files[str(path.relative_to(run.folder))] = [found.st_size, found.st_mtime_ns]

@@ -10,6 +10,7 @@ from typing import Any
 from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED, UNSCORED
 from evalscope_evalflow.events.answers import AnswerKind
 from evalscope_evalflow.results import sample_cache
+from evalscope_evalflow.results.metric_scale import metric_scale
 from evalscope_evalflow.results.run_folders import RunFolder
 
 WRONG, CUT_OFF, NOT_JUDGED = "wrong", "cut_off", "not_judged"
@@ -51,12 +52,13 @@ def choose_samples(
     for number, run in enumerate(runs):
         light = sample_cache.read_table(run, _LIGHT)
         found: dict[str, list[tuple[int, int]]] = {}
-        columns = (light[name].to_pylist() for name in _LIGHT)
-        for row, (dataset, score, state, kinds) in enumerate(zip(*columns, strict=True)):
+        columns = [light[name].to_pylist() for name in _LIGHT]
+        wrong = wrong_samples(run, columns[0], columns[1], columns[2])
+        for row, (dataset, _, state, kinds) in enumerate(zip(*columns, strict=True)):
             if datasets is not None and dataset not in datasets:
                 continue
             in_all += 1
-            if not filters or any(name in filters for name in outcomes(score, state, kinds)):
+            if not filters or any(name in filters for name in outcomes(wrong[row], state, kinds)):
                 found.setdefault(dataset, []).append((number, row))
         places += found.values()
     matching = sum(map(len, places))
@@ -65,15 +67,41 @@ def choose_samples(
     return Chosen(rows, matching, in_all)
 
 
-def outcomes(score: float | None, state: str, kinds: str) -> Iterator[str]:
-    """The filters that hold for a sample. Of scored ones, those below 1 are wrong.
+def wrong_samples(
+    run: RunFolder, datasets: Sequence[str], scores: Sequence[float | None], states: Sequence[str]
+) -> list[bool]:
+    """Whether each sample was answered wrong, by the scale of its dataset's metric.
 
     Args:
-        score: the sample's score.
+        run: whose samples they are; all of its samples on each of the datasets are there.
+        datasets: of each sample.
+        scores: of each sample; None or NaN: it has none.
+        states: of each sample.
+    """
+    scored: dict[str, list[float]] = {}
+    known = [
+        state == SCORED and score is not None and score == score for score, state in zip(scores, states, strict=True)
+    ]
+    for dataset, score, has in zip(datasets, scores, known, strict=True):
+        if has and score is not None:
+            scored.setdefault(dataset, []).append(score)
+    scales = {dataset: metric_scale(run, dataset) for dataset in scored}
+    right = {dataset: scales[dataset].right_score(found) for dataset, found in scored.items()}
+    return [
+        has and score is not None and scales[dataset].is_wrong(score, right[dataset])
+        for dataset, score, has in zip(datasets, scores, known, strict=True)
+    ]
+
+
+def outcomes(wrong: bool, state: str, kinds: str) -> Iterator[str]:
+    """The filters that hold for a sample.
+
+    Args:
+        wrong: whether it was answered wrong, as `wrong_samples` says.
         state: its state.
         kinds: what is unusual about its answer, joined by spaces.
     """
-    if state == SCORED and score is not None and score < 1:
+    if wrong:
         yield WRONG
     if state == FAILED:
         yield FAILED

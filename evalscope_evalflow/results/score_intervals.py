@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 from evalscope_evalflow.backends import DatasetResult
 from evalscope_evalflow.backends.sample import SCORED
 from evalscope_evalflow.results import sample_cache
+from evalscope_evalflow.results.metric_scale import metric_scale
+from evalscope_evalflow.results.question_scores import of_question, question_scores
 from evalscope_evalflow.results.run_folders import RunFolder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from evalscope_evalflow.results.statistics.intervals import Interval
 
 ROUNDED = 1.01e-4  # reports hold scores with four decimals
@@ -38,7 +43,7 @@ def _with(result: DatasetResult, found: Interval | None) -> DatasetResult:
 def intervals(run: RunFolder, scores: dict[str, float | None]) -> dict[str, Interval]:
     """The intervals of headline scores, by dataset.
 
-    There is none where the score is no mean of single samples' scores, such as pass@k, a score by group or one over a
+    There is none where the score is no mean over samples or, as pass@k, over questions: a score by group, or one over a
     whole corpus. Samples that the score does not cover, as the judge gave no verdict on them, are not in it either.
 
     Args:
@@ -49,15 +54,29 @@ def intervals(run: RunFolder, scores: dict[str, float | None]) -> dict[str, Inte
 
     from evalscope_evalflow.results.statistics.intervals import interval
 
-    table = sample_cache.read_table(run, ["dataset", "group", "score", "state"])
-    datasets, states = (np.array(table[name].to_pylist(), dtype=object) for name in ("dataset", "state"))
-    values = table["score"].to_numpy()
-    groups = np.array(table["group"].to_pylist(), dtype=object)
+    names = ("dataset", "state", "metric", "question", "group")
+    table = sample_cache.read_table(run, [*names, "score"])
+    texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in names}
+    of_samples = table["score"].to_numpy()
     found = {}
     for dataset, score in scores.items():
-        chosen = (datasets == dataset) & (states == SCORED) & np.isfinite(values)
-        if score is None or not chosen.any() or abs(values[chosen].mean() - score) > ROUNDED:
+        chosen = (texts["dataset"] == dataset) & (texts["state"] == SCORED) & np.isfinite(of_samples)
+        if score is None or not chosen.any():
             continue
-        _, numbers = np.unique(groups[chosen].astype(str), return_inverse=True)
-        found[dataset] = interval(values[chosen], numbers)
+        values, metric = of_samples[chosen], str(texts["metric"][chosen][0])
+        if of_question(metric):
+            values = question_scores(metric, values, _numbered(texts["question"][chosen]))
+        counted = np.isfinite(values)
+        if not counted.any() or abs(values[counted].mean() - score) > ROUNDED:
+            continue
+        groups = _numbered(texts["group"][chosen])[counted]
+        found[dataset] = interval(values[counted], groups, metric_scale(run, dataset).range_of(values[counted]))
     return found
+
+
+def _numbered(texts: NDArray[np.object_]) -> NDArray[np.int64]:
+    """For each text its number among the different ones, from 0."""
+    import numpy as np
+
+    numbers: NDArray[np.int64] = np.unique(texts.astype(str), return_inverse=True)[1]
+    return numbers

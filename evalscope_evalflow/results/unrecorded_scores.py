@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.backends.base import described
 from evalscope_evalflow.backends.sample import SCORED
 from evalscope_evalflow.results.run_folders import UNKNOWN, RunFolder, ScoreRecord, result_record, score_record
@@ -48,7 +47,7 @@ def _from_files(run: RunFolder, dataset: str, counts: Mapping[str, answer_counts
     cell = run.cells.get(dataset) or ledger.Cell()
     error = f"it was ended by {cell.error}" if cell.error else ""
     why = error or _WHY.get(run.state, f"the run ended as {run.state}, and wrote no result")
-    result = load_backend(run.backend).saved_result(run.folder, run.model, dataset)
+    result = run.load_backend().saved_result(run.folder, run.model, dataset)
     if result is None:
         return ScoreRecord(dataset, requested=cell.requested, why_not=why)
     result = described(result, counts.get(dataset) or answer_counts.AnswerCounts(), cell)

@@ -12,7 +12,14 @@ from evalscope_evalflow.config.secret_names import NO_KEY
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EngineError
 from evalscope_evalflow.events.base import Event
-from evalscope_evalflow.events.engine_events import DevicesFree, EngineExited, EngineNotNeeded, EngineUnwell
+from evalscope_evalflow.events.engine_events import (
+    DevicesFree,
+    EngineExited,
+    EngineNotNeeded,
+    EngineUnwell,
+    OwnJudgeLost,
+    OwnJudgeUsed,
+)
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase, Progress, RunCancelled, UnfinishedRowCut, WorkerStarted
 from evalscope_evalflow.events.worker_events import (
@@ -55,6 +62,10 @@ class EngineLost(EngineError):
         super().__init__("\n".join(lines))
 
 
+class JudgeLost(EngineError):
+    """The sweep's judge died, or hung, while it was asked; verdicts that came are saved."""
+
+
 @dataclass(frozen=True)
 class Given:
     """What an attempt is given by whoever does the run.
@@ -73,14 +84,18 @@ class Given:
 class Attempt:
     """A try at what is left of a model's part of a task."""
 
-    def __init__(self, run: Run, phases: list[str], given: Given, *, look_first: bool = False) -> None:
+    def __init__(
+        self, run: Run, phases: list[str], given: Given, *, look_first: bool = False, own_judge: bool = False
+    ) -> None:
         """
         Args:
             run: the run.
             phases: what to do, of `infer` and `judge`; without `infer`, no engine is started.
             given: what it works with.
             look_first: whether the engine is started only when the worker has found that an answer is missing.
+            own_judge: whether the judge is the one that the sweep deploys; phases are `judge` alone then.
         """
+        self.own_judge = own_judge
         self.run, self.phases, self.given, self.look_first = run, phases, given, look_first
         self.engine = resolve_engine(run.model, run.deploy)
         self.inbox = Inbox()
@@ -95,6 +110,7 @@ class Attempt:
             EngineLost: the engine died in mid-run.
             EngineError: it did not start.
             WorkerError: the worker failed.
+            JudgeLost: the sweep's judge died.
         """
         run = self.run
         for path in end_torn_rows(run.backend.row_files(run.folder)):
@@ -102,6 +118,10 @@ class Attempt:
         with ExitStack() as cleanup:
             cleanup.push(self.given.entry.as_stopped)
             cleanup.enter_context(run.control.on_cancel(self._cancel))
+            if self.own_judge:
+                run.emit(DevicesFree())
+                self._judge_by_own(cleanup)
+                return
             if "infer" in self.phases:
                 self._infer(cleanup)
             else:
@@ -180,7 +200,32 @@ class Attempt:
             self._wait_for(WorkerDone, phase=Phase.JUDGE)
         worker.process.ask_to_stop()
 
-    def _start_worker(self, cleanup: ExitStack, api_key: str) -> Worker:
+    def _judge_by_own(self, cleanup: ExitStack) -> None:
+        """The answers are saved; the judge loads while the worker gets ready.
+
+        Raises:
+            JudgeLost: it died or hung meanwhile.
+        """
+        run = self.run
+        facts = {dataset: {"verdicts": fingerprints.verdicts(run.task, dataset)} for dataset in run.task.datasets}
+        run.update_cells(facts)
+        with ExitStack() as judging:
+            with run.phase(Phase.WAIT_FOR_JUDGE):
+                judge = judging.enter_context(run.control.own_judge(lambda why: self._notify(OwnJudgeLost(why))))
+                worker = self._start_worker(cleanup, NO_KEY, judge.api_key)
+                judging.callback(worker.stop)  # before others may use the judge in its place
+                url = judge.wait_ready()
+                run.emit(OwnJudgeUsed(judge.name, judge.log))
+                at_once = judging.enter_context(run.control.judging(run.answers()))
+            judging.enter_context(run.phase(Phase.JUDGE))
+            worker.judge(at_once, url)
+            event = self._wait_for(WorkerDone, OwnJudgeLost, phase=Phase.JUDGE)
+            if isinstance(event, OwnJudgeLost):
+                worker.stop()  # at once: it would take the judge's silence for missing verdicts
+                raise JudgeLost(event.reason)
+            worker.process.ask_to_stop()
+
+    def _start_worker(self, cleanup: ExitStack, api_key: str, judge_key: str | None = None) -> Worker:
         run = self.run
         max_num_seqs = self.engine.max_num_seqs(run.deploy)
         self.worker = worker = Worker(
@@ -192,6 +237,7 @@ class Attempt:
             env=Environment.find(run.task.flow.worker_env),
             api_key=api_key,
             api_url=run.model.api_url,
+            judge_key=judge_key,
             log=run.record_folder / "worker.log",
             run_id=run.run_id,
             on_event=self._from_worker,

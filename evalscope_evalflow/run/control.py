@@ -5,8 +5,33 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
 
-from evalscope_evalflow.errors import RESUME, Stopped
+from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
+from evalscope_evalflow.events.run_events import FilesReadAhead
+
+
+class JudgeUse(Protocol):
+    """One run's use of the judge that the sweep deploys."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name."""
+
+    @property
+    def log(self) -> str:
+        """The file of its engine's output."""
+
+    @property
+    def api_key(self) -> str:
+        """Its key; known before it is ready."""
+
+    def wait_ready(self) -> str:
+        """Wait until it can be asked; returns the base URL of its API.
+
+        Raises:
+            EvalFlowError: it could not be started.
+        """
 
 
 class Control:
@@ -66,6 +91,13 @@ class Control:
         """Whether the engine may be kept (`deploy.keep_alive_s`): not while other models wait for its devices."""
         return True
 
+    def engine_ready(self) -> None:
+        """The run's engine is ready: from now on the model answers."""
+
+    def read_ahead(self) -> FilesReadAhead | None:
+        """What was read of the run's checkpoint before its turn came; None: nothing was tried. Asked once, first."""
+        return None
+
     def heir_waits(self) -> bool:
         """Whether another model begins with this engine as soon as it is kept: an executor that says so does that.
 
@@ -79,6 +111,17 @@ class Control:
         It is asked once: whether the judge's verdicts on a dataset can be read does not depend on the model.
         """
         return list(datasets)
+
+    def own_judge(self, lost: Callable[[str], None]) -> AbstractContextManager[JudgeUse]:
+        """A context in which the run uses the judge that the sweep deploys; entering it waits until that is started.
+
+        Args:
+            lost: is called, in a thread, with why the judge does not work any more.
+
+        Raises:
+            EvalFlowError: it could not be started, or has died too often.
+        """
+        raise EvalFlowError("nobody deploys the section's judge here; use `executor: local`")
 
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:
         """A context in which the run may ask the judge; entering it waits until it may.

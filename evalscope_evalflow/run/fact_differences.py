@@ -10,6 +10,7 @@ from typing import Any
 from evalscope_evalflow.config.secret_names import MASK
 from evalscope_evalflow.run.fact_values import HUB, UNKNOWN, is_read
 from evalscope_evalflow.state import keyed_hashes
+from evalscope_evalflow.state.file_facts import same_file
 
 OTHERS = "*"  # in a mapping of facts: UNKNOWN, where names that are not in it cannot be told
 _PREFIX = "deploy."
@@ -82,8 +83,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any], not_recorded: Ite
 
 def _parts(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     """The values to compare: those of a mapping one by one."""
-    if name == "checkpoint":
-        yield from _checkpoint_parts(old or {}, new or {})
+    if name in ("checkpoint", "adapter"):
+        yield from _file_parts(name, old or {}, new or {})
     elif isinstance(old, dict) or isinstance(new, dict):
         if not isinstance(old or {}, dict) or not isinstance(new or {}, dict):
             yield name, old, new
@@ -96,13 +97,13 @@ def _parts(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
         yield name, old, new
 
 
-def _checkpoint_parts(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _file_parts(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     if (HUB in old) != (HUB in new):  # one of them is not here to be looked at
-        yield "checkpoint", UNKNOWN if old and new else old, new
+        yield name, UNKNOWN if old and new else old, new
         return
     for key in sorted({*old, *new}):
-        if key == HUB or is_read(key):
-            yield f"checkpoint.{key}", old.get(key), new.get(key)
+        if (key == HUB or is_read(key)) and not same_file(old.get(key), new.get(key)):
+            yield f"{name}.{key}", old.get(key), new.get(key)
 
 
 def _same(old: Any, new: Any) -> bool | None:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from evalscope_evalflow.config import keys, secret_names
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import locate
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.state.keyed_hashes import keyed_hash
@@ -22,7 +24,8 @@ from evalscope_evalflow.state.keyed_hashes import keyed_hash
 UNKNOWN = "unknown"  # stands for a value that cannot be told: it differs from nothing
 HUB = "hub"  # a checkpoint of which only its name on a hub is known
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_HASHED_BYTES = 4 * 1024**2  # of smaller files the content counts; of weights, size and time
+_HASHED_BYTES = 4 * 1024**2  # of smaller files the content counts; of weights, size, time and samples
+_PLACES, _BLOCK_BYTES = 8, 16 * 1024  # samples of a large file
 # Files beside a checkpoint that no engine reads: what training left, and words about it.
 _NOT_READ = (
     "*.md", "LICENSE*", "USE_POLICY*", "*.log", "*.png", "*.jpg", "*.svg", "*.pdf", "optimizer*.pt", "optimizer*.bin",
@@ -40,7 +43,7 @@ def checkpoint(path: str) -> dict[str, str]:
     hub counts by its files in the local cache, or by its name where it is not there.
     """
     root = locate(path)
-    if not root.exists():
+    if not os.path.exists(root):
         return {HUB: path}
     return {name: file_content(file) for name, file in _files(root)}
 
@@ -51,22 +54,37 @@ def is_read(name: str) -> bool:
 
 
 def file_content(file: Path) -> str:
-    """A file by its content; a large one, or weights, by size and time.
+    """A file by its content; a large one, or weights, by size, time, and what stands at some places of it.
+
+    The time alone says too little: archives and mounts of object stores give all files the same one, and checkpoints of
+    one architecture have the same size. The places alone say too little, too: a single tensor may be another.
 
     Raises:
         OSError: it cannot be read.
     """
     found = file.stat()
     if file.suffix in _WEIGHTS or found.st_size > _HASHED_BYTES:
-        return f"{found.st_size} bytes of {found.st_mtime_ns}"
+        samples = _samples(str(file), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return f"{found.st_size} bytes of {found.st_mtime_ns}, samples {samples}"
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4096)  # every dataset of a model asks
+def _samples(file: str, size: int, *times: int) -> str:
+    """A digest of `_PLACES` blocks, spread over a file from its first byte to its last; read anew at another time."""
+    digest = hashlib.sha256()
+    with open(file, "rb", buffering=0) as raw:
+        for place in range(_PLACES):
+            raw.seek(max(0, size - _BLOCK_BYTES) * place // (_PLACES - 1))
+            digest.update(raw.read(_BLOCK_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def template(text: str | None) -> str | None:
     """A template by what it says: its path may change."""
     if text is None or not os.path.isfile(os.path.expanduser(text)):
         return text
-    return hashlib.sha256(Path(text).expanduser().read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(user_path(text).read_bytes()).hexdigest()[:16]
 
 
 def argument(text: str) -> str:
@@ -142,24 +160,24 @@ def _is_key(name: str, in_headers: bool) -> bool:
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    if root.is_file():
+    if os.path.isfile(root):
         yield "file", root
         return
     for file in sorted(root.iterdir()):
-        if file.is_file() and not file.name.startswith(".") and is_read(file.name):
+        if os.path.isfile(file) and not file.name.startswith(".") and is_read(file.name):
             yield file.name, file
 
 
 def _content(text: str) -> str | None:
     """A file, or the folder of a model or an adapter, by its content; None where the text names none."""
     try:
-        path = Path(text).expanduser()
-        if path.is_file():
+        path = user_path(text)
+        if os.path.isfile(path):
             return f"file {file_content(path)}"
-        if os.sep in text and path.is_dir() and (any(path.glob("*.json")) or any(path.glob("*.gguf"))):
+        if os.sep in text and os.path.isdir(path) and (any(path.glob("*.json")) or any(path.glob("*.gguf"))):
             listed = json.dumps(checkpoint(text), sort_keys=True)
             return f"folder {hashlib.sha256(listed.encode()).hexdigest()[:16]}"
-        return os.path.abspath(path) if os.sep in text and path.exists() else None
+        return os.path.abspath(path) if os.sep in text and os.path.exists(path) else None
     except (OSError, RuntimeError, ValueError):  # too long for a path, no such user, a NUL
         return None
 

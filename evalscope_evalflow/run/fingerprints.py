@@ -13,6 +13,7 @@ from typing import Any
 
 from evalscope_evalflow.config import AUTO, REMOTE, DeployConfig, ModelConfig, catalog
 from evalscope_evalflow.config.benchmark_defaults import benchmark_defaults
+from evalscope_evalflow.config.own_judge import judge_deploy
 from evalscope_evalflow.config.setting_effects import (
     DATASET,
     GENERATION,
@@ -69,7 +70,8 @@ def predictions_on(task: Task, model: ModelConfig, datasets: Iterable[str]) -> d
         "backend": task.flow.backend,
         "model": model.served_name,
         "checkpoint": fact_values.checkpoint(model.path) if model.path else None,
-        **_of_engine(task, model, deploy),
+        "adapter": fact_values.checkpoint(model.adapter) if model.adapter else None,
+        **_of_engine(model, deploy, shell=task.flow.mode != "judge"),
         **without_defaults({name: stock.get(name) for name in _OF_TASK}, STOCK),
         "sandbox": _sandbox(stock),
         "dataset_dir": _dataset_dir(stock.get("dataset_dir")),
@@ -106,10 +108,21 @@ def verdicts(task: Task, dataset: str | None = None) -> dict[str, Any]:
         for name, variable in _JUDGE_VARIABLES.items():
             contract[name] = contract.get(name) or os.environ.get(variable)
     found["contract"] = without_defaults(contract, JUDGE_CONTRACT)
+    if task.flow.judge is not None:
+        found["deployed"] = _own_judge(task)
     if dataset is not None:
         args = _settings(task, dataset)
         found["dataset_args"] = _dataset_args(args, dataset_defaults(task, dataset), (Effect.SCORING,))
     return fact_values.plain({SCHEMA: VERSION, **found})
+
+
+def _own_judge(task: Task) -> dict[str, Any]:
+    """What the verdicts of a judge that is deployed here depend on: its checkpoint, its engine and their settings."""
+    model, deploy = task.flow.judge, judge_deploy(task.flow)
+    assert model is not None
+    named = {"checkpoint": model.path, "adapter": model.adapter}
+    files = {name: fact_values.checkpoint(path) if path else None for name, path in named.items()}
+    return {**files, **_of_engine(model, deploy, shell=True)}
 
 
 def same_verdicts(
@@ -173,8 +186,9 @@ def completed(
                 found[whole] = value
         elif isinstance(value, Mapping) and value.get(part) not in (None, UNKNOWN):
             found[whole] = {**(found.get(whole) or {}), part: value[part]}
-    if "checkpoint" in unknown and fact_values.HUB in (now.get("checkpoint") or {}):
-        found["checkpoint"] = before.get("checkpoint")  # it is not here to be looked at
+    for name in ("checkpoint", "adapter"):
+        if name in unknown and fact_values.HUB in (now.get(name) or {}):
+            found[name] = before.get(name)  # it is not here to be looked at
     return dict(sorted(found.items()))
 
 
@@ -200,8 +214,8 @@ def _as_of_today(before: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
     return fact_values.plain({**found, **_generation(generation, backend)})
 
 
-def _of_engine(task: Task, model: ModelConfig, deploy: DeployConfig) -> dict[str, Any]:
-    """The engine and its settings, or the API's address."""
+def _of_engine(model: ModelConfig, deploy: DeployConfig, shell: bool) -> dict[str, Any]:
+    """The engine and its settings, or the API's address; `shell` as of `_variables`."""
     try:
         engine = resolve_engine(model, deploy)
     except ConfigError:  # another check reports it
@@ -213,7 +227,7 @@ def _of_engine(task: Task, model: ModelConfig, deploy: DeployConfig) -> dict[str
     return {
         "engine": engine.name,
         "deploy.extra_args": {name: [*map(fact_values.argument, values)] for name, values in options.items()},
-        "deploy.env_vars": _variables(engine, deploy, shell=task.flow.mode != "judge"),
+        "deploy.env_vars": _variables(engine, deploy, shell),
         "deploy.max_model_len": engine.context_length(model, deploy) or UNKNOWN,
         "deploy.chat_template": fact_values.template(deploy.chat_template),
     }

@@ -40,13 +40,13 @@ from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import fact_values, fingerprints
 from evalscope_evalflow.run.answer_batches import BatchesSubscriber
-from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given
+from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given, JudgeLost
 from evalscope_evalflow.run.collect import collect, finished, with_samples
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.cost_meter import CostMeter
 from evalscope_evalflow.run.overlap import OverlapMeter
-from evalscope_evalflow.run.resume import Remaining, remaining
+from evalscope_evalflow.run.resume import Remaining, asks_own_judge, remaining
 from evalscope_evalflow.run.saved_identity import settle
 from evalscope_evalflow.run.subscribers import CellsSubscriber, ExecutorSubscriber, RegistrySubscriber
 from evalscope_evalflow.state import disk, failures
@@ -119,10 +119,11 @@ def _record(run: Run) -> Record:
     env = Environment.find(run.task.flow.worker_env)
     versions = {name: env.version_of(name) for name in run.backend.distributions}
     start = {"task": run.task.part(run.model), "model": run.model.name}
-    if run.model.path:
-        found = fact_values.checkpoint(run.model.path)
-        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
-        start["checkpoint"] = {"fingerprint": digest, "files": found}
+    for name, path in (("checkpoint", run.model.path), ("adapter", run.model.adapter)):
+        if path:
+            found = fact_values.checkpoint(path)
+            digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+            start[name] = {"fingerprint": digest, "files": found}
     return Record(run.folder, run.run_id, versions=versions, **start)
 
 
@@ -130,6 +131,9 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
     """Do what is left to do; if the engine dies meanwhile, start again from the answers that were saved."""
     left = _prepare(run)
     run.emit(WorkPlanned(left.phases))
+    found = run.control.read_ahead()
+    if found is not None:
+        run.emit(found)
     before = run.backend.stamps(run.task, run.model)
     if not left.phases:
         run.emit(NothingLeft())
@@ -148,9 +152,22 @@ def _evaluate(run: Run, given: Given) -> list[DatasetResult]:
             before_sleep=say,
             reraise=True,
         )
-        attempts(lambda: Attempt(run, left.phases, given, look_first=left.may_ask_nothing).do())
+        own_judge = asks_own_judge(run.task, left)
+        phases = [phase for phase in left.phases if phase != "judge" or not own_judge]
+        if phases:
+            attempts(lambda: Attempt(run, phases, given, look_first=left.may_ask_nothing).do())
+        if own_judge:
+            _judge_by_own(run, given)
     with run.phase(Phase.COLLECT):
         return with_samples(run, collect(run, before))
+
+
+def _judge_by_own(run: Run, given: Given) -> None:
+    """Judge what is saved with the judge that the sweep deploys, which says how often it may die."""
+    if not run.answers():
+        return
+    again = Retrying(retry=retry_if_exception_type(JudgeLost), reraise=True)
+    again(lambda: Attempt(run, ["judge"], given, own_judge=True).do())
 
 
 def _prepare(run: Run) -> Remaining:

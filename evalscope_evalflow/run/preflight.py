@@ -7,6 +7,7 @@ from typing import Any
 
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig, keys
+from evalscope_evalflow.config.own_judge import judge_deploy
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement_check import check_placement
@@ -14,7 +15,7 @@ from evalscope_evalflow.engines import check_engine, resolve_engine, version_not
 from evalscope_evalflow.engines.remote import is_url
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import host_checks
-from evalscope_evalflow.run.resume import Survey, check_there_is_something_to_judge
+from evalscope_evalflow.run.resume import Survey, asks_own_judge, check_there_is_something_to_judge
 from evalscope_evalflow.run.saved_identity import identities, refusals
 from evalscope_evalflow.run.saved_identity import notes as identity_notes
 from evalscope_evalflow.run.url_parts import UrlParts
@@ -95,6 +96,12 @@ def _problems(
         if engine.local and on_this_machine:
             yield from check_placement(engine, model, deploy, notify)
             yield from host_checks.check_port(deploy, notify)
+    if task.flow.judge is not None:
+        if task.flow.mode != "infer" and any(asks_own_judge(task, survey.remaining(model)) for model in task.models):
+            yield from _own_judge_problems(task, notify, log, seen)
+        elif task.flow.mode != "infer" and any(survey.remaining(model).phases for model in task.models):
+            notify("judge: it is not needed, as no verdict is missing that it would give")
+        return
     for number, judge in enumerate(judges(task) if task.flow.mode != "infer" else ()):
         where = f"judge.models.{number}"
         if not isinstance(judge, Mapping):
@@ -113,6 +120,30 @@ def _problems(
             yield from error.problems
 
 
+def _own_judge_problems(
+    task: Task, notify: Callable[[str], None], log: Callable[[str], None] | None, seen: set[str]
+) -> Iterator[Problem]:
+    """What is wrong with the judge that is to be deployed: it is checked as a model is."""
+    model, deploy = task.flow.judge, judge_deploy(task.flow)
+    assert model is not None
+    found: list[Problem] = []
+    try:
+        engine = resolve_engine(model, deploy)
+        keys.reveal(deploy.api_key, "judge, deploy.api_key")
+    except ConfigError as error:
+        found += error.problems
+    else:
+        found += check_engine(engine, model, deploy, log, seen)
+        unchecked = version_note(engine, deploy)
+        if unchecked:
+            notify(f"judge: {unchecked}")
+        found += check_placement(engine, model, deploy, lambda text: notify(f"judge: {text}"))
+        found += host_checks.check_port(deploy, notify)
+    for problem in found:
+        what = problem.what if "judge" in problem.what else f"of the judge {model.name}: {problem.what}"
+        yield Problem(problem.where, what, problem.todo)
+
+
 def _api_problems(task: Task, notify: Callable[[str], None], survey: Survey) -> Iterator[Problem]:
     for model in task.models:
         if survey.asks(model) and not resolve_engine(model, task.flow.deploy_for(model)).local:
@@ -124,6 +155,8 @@ def _api_problems(task: Task, notify: Callable[[str], None], survey: Survey) -> 
             yield from error.problems
     if not any(survey.remaining(model).verdicts for model in task.models):
         return  # no judge is asked today
+    if task.flow.judge is not None:
+        return
     for number, judge in enumerate(judges(task)):
         where = f"judge.models.{number}"
         api = ModelConfig.parse(

@@ -104,6 +104,14 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
     return found
 
 
+def asks_own_judge(task: Task, left: Remaining) -> bool:
+    """Whether the judge of the section has to be deployed for what is left of a model."""
+    if task.flow.judge is None or task.flow.mode == "infer":
+        return False
+    backend = load_backend(task.flow.backend)
+    return any(backend.asks_judge(task, dataset) for dataset in left.verdicts)
+
+
 def has_room(task: Task, model: ModelConfig) -> bool:
     """Whether the budget of tokens, if there is one, may hold another answer of a model."""
     tokens = task.flow.caps.tokens

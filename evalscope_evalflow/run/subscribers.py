@@ -7,7 +7,13 @@ import time
 
 from evalscope_evalflow.events.api_events import JUDGE, ApiBack, ApiBusy, ApiDown, ApiGivenUp
 from evalscope_evalflow.events.base import Event
-from evalscope_evalflow.events.engine_events import DevicesFree, EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.engine_events import (
+    DevicesFree,
+    EngineReady,
+    EngineReleased,
+    EngineReused,
+    EngineStarting,
+)
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, MetricsFailed
@@ -81,5 +87,7 @@ class ExecutorSubscriber:
     def on_event(self, event: Event) -> None:
         if isinstance(event, EngineReleased) and event.problems:
             self._control.clean = False
+        elif isinstance(event, EngineReady):
+            self._control.engine_ready()
         elif isinstance(event, DevicesFree):
             self._control.devices_released()

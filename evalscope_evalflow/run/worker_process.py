@@ -65,6 +65,7 @@ class Worker:
         env: Environment,
         api_key: str,
         api_url: str | None = None,
+        judge_key: str | None = None,
         log: Path,
         run_id: str,
         on_event: Callable[[Event], None],
@@ -78,6 +79,7 @@ class Worker:
             env: environment that has EvalScope.
             api_key: key of the model's endpoint.
             api_url: the model's API, where that is not ours; it may hold user, password and query.
+            judge_key: key of a judge that is an engine of this sweep's.
             log: file for what EvalScope prints.
             run_id: identifies every process of the run.
             on_event: is called, in a thread, with every event; the last one is WorkerExited.
@@ -90,6 +92,8 @@ class Worker:
         urls = UrlParts(api_url)
         public = urls.taken_from(keys.to_environment(request.as_dict(), found, secrets.KEY_PREFIX))
         found.update({f"{secrets.KEY_PREFIX}URL_{number}": secret for number, secret in enumerate(urls.secrets)})
+        if judge_key:
+            found[secrets.JUDGE_KEY] = judge_key
         self._keys = sorted({key for key in (api_key, *found.values()) if key != NO_KEY}, key=len, reverse=True)
         status, status_end = os.pipe()
         variables = env.variables(os.environ)
@@ -122,9 +126,14 @@ class Worker:
         """Let it ask the model, and the judge about one answer of each of these datasets."""
         self._send(ModelReady(split_api_url(api_url).base, list(judge_ahead)))
 
-    def judge(self, at_once: int | None = None) -> None:
-        """Let it judge what is saved; `at_once` answers at a time, where that is not what the task says."""
-        self._send(JudgeAnswers(at_once))
+    def judge(self, at_once: int | None = None, judge_url: str = "") -> None:
+        """Let it judge what is saved.
+
+        Args:
+            at_once: answers at a time, where that is not what the task says.
+            judge_url: of a judge that is an engine of this sweep's.
+        """
+        self._send(JudgeAnswers(at_once, judge_url))
 
     def stop(self) -> list[int]:
         """End it. Returns PIDs that survive even SIGKILL."""

@@ -44,6 +44,7 @@ def deploy(
     max_restarts: int = 2,
     stall_timeout_s: float = 300,
     keep_alive_s: float = 0,
+    swap: Literal["auto", "never"] = AUTO,
 ) -> Deployment:
     """Serve a model for the length of a `with` block.
 
@@ -72,6 +73,8 @@ def deploy(
         stall_timeout_s: seconds without any progress (log, CPU time) after which a start is given up.
         keep_alive_s: seconds that the engine is kept after the block; the next block or task in this process that wants
             the same engine within that time has it at once.
+        swap: whether an engine that is kept may take the weights of a model that differs in nothing else; never: it
+            serves this model alone.
 
     Returns:
         A context manager that gives an Endpoint.
@@ -89,7 +92,7 @@ def deploy(
         engine=engine, env=env, env_vars=env_vars, devices=devices, tensor_parallel=tensor_parallel,
         data_parallel=data_parallel, max_model_len=max_model_len, max_num_seqs=max_num_seqs,
         chat_template=chat_template, host=host, port=port, api_key=api_key, extra_args=list(extra_args),
-        max_restarts=max_restarts, stall_timeout_s=stall_timeout_s, keep_alive_s=keep_alive_s,
+        max_restarts=max_restarts, stall_timeout_s=stall_timeout_s, keep_alive_s=keep_alive_s, swap=swap,
     )  # fmt: skip
     flow = FlowConfig.parse(_section(model, name, api_url, settings), where="deploy()")
     return _deployment(flow.models[0], flow.deploy_for(flow.models[0]), log_dir)

@@ -11,6 +11,7 @@ from pathlib import Path
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.keys import reveal
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.engines.checkpoints.weight_family import Family, family
 
@@ -40,9 +41,10 @@ def identity(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Identi
     variables = {**env.variables(os.environ), **{name: reveal(value, name) for name, value in deploy.env_vars.items()}}
     found: dict[str, object] = {
         "the engine": f"{type(engine).__module__}.{type(engine).__qualname__}",
-        NAME: model.name,
+        NAME: model.engine_name,
         PATH: model.path and os.path.abspath(os.path.expanduser(model.path)),
         CHECKPOINT: _files(model.path),
+        "the adapters": {name: _files(path) for name, path in model.served_adapters.items()},
         "the environment": str(env.python),
         "its packages": [_stamp(path) for path in sorted(env.prefix.glob("lib/python*/site-packages"))],
         "the key": reveal(deploy.api_key, "api_key"),
@@ -74,10 +76,10 @@ def _paths(deploy: DeployConfig) -> Iterator[str]:
 
 def _files(path: str | None) -> list[str]:
     """Each file there by inode, size and times. Stricter than the fingerprint of answers, which may be moved."""
-    root = Path(path).expanduser() if path else None
-    if root is None or not root.exists():
+    root = user_path(path) if path else None
+    if root is None or not os.path.exists(root):
         return []
-    files = sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
+    files = sorted(file for file in root.iterdir() if os.path.isfile(file)) if os.path.isdir(root) else [root]
     return [_stamp(file) for file in files]
 
 

@@ -16,6 +16,9 @@ from evalscope_evalflow.events.schema import SCHEMA
 FILE = "cells.json"  # {"schema": 2, "datasets": {…}}; 0.1 wrote the datasets alone
 
 
+_NAMED: dict[str, type] = {"dict": dict, "list": list, "int": int, "str": str, "bool": bool}
+
+
 @dataclass(frozen=True)
 class Cell:
     """One model on one dataset.
@@ -55,7 +58,11 @@ class Cell:
     metrics_failed: dict[str, Any] | None = None
 
 
-_FIELDS = {field.name for field in fields(Cell)}
+# What a field may hold, by its annotation; a value of another kind, as in a damaged file, counts as unknown.
+_KINDS = {
+    field.name: next(kind for name, kind in _NAMED.items() if str(field.type).startswith(name))
+    for field in fields(Cell)
+}
 
 
 def path_in(folder: Path) -> Path:
@@ -74,10 +81,15 @@ def read(folder: Path) -> dict[str, Cell]:
     if isinstance(data.get("schema"), int):
         data = data.get("datasets") or {}
     return {
-        str(name): Cell(**{key: value for key, value in item.items() if key in _FIELDS})
-        for name, item in data.items()
+        str(name): Cell(**_known(item))
+        for name, item in (data.items() if isinstance(data, dict) else ())
         if isinstance(item, dict)
     }
+
+
+def _known(item: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that hold what they should."""
+    return {key: value for key, value in item.items() if isinstance(value, _KINDS.get(key, ()))}
 
 
 def update(folder: Path, dataset: str, **changes: Any) -> Cell:

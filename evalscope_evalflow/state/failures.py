@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.events.json_lines import objects_in
 
 if TYPE_CHECKING:
@@ -77,10 +79,11 @@ def cause(task: Task, model: ModelConfig) -> str:
     from evalscope_evalflow.config.keys import redact  # pydantic with it: not for commands that only read
 
     generation = task.generation_config(model) or {}
-    weights = Path(model.path or "").expanduser()
+    weights = user_path(model.path or "")
     facts = {
         "model": [model.served_name, model.path, model.api_url],
-        "changed": weights.stat().st_mtime_ns if model.path and weights.exists() else None,
+        **({"adapter": model.adapter} if model.adapter else {}),
+        "changed": weights.stat().st_mtime_ns if model.path and os.path.exists(weights) else None,
         "deploy": task.flow.deploy_for(model).model_dump(include=_DEPLOY),
         "generation": {name: value for name, value in generation.items() if name not in _PATIENCE_KEYS},
         "dataset_args": task.stock.get("dataset_args"),

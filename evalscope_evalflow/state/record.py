@@ -24,9 +24,11 @@ from evalscope_evalflow.events.engine_events import (
     EngineReused,
     EngineStarting,
     EngineWeights,
+    OwnJudgeUsed,
 )
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import (
+    FilesReadAhead,
     OverlapMeasured,
     Phase,
     PhaseEnded,
@@ -162,6 +164,10 @@ class Record:
             data["weights"] = {name: value for name, value in facts.items() if name != "engine"}
         elif isinstance(event, ApiEvent):
             self._api(event)
+        elif isinstance(event, FilesReadAhead):
+            data["read_ahead"] = dataclasses.asdict(event)
+        elif isinstance(event, OwnJudgeUsed):
+            data["judge"] = {"name": event.judge, "log": event.log}
         elif isinstance(event, OverlapMeasured):
             data["overlap"] = dataclasses.asdict(event)
         elif isinstance(event, EngineKept):

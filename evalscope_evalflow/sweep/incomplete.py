@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from pathlib import Path
 
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.config.user_paths import user_path
+from evalscope_evalflow.engines import adapters
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder, gguf
 from evalscope_evalflow.errors import ConfigError, Problem
 
@@ -49,8 +51,14 @@ def without_incomplete(task: Task) -> tuple[Task, dict[str, str]]:
 
 def _why_incomplete(model: ModelConfig) -> str:
     """Why a match cannot be loaded yet, in words; empty if it can."""
-    path = Path(str(model.path)).expanduser()
-    if path.is_file():
+    if model.adapter and not model.adapter.lower().endswith(".gguf"):
+        try:
+            adapters.read(model.adapter)
+        except (ValueError, OSError) as error:
+            return str(error)
+        return ""
+    path = user_path(str(model.adapter or model.path))
+    if os.path.isfile(path):
         try:
             why = gguf.why_not_whole(path)
         except (ValueError, OSError) as error:

@@ -27,12 +27,14 @@ class Job:
         size: how much of it is left to do.
         phases: what is left to do: `infer`, `judge`, both or nothing.
         group: the models that can use one engine one after the other, on the same devices.
+        asks_own_judge: whether it is judged by the judge that the sweep deploys (`judge` in the section).
     """
 
     task: Task
     size: Size
     phases: tuple[str, ...] = ("infer", "judge")
     group: Group = ALONE
+    asks_own_judge: bool = False
 
     @property
     def model(self) -> ModelConfig:

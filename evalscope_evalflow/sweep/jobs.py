@@ -12,7 +12,8 @@ from evalscope_evalflow.devices.claims import Claim
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.run.preflight import judges
-from evalscope_evalflow.run.resume import Survey
+from evalscope_evalflow.run.resume import Survey, asks_own_judge
+from evalscope_evalflow.sweep.adapter_groups import adapter_lines, share_adapters
 from evalscope_evalflow.sweep.engine_groups import ALONE, Sharing, sharing
 from evalscope_evalflow.sweep.job import Job, single_model_task
 from evalscope_evalflow.sweep.order import Order, Part, best_order
@@ -35,14 +36,17 @@ def jobs_of(task: Task, survey: Survey | None = None) -> list[Job]:
         left = survey.remaining(model)
         todo = size(task, model, left, counted, judged)
         alone = replace(single_model_task(task, model), request_slots=slots.get(model.name), judge_slots=of_judge)
-        found.append(Job(alone, todo, tuple(left.phases)))
+        found.append(Job(alone, todo, tuple(left.phases), asks_own_judge=asks_own_judge(task, left)))
+    found = share_adapters(found)
     groups = sharing_of(found).groups
-    return [replace(job, group=groups.get(job.model.name, ALONE)) for job in found]
+    return [job if job.group else replace(job, group=groups.get(job.model.name, ALONE)) for job in found]
 
 
 def sharing_of(jobs: Sequence[Job]) -> Sharing:
     """Which models of a task share engines: of those that are asked anything."""
-    return sharing([(job.model, job.deploy) for job in jobs if job.asks_model])
+    of_weights = [job for job in jobs if job.asks_model and not job.model.served_adapters]
+    found = sharing([(job.model, job.deploy) for job in of_weights])
+    return replace(found, lines=(*adapter_lines(jobs), *found.lines))
 
 
 def request_slots(task: Task) -> dict[str, tuple[str, int]]:
@@ -67,7 +71,7 @@ def request_slots(task: Task) -> dict[str, tuple[str, int]]:
 def judge_slots(task: Task) -> tuple[str, int] | None:
     """The slots for requests to the judge, where several models are judged: one may be asked ahead of its time."""
     urls = [str(judge.get("api_url")) for judge in judges(task) if isinstance(judge, Mapping)]
-    if len(task.models) < 2 or not urls:
+    if len(task.models) < 2 or not urls or task.flow.judge is not None:
         return None
     return _slots_folder(" ".join(urls)), task.flow.judge_max_num_seqs
 

@@ -23,6 +23,7 @@ from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of, judged_at_once, order_of, parts_of, sharing_of
+from evalscope_evalflow.sweep.judge_plan import judge_lines
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.order import Turn, turns
 from evalscope_evalflow.sweep.preparation import Prepared, prepare
@@ -256,7 +257,7 @@ def _plan(prepared: Prepared) -> Plan:
         prepared.executor.name,
         tuple(notes),
         free_port,
-        engines=sharing_of(jobs).lines if here else (),
+        engines=(*sharing_of(jobs).lines, *judge_lines(task, jobs)) if here else (),
         schedule=tuple(sorted(schedule, key=lambda item: item.begins_s)),
     )
 
@@ -294,7 +295,8 @@ def _scheduled(jobs: Sequence[Job], turn: Turn | None) -> Scheduled | None:
         return None
     engine_of = "" if turn.engine_of is None else jobs[turn.engine_of].model.name
     job = jobs[turn.job]
-    times = (round(turn.begins_s, 1), round(turn.answered_s, 1), round(turn.ends_s, 1))
+    ends_s = turn.answered_s if job.asks_own_judge else turn.ends_s  # a judge that is deployed has its own turn
+    times = (round(turn.begins_s, 1), round(turn.answered_s, 1), round(ends_s, 1))
     return Scheduled(job.model.name, turn.devices if job.asks_model else (), *times, engine_of)
 
 

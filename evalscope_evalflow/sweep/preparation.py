@@ -12,6 +12,7 @@ from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.results.exporters import Exporter, load_exporters
 from evalscope_evalflow.run.preflight import preflight
 from evalscope_evalflow.run.resume import Survey
+from evalscope_evalflow.sweep.adapter_groups import with_bases
 from evalscope_evalflow.sweep.executors import Executor, load_executor
 from evalscope_evalflow.sweep.incomplete import without_incomplete
 
@@ -53,13 +54,21 @@ def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
     Raises:
         ConfigError: with every problem found; nothing was started.
     """
-    task, skipped = without_incomplete(task)
+    task, skipped = without_incomplete(with_bases(task))
     problems: list[Problem] = []
     executor: tuple[type[Executor], PluginOptions] | None = None
     try:
         executor = load_executor(task.flow.executor)
     except ConfigError as error:
         problems += error.problems
+    if (
+        executor is not None
+        and task.flow.judge is not None
+        and task.flow.mode != "infer"
+        and executor[0].name != "local"
+    ):
+        what = f"the executor {executor[0].name} deploys no judge"
+        problems.append(Problem("evalflow.judge", what, "Use executor: local, or `mode: infer` here and then `judge`."))
     exporters: list[Exporter] = []
     try:
         exporters = load_exporters(task.flow.exporters)

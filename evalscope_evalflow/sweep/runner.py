@@ -43,7 +43,9 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
         reporter.warn(note)
     refuse_folders_in_use([task.folder(model) for model in task.models])
     jobs = jobs_of(task, prepared.survey)
-    if len(jobs) == 1 and prepared.executor is Local:  # in this thread, which Ctrl-C interrupts
+    if (
+        len(jobs) == 1 and prepared.executor is Local and not jobs[0].asks_own_judge
+    ):  # in this thread, which Ctrl-C interrupts
         result = FlowResult(task, [_outcome(jobs[0], partial(jobs[0].run, reporter))], prepared.skipped)
     else:
         result = FlowResult(task, _run_all(jobs, prepared, reporter), prepared.skipped)

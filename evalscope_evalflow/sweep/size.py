@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
 from evalscope_evalflow.run.resume import Remaining
 from evalscope_evalflow.state import cells as ledger
@@ -110,7 +110,7 @@ def _stored(path: str | None) -> int:
     if path is None or not os.path.exists(os.path.expanduser(path)):
         return 0
     try:
-        found = weights.read(Path(path).expanduser())
+        found = weights.read(user_path(path))
     except (weights.Damaged, OSError):
         return 0
     return found.stored_bytes if found else 0

@@ -42,6 +42,7 @@ class ApiCalls:
         model_url: Callable[[], str | None],
         *,
         own_engine: bool,
+        own_judge: bool = False,
         slots: RequestSlots | None = None,
         judge_slots: RequestSlots | None = None,
     ) -> None:
@@ -51,10 +52,11 @@ class ApiCalls:
             emit: reports an event.
             model_url: gives the base URL of the model under evaluation; None until it is known.
             own_engine: whether that is an engine of this run's.
+            own_judge: whether the judge is an engine of this sweep's.
             slots: limit the requests at once to the model under evaluation; None: nothing but its concurrency does.
             judge_slots: likewise for its judges.
         """
-        self._judging = False
+        self._judging, self._own_judge = False, own_judge
         self._slots, self._judge_slots = slots, judge_slots
         self._pace, self._emit, self._model_url, self._own_engine = pace, emit, model_url, own_engine
         self._circuits: dict[tuple[str, str, str], Circuit] = {}
@@ -94,7 +96,7 @@ class ApiCalls:
         if not url or client is None:
             return None
         is_model = not self._judging and _same(url, self._model_url())
-        if is_model and self._own_engine:
+        if self._own_engine if is_model else self._own_judge:
             return None
         key = role, _, name = MODEL if is_model else JUDGE, url, str(getattr(api, "model_name", ""))
         with self._making:

@@ -28,6 +28,7 @@ class Channel:
         on_model_ready: is called once, before the model is asked for the first time.
         judge_ahead: datasets of which the judge is asked about one answer while others are still being answered; known
             when the model is ready.
+        judge_url: the base URL of a judge that is an engine of this sweep's; empty where it is not, or not needed.
     """
 
     def __init__(self, events: TextIO, requests: TextIO) -> None:
@@ -37,6 +38,7 @@ class Channel:
             requests: file that the parent writes.
         """
         self.on_model_ready: Callable[[], None] = lambda: None
+        self.judge_url = ""
         self.judge_ahead: Sequence[str] = ()
         self._events, self._requests = events, requests
         self._emitting = threading.Lock()
@@ -89,7 +91,9 @@ class Channel:
         Returns:
             How many may be judged at once; None: as the task says.
         """
-        return self.receive(JudgeAnswers).at_once  # the model's URL may have come when nothing was left to ask
+        request = self.receive(JudgeAnswers)  # the model's URL may have come when nothing was left to ask
+        self.judge_url = request.judge_url
+        return request.at_once
 
     def abort(self, reason: str) -> NoReturn:
         """End this process at once, from any thread; every answer so far is saved.

@@ -12,6 +12,7 @@ from typing import Any
 
 KEY_PREFIX = "EVALFLOW_KEY_"  # variables that the parent puts keys into
 MODEL_KEY = "EVALSCOPE_API_KEY"  # read by EvalScope where a task has no key of its own
+JUDGE_KEY = f"{KEY_PREFIX}OWN_JUDGE"  # of a judge that is an engine of this sweep's
 MASK = "**********"
 SHORT = 8  # characters; a key of fewer may be an ordinary word
 # Fields of messages that programs read, ours and servers': they are never changed.

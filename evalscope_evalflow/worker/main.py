@@ -76,6 +76,7 @@ def run(request: StartTask, channel: Channel) -> None:
         channel.emit,
         lambda: channel.api_url,
         own_engine=request.own_engine,
+        own_judge=request.own_judge,
         slots=RequestSlots(*request.request_slots) if request.request_slots else None,
         judge_slots=RequestSlots(*request.judge_slots) if request.judge_slots else None,
     )

@@ -65,6 +65,15 @@ GOOD = [
             "deploy": {"engine": "auto"},
         },
     },
+    {
+        "datasets": ["general_mcq"],
+        "judge": {"strategy": "llm"},
+        "evalflow": {
+            "backend": "Native",
+            "models": [{"name": "m", "path": "/nowhere", "adapter": "/nowhere/lora"}, {"adapter": "/nowhere/alone"}],
+            "judge": {"path": "/nowhere/judge", "deploy": {"engine": "llamacpp"}},
+        },
+    },
 ]  # fmt: skip
 
 
@@ -79,6 +88,8 @@ def places(fields):
         *(("evalflow", "models", 0, name) for name in model),
         *(("evalflow", "models", 0, "deploy", name) for name in deploy),
         ("evalflow", "models", 0),
+        *(("evalflow", "judge", name) for name in model),
+        *(("evalflow", "judge", "deploy", name) for name in deploy),
         ("datasets", 0),
         ("dataset_args", "general_mcq"),
         ("dataset_args", 0),
@@ -114,7 +125,7 @@ def tasks(fields):
         return data
 
     change = st.tuples(st.sampled_from(places(fields)), VALUES)
-    return st.builds(made, st.integers(0, 1), st.lists(change, min_size=1, max_size=3))
+    return st.builds(made, st.integers(0, len(GOOD) - 1), st.lists(change, min_size=1, max_size=3))
 
 
 SECTIONS = tasks([]).map(lambda data: data.get("evalflow")) | VALUES

@@ -1,6 +1,7 @@
 """Wrong input of any type is refused with its place, by exit code 2 in the command; it never ends in a traceback."""
 
 import contextlib
+import copy
 import io
 import logging
 
@@ -123,10 +124,23 @@ def task_config():
     return TaskConfig
 
 
+@example({**any_input.GOOD[1], "dataset_args": {"general_mcq": {"few_shot_num": b"\x80"}}})
 @examples(500)
 @given(any_input.tasks(FIELDS).filter(lambda data: all(isinstance(name, str) for name in data)))
 def test_a_task_config(task_config, data):
     check(lambda: to_task(task_config(**data)))
+
+
+@pytest.mark.parametrize("base", range(len(any_input.GOOD)))
+@pytest.mark.parametrize("text", ["~0", "~nobody-here/x", "x" * 5000, "/" + "x" * 5000, "a/b\0c", "\x80", "/\ud83d/x"])
+def test_a_path_that_no_file_system_can_hold_at_any_place(base, text):
+    """Every place in turn: hypothesis puts few of these into few places."""
+    for place in any_input.places(FIELDS):
+        data = copy.deepcopy(any_input.GOOD[base])
+        any_input.put(data, place, text)
+        task = check(lambda data=data: Task.parse(data))
+        if task is not None:
+            check(lambda task=task: preflight_module.preflight(task))
 
 
 @pytest.mark.parametrize(

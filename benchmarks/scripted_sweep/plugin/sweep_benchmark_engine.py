@@ -17,6 +17,7 @@ class Timed(Engine):
     """A server that is ready when the benchmark's script says so."""
 
     name = "timed"
+    honours = frozenset({"devices", "tensor_parallel", "data_parallel"})  # names of slots
 
     def check(self, model: ModelConfig, deploy: DeployConfig) -> Iterable[Problem]:
         return ()

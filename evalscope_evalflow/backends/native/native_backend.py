@@ -85,6 +85,14 @@ class Native(Backend):
             "answered": [] if accepts else [dataset for dataset in task.datasets if saved.answers(dataset)],
         }
 
+    def asks_judge(self, task: Task, dataset: str) -> bool:
+        strategy = (task.stock.get("judge") or {}).get("strategy") or "auto"
+        if strategy != "auto":
+            return bool(strategy != "rule")
+        folder = catalog.evalscope_folder(task.flow.worker_env)
+        policy = catalog.scoring_policy(folder, dataset)
+        return policy.startswith("JUDGE") if policy else False
+
     def look(self, task: Task, model: ModelConfig) -> Saved:
         return NativeSaved(task, model)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.stock_checks import stock_problems
 from evalscope_evalflow.config import catalog
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import Problem, nearest
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _dataset_args_problems(task: Task, known: list[str], keys: tuple[str, ...]) 
             if keys and key not in keys:
                 yield Problem(f"{where}.{key}", "EvalScope would ignore it", nearest(str(key), keys))
         path = settings.get("local_path")
-        if path and not Path(path).expanduser().exists():
+        if path and not os.path.exists(user_path(path)):
             yield Problem(f"{where}.local_path", _not_there(path), "Give the folder that holds its files.")
 
 

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 # What EvalScope's LocalDataLoader reads, in the order in which it looks for them.
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
-_PARQUET = b"PAR1"  # at the beginning and at the end
 _SPLITS = {"general_qa": "test", "general_vqa": "test", "general_mcq": "val", "general_vmcq": "val"}
-# Settings with which subsets are not files by their names.
-_OTHERWISE = ("split_as_subset", "reformat_subset", "default_subset")
 _MOST_FILES = 50  # of a folder whose files a benchmark of EvalScope's finds by itself
 
 
@@ -88,34 +85,41 @@ def _use(
         ruled=task.flow.mode != "infer" and not judged,
         compares_letters=not settings.get("metric_list") and not settings.get("filters"),
         multiple_correct=bool(several),
-        folder=home if home.is_dir() else home.parent,
+        folder=home if os.path.isdir(home) else home.parent,
     )
 
 
 def _check_by_name(look: _Look, settings: Mapping[str, Any], home: Path) -> Iterator[Problem]:
     """Files that EvalScope finds by the names of subset and split."""
     dataset = look.use.dataset
-    if home.is_file():
+    if os.path.isfile(home):
         if not home.name.endswith(ENDINGS):
             what = f"{home} is of a kind that EvalScope does not read"
             yield Problem(f"dataset_args.{dataset}.local_path", what, f"It reads {', '.join(ENDINGS)}.")
         else:
             yield from _check_first([home], look)
         return
-    if any(settings.get(name) for name in _OTHERWISE):
-        return
     split = str(settings.get("eval_split") or _named(look.use.source, "eval_split") or _SPLITS.get(dataset, "test"))
     subsets = settings.get("subset_list") or (["default"] if dataset in CHECKS else [])
-    for subset in subsets if isinstance(subsets, (list, tuple)) else ():
-        files = _candidates(home, str(subset), split)
+    for subset, of_split in _named_by(settings, subsets, split):
+        files = _candidates(home, subset, of_split)
         if files:
             yield from _check_first(files, look)
         elif dataset in CHECKS:
-            what = f"{home} has no file of the subset {subset}: neither {subset}_{split}.jsonl nor {subset}.jsonl"
+            what = f"{home} has no file of the subset {subset}: neither {subset}_{of_split}.jsonl nor {subset}.jsonl"
             what += " (.csv, .tsv and .parquet will do as well)"
             yield Problem(f"dataset_args.{dataset}.subset_list", what, _there_is(home))
     if dataset in CHECKS and isinstance(settings.get("few_shot_num"), int) and settings["few_shot_num"] > 0:
         yield from _few_shot_problems(look, settings, home, [str(subset) for subset in subsets])
+
+
+def _named_by(settings: Mapping[str, Any], subsets: Any, split: str) -> list[tuple[str, str]]:
+    """Subset and split in the names of the files that EvalScope looks for, one pair for each file."""
+    listed = [str(subset) for subset in subsets] if isinstance(subsets, (list, tuple)) else []
+    default = str(settings.get("default_subset") or "default")
+    if settings.get("reformat_subset"):  # all subsets are in one file
+        return [(default, split)]
+    return [(default, subset) if settings.get("split_as_subset") else (subset, split) for subset in listed]
 
 
 def subset_files(dataset: str, settings: Mapping[str, Any], home: Path) -> list[list[Path]]:
@@ -129,13 +133,13 @@ def subset_files(dataset: str, settings: Mapping[str, Any], home: Path) -> list[
     Returns:
         Empty where files are found by other rules.
     """
-    if dataset not in CHECKS or any(settings.get(name) for name in _OTHERWISE):
+    if dataset not in CHECKS:
         return []
-    if home.is_file():
+    if os.path.isfile(home):
         return [[home]] if home.name.endswith(ENDINGS) else []
     split = str(settings.get("eval_split") or _SPLITS.get(dataset, "test"))
     subsets = settings.get("subset_list") or ["default"]
-    found = [_candidates(home, str(subset), split) for subset in subsets] if isinstance(subsets, (list, tuple)) else []
+    found = [_candidates(home, subset, of_split) for subset, of_split in _named_by(settings, subsets, split)]
     return found if all(found) else []
 
 
@@ -149,7 +153,7 @@ def _few_shot_problems(
     wanted = settings["few_shot_num"]
     where = f"dataset_args.{look.use.dataset}.few_shot_num"
     for subset in subsets:
-        files = [path for path in _candidates(home, subset, str(split)) if path.suffix != ".parquet"]
+        files = _candidates(home, subset, str(split))
         if not files:
             yield Problem(where, f"{home} has no {subset}_{split}.jsonl to take examples from", _there_is(home))
             continue
@@ -178,8 +182,8 @@ def _there_is(folder: Path) -> str:
         inside = sorted(folder.iterdir())
     except OSError as error:
         return f"It cannot be read: {error.strerror}."
-    files = [path.name for path in inside if path.is_file()]
-    folders = [f"{path.name}/" for path in inside if path.is_dir()]
+    files = [path.name for path in inside if os.path.isfile(path)]
+    folders = [f"{path.name}/" for path in inside if os.path.isdir(path)]
     if not inside:
         return "It is empty."
     shown = ", ".join([*files, *folders][:5])
@@ -191,9 +195,6 @@ def _there_is(folder: Path) -> str:
 def _check_first(paths: list[Path], look: _Look) -> Iterator[Problem]:
     """The first of some files that has rows."""
     for number, path in enumerate(paths, start=1):
-        if path.suffix == ".parquet":
-            yield from _parquet_problems(look.use.dataset, path)
-            return
         file = DataFile(path, look.patience, bom_is_text=look.bom_is_text(path))
         found = list(_check_file(file, look))
         if found or file.rows_read or not file.whole:
@@ -233,20 +234,9 @@ def _used(limit: Any, file: DataFile) -> int | None:
     """How many of a file's rows are taken, as far as it was looked at."""
     if isinstance(limit, bool) or not isinstance(limit, (int, float)) or limit <= 0:
         return None
-    return limit if isinstance(limit, int) else int(file.rows_read * limit)
-
-
-def _parquet_problems(dataset: str, path: Path) -> Iterator[Problem]:
-    """Whether a file may be of Parquet; what is in it, only Parquet's readers tell."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        file.seek(max(0, path.stat().st_size - 4))
-        end = file.read(4)
-    if not start:
-        yield Problem(place(dataset, path), "it is empty", "Write it anew.")
-    elif start != _PARQUET or end != _PARQUET:
-        what = "it is no Parquet file, or a part of one is missing"
-        yield Problem(place(dataset, path), what, "Write it anew.")
+    if isinstance(limit, int):
+        return limit
+    return int(file.rows_read * limit) if limit < 1 else None  # EvalScope takes a share, of which more is all
 
 
 def _look_around(look: _Look, home: Path) -> Iterator[Problem]:
@@ -255,9 +245,11 @@ def _look_around(look: _Look, home: Path) -> Iterator[Problem]:
     What is broken is only said, but for lines in the file that has the name of the split that is asked.
     """
     split = _named(look.use.source, "eval_split")
-    inside = sorted(home.rglob("*")) if home.is_dir() else [home]
-    files = (path for path in inside if path.suffix in ENDINGS[:3] and path.is_file())
-    for path, _ in zip(files, range(_MOST_FILES), strict=False):
+    inside = sorted(home.rglob("*")) if os.path.isdir(home) else [home]
+    files = [path for path in inside if path.suffix in ENDINGS and os.path.isfile(path)]
+    if len(files) > _MOST_FILES:
+        look.notify(f"{place(look.use.dataset, home)}: the first {_MOST_FILES} of {len(files):,} files were looked at")
+    for path in files[:_MOST_FILES]:
         file = DataFile(path, look.patience)
         try:
             for _row in file.rows():

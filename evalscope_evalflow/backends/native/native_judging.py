@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from typing import Any
 
-from evalscope_evalflow.worker.budget import Budget
-from evalscope_evalflow.worker.credentials import masked
+from evalscope_evalflow.worker.budget import NOWHERE, Budget
+from evalscope_evalflow.worker.credentials import JUDGE_KEY, masked
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.quick_requests import quicken
@@ -25,18 +27,21 @@ class JudgeFailed(Exception):
         super().__init__(f"{kind}: {said}" + (f" ({status})" if status else ""))
 
 
-def patch_judge(probe: JudgeProbe, budget: Budget) -> None:
+def patch_judge(probe: JudgeProbe, budget: Budget, own: Callable[[], str] | None = None) -> None:
     """Patch EvalScope's judge: errors are no replies, each is of a kind, and what a probe was told is not asked again.
 
     Args:
         probe: this worker's.
         budget: what requests are counted by.
+        own: gives the URL of a judge that is an engine of this sweep's; default: it is one that the task names.
     """
     from evalscope.metrics import LLMJudge
 
     start, generate = LLMJudge._init_server_adapter, LLMJudge.generate
 
     def start_strictly(self: Any) -> None:
+        if own is not None:  # where nothing was to be judged, it is not there; EvalScope would ask a public host
+            self.api_url, self.api_key = own() or NOWHERE, os.environ.get(JUDGE_KEY, "EMPTY")
         start(self)
         refuse_error_texts(self.model)
         quicken(self.model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evalscope_evalflow.backends.data_files import BrokenFile, DataFile, Patience
 from evalscope_evalflow.backends.native.native_data_checks import subset_files
+from evalscope_evalflow.config.user_paths import user_path
 
 if TYPE_CHECKING:
     from evalscope_evalflow.config.task import Task
@@ -30,7 +31,7 @@ def local_samples(task: Task, dataset: str) -> int | None:
     settings = (task.stock.get("dataset_args") or {}).get(dataset)
     if not isinstance(settings, Mapping):
         return None
-    of_subsets = subset_files(dataset, settings, Path(str(settings.get("local_path"))).expanduser())
+    of_subsets = subset_files(dataset, settings, user_path(str(settings.get("local_path"))))
     limit = task.stock.get("limit")
     if not of_subsets or not (limit is None or (isinstance(limit, int) and len(of_subsets) == 1)):
         return None
@@ -54,7 +55,7 @@ def _count(path: Path) -> int | None:
 
 @lru_cache(maxsize=256)  # every model of a task asks
 def _rows(path: Path, size: int, changed: int) -> int | None:
-    if size > _MOST or path.suffix == ".parquet":
+    if size > _MOST:
         return None
     try:
         if path.suffix == ".jsonl":

@@ -20,6 +20,7 @@ from evalscope_evalflow.backends.native.native_verdicts import has_value, is_fal
 from evalscope_evalflow.backends.native.rows_files import SavedRows, judge_id
 from evalscope_evalflow.backends.selection import CHOOSING, Change, change, chosen
 from evalscope_evalflow.config import catalog
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.events.json_lines import objects_in
 from evalscope_evalflow.state import cells, failures
 from evalscope_evalflow.state.failures import Failure
@@ -208,7 +209,7 @@ def row_files(folder: Path, datasets: Collection[str]) -> dict[str, list[Path]]:
         datasets: names of datasets that may have files there.
     """
     found: dict[str, list[Path]] = {}
-    for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         if not name.endswith(".jsonl"):
             continue
         ends = [place for place, letter in enumerate(name) if letter == "_" and name[:place] in datasets]
@@ -223,7 +224,7 @@ def local_path(task: Task, dataset: str) -> Path | None:
     for name in ("local_path", "dataset_id"):
         value = settings.get(name) if isinstance(settings, Mapping) else None
         if isinstance(value, (str, os.PathLike)) and value and (name == "local_path" or os.path.exists(value)):
-            return Path(value).expanduser()
+            return user_path(value)
     return None
 
 

@@ -86,7 +86,7 @@ class NativeWorker:
         self._look_at_evaluators()
         self.data.watch()
         retry_only_what_is_transient()
-        patch_judge(self.probe, self.budget)
+        patch_judge(self.probe, self.budget, (lambda: self.channel.judge_url) if self.request.own_judge else None)
         answered = self.request.settings.get("answered", self.datasets)
         check_benchmarks(Path(self.stock_task["work_dir"]) / "evalflow" / "benchmarks.json", answered)
 
@@ -203,7 +203,10 @@ class NativeWorker:
             if type(evaluator) is not registry.EVALUATOR_REGISTRY["default"]:
                 name = str(benchmark.name)
                 if list(self.request.phases) != ["infer", "judge"] and not self.judging:
-                    raise ValueError(f"{name} has an evaluator of its own, which cannot be split: set `mode: all`")
+                    raise ValueError(
+                        f"{name} has an evaluator of its own, which cannot be split: set `mode: all`, "
+                        "with a judge that is an API"
+                    )
                 self.channel.emit(DatasetNotSplit(name))
                 self.done.add(name)
                 self._wait_for_imports()

@@ -223,14 +223,14 @@ def _judge_problems(task: Task) -> Iterator[Problem]:
 
 def _dataset_problems(task: Task) -> Iterator[Problem]:
     folder = os.environ.get("LMUData")  # noqa: SIM112 - VLMEvalKit's own name
-    if folder and not Path(folder).is_dir():
+    if folder and not os.path.isdir(Path(folder)):
         yield Problem(
             "LMUData", f"{folder} does not exist", "It is the folder of VLMEvalKit's data: make it, or unset it."
         )
         return
     data = catalog.lmudata()
     unknown = [name for name in task.datasets if name not in catalog.DEFAULT_VLM_DATASETS]
-    unknown = [name for name in unknown if not (data / f"{name}.tsv").is_file()]
+    unknown = [name for name in unknown if not os.path.isfile(data / f"{name}.tsv")]
     if not unknown:
         return
     try:

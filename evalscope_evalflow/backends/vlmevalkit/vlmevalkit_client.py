@@ -16,6 +16,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import digest
 from evalscope_evalflow.events.answers import AnswerKind
 from evalscope_evalflow.worker.answer_kinds import kinds_of_output
 from evalscope_evalflow.worker.budget import NOWHERE, Budget
+from evalscope_evalflow.worker.credentials import JUDGE_KEY
 from evalscope_evalflow.worker.evalscope_client import refuse_error_texts
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.quick_requests import quicken
@@ -252,7 +253,9 @@ def _one(api: Api, request: Any, settings: dict[str, Any]) -> tuple[str, Callabl
     return digest(json.dumps([request, settings], sort_keys=True, default=str)), ask
 
 
-def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, budget: Budget) -> None:
+def install_judge(
+    judge: dict[str, Any] | None, heard: threading.local, probe: JudgeProbe, budget: Budget, own_url: str = ""
+) -> None:
     """Have every dataset ask the task's judge, whatever it makes its judge of.
 
     Args:
@@ -260,10 +263,11 @@ def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: J
         heard: see `make_judge_class`.
         probe: this worker's.
         budget: what requests are counted by.
+        own_url: base URL of the judge that the sweep deploys, for settings that have none.
     """
     import vlmeval.api
 
-    api = None
+    api, judge = None, with_own_url(judge, own_url)
     if judge is not None:
         settings = {**JUDGE_PATIENCE, **(judge.get("generation_config") or {})}
         key = plain(judge.get("api_key")) or "EMPTY"
@@ -279,6 +283,18 @@ def install_judge(judge: dict[str, Any] | None, heard: threading.local, probe: J
     judge_class = make_judge_class(api, heard, probe)
     for name in ("OpenAIWrapper", "SiliconFlowAPI", "HFChatModel"):  # all that VLMEvalKit makes judges of
         setattr(vlmeval.api, name, judge_class)
+
+
+def with_own_url(judge: dict[str, Any] | None, url: str) -> dict[str, Any] | None:
+    """Settings of a judge with the URL and key of the one that the sweep deploys, where the task names none.
+
+    Args:
+        judge: EvalScope's settings.
+        url: its base URL; empty where nothing is to be judged.
+    """
+    if judge is None or judge.get("api_url"):
+        return judge
+    return {**judge, "api_url": url or NOWHERE, "api_key": os.environ.get(JUDGE_KEY, "EMPTY")}
 
 
 def client_args(model_args: dict[str, Any] | None) -> dict[str, Any]:

@@ -174,7 +174,7 @@ class VLMEvalKitWorker:
         self._raise_if_nothing_worked(left, "judged")
 
     def _install_judge(self) -> None:
-        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget)
+        install_judge(self.judge_config, self.judging.heard, self.probe, self.budget, self.channel.judge_url)
 
     def _run(self, mode: str, datasets: list[str], at_once: int) -> None:
         """A stock task."""

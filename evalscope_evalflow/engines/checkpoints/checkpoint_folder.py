@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import (
     HUB_NAME,
@@ -22,8 +23,8 @@ from evalscope_evalflow.errors import Problem
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 ADAPTER_TODO = (
-    "Merge it into its base model (peft: merge_and_unload(), then save_pretrained()) and give that folder; or serve "
-    "both yourself, and evaluate the adapter as an API: {name: ADAPTER, api_url: http://127.0.0.1:PORT/v1}."
+    "Give base and adapter: models: [{name: NAME, path: BASE, adapter: FOLDER}] (--eval_model_path BASE "
+    "--eval_adapter_path FOLDER); or merge it (peft: merge_and_unload(), then save_pretrained()) and give that folder."
 )
 
 
@@ -33,11 +34,11 @@ def check(path: str | None, where: str = "path") -> Iterable[Problem]:
         yield Problem(where, "no checkpoint is given", "Set the folder of the checkpoint.")
         return
     folder = locate(path)
-    if not folder.exists():
+    if not os.path.exists(folder):
         yield _not_there(path, where)
-    elif folder.is_file():
+    elif os.path.isfile(folder):
         yield from _file(path, folder, where)
-    elif not (folder / "config.json").is_file():
+    elif not os.path.isfile(folder / "config.json"):
         yield _no_checkpoint(path, folder, where)
     elif read_config(path) is None:
         yield Problem(where, f"{path} is no checkpoint: its config.json is not JSON")
@@ -101,7 +102,7 @@ def read_adapter(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_hub_name(path: str) -> bool:
-    return bool(HUB_NAME.fullmatch(path)) and not Path(path).expanduser().exists()
+    return bool(HUB_NAME.fullmatch(path)) and not os.path.exists(user_path(path))
 
 
 def check_context(model: ModelConfig, deploy: DeployConfig, unless: tuple[str, ...]) -> Iterable[Problem]:

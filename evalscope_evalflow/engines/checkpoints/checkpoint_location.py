@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from evalscope_evalflow.config.user_paths import user_path
+
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _BARE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
@@ -19,10 +21,10 @@ _GGUF_MAGIC = b"GGUF"
 
 def locate(path: str) -> Path:
     """The folder or file that a path stands for; what leads nowhere stays as it is."""
-    given = Path(path).expanduser()
-    if given.is_dir():
+    given = user_path(path)
+    if os.path.isdir(given):
         return _inside(given)
-    if not given.exists() and (HUB_NAME.fullmatch(path) or _BARE_NAME.fullmatch(path)):
+    if not os.path.exists(given) and (HUB_NAME.fullmatch(path) or _BARE_NAME.fullmatch(path)):
         cached = hub_snapshot(path)
         return _inside(cached) if cached is not None else given
     return given
@@ -31,10 +33,12 @@ def locate(path: str) -> Path:
 def is_gguf(path: str) -> bool:
     """Whether a path stands for a GGUF file, by its name or by its first bytes."""
     place = locate(path)
-    if place.is_dir():
+    if os.path.isdir(place):
         return False
     if place.suffix.lower() == ".gguf":
         return True
+    if not os.path.isfile(place):
+        return False
     try:
         with place.open("rb") as file:
             return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
@@ -53,10 +57,10 @@ def hub_snapshot(name: str) -> Path | None:
     found = snapshot_in(Path(huggingface_cache(), "models--" + name.replace("/", "--")))
     if found is None and "/" in name:
         owner, _, model = name.partition("/")
-        root = Path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope").expanduser()
+        root = user_path(os.environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope")
         for folder in ("hub/models", "models", "hub"):
             there = root / folder / owner / model.replace(".", "___")
-            if there.is_dir():
+            if os.path.isdir(there):
                 return there
     return found
 
@@ -67,9 +71,9 @@ def snapshot_in(folder: Path) -> Path | None:
         main = (folder / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         main = ""
-    if main and (folder / "snapshots" / main).is_dir():
+    if main and os.path.isdir(folder / "snapshots" / main):
         return folder / "snapshots" / main
-    snapshots = [item for item in _entries(folder / "snapshots") if item.is_dir()]
+    snapshots = [item for item in _entries(folder / "snapshots") if os.path.isdir(item)]
     return max(snapshots, key=os.path.getmtime, default=None)
 
 
@@ -80,7 +84,7 @@ def huggingface_cache() -> str:
 
 
 def _inside(folder: Path) -> Path:
-    if (folder / "config.json").is_file():
+    if os.path.isfile(folder / "config.json"):
         return folder
     snapshot = snapshot_in(folder)
     if snapshot is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -149,13 +150,13 @@ def demand(path: str | None, tokens: int | None, memory: Memory) -> Demand:
         memory: what the engine does with a device's memory.
     """
     where = locate(path) if path else None
-    if where is None or not where.exists():
+    if where is None or not os.path.exists(where):
         return Demand(None, Shape(), tokens or UNKNOWN_CONTEXT, memory)
     try:
         found = weights.read(where)
     except (Damaged, OSError):  # the checks of the checkpoint report that
         found = None
-    if where.is_file():
+    if os.path.isfile(where):
         try:
             head = gguf.read_metadata(where)
         except (ValueError, OSError):

@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.config.user_paths import user_path
+
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 _PICKLED = ("pytorch_model*.bin", "*.bin", "*.pt", "*.pth")
@@ -71,8 +73,8 @@ def read(path: str | Path) -> Weights | None:
     Raises:
         Damaged: one of its files is.
     """
-    folder = Path(path).expanduser()
-    if folder.is_file():
+    folder = user_path(path)
+    if os.path.isfile(folder):
         return Weights({"?": sum(part.stat().st_size for part in _parts(folder))})
     files = _safetensors(folder)
     if files:
@@ -96,9 +98,19 @@ def tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """
     found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in _safetensors(folder):
-        state = file.stat()
-        found.update(_header(str(file), state.st_size, state.st_mtime_ns).tensors)
+        found.update(tensors_of(file))
     return dict(sorted(found.items()))
+
+
+def tensors_of(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of each tensor of a safetensors file, by its name.
+
+    Raises:
+        Damaged: it is not whole.
+        OSError: it cannot be read.
+    """
+    state = file.stat()
+    return dict(_header(str(file), state.st_size, state.st_mtime_ns).tensors)
 
 
 def files(path: str | Path) -> list[Path]:
@@ -107,19 +119,19 @@ def files(path: str | Path) -> list[Path]:
     Raises:
         Damaged: one of them is missing.
     """
-    place = Path(path).expanduser()
-    return _parts(place) if place.is_file() else _safetensors(place)
+    place = user_path(path)
+    return _parts(place) if os.path.isfile(place) else _safetensors(place)
 
 
 def _safetensors(folder: Path) -> list[Path]:
     """The files that make up the model, by the index where there is one."""
     index = folder / INDEX
-    if index.is_file():
+    if os.path.isfile(index):
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, AttributeError, TypeError):
             raise Damaged(f"{index} is no index of safetensors files") from None
-        missing = sorted(name for name in names if not (folder / name).is_file())
+        missing = sorted(name for name in names if not os.path.isfile(folder / name))
         if missing:
             raise Damaged(
                 f"{len(missing)} of the {len(names)} files that {INDEX} names are missing, such as {missing[0]}"

@@ -78,6 +78,8 @@ def family(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> Family:
     """
     if not engine.local or not model.path:
         return Family(why_not="it is no checkpoint that is deployed here")
+    if model.adapter or model.adapters:
+        return Family(why_not="it has adapters")
     why_not = engine.why_no_swap(deploy)
     if why_not:
         return Family(why_not=why_not)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from evalscope_evalflow.backends.sample import FAILED, UNJUDGED, UNSCORED
 from evalscope_evalflow.results.comparison.comparison_data import CellScore
+from evalscope_evalflow.results.metric_scale import MetricScale
 
 if TYPE_CHECKING:
     from evalscope_evalflow.results.comparison.sample_table import SampleTable
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 ROUNDED = 1.01e-4  # EvalScope's reports have four decimals
 
 
-def cell_score(label: str, table: SampleTable, requested: int | None, reported: float | None) -> CellScore:
+def cell_score(
+    label: str, table: SampleTable, requested: int | None, reported: float | None, scale: MetricScale
+) -> CellScore:
     """A run's score on a dataset.
 
     Args:
@@ -21,12 +24,13 @@ def cell_score(label: str, table: SampleTable, requested: int | None, reported: 
         table: its samples on the dataset.
         requested: samples that were to be answered; None: nobody has counted them.
         reported: the score as the run's own table has it; None: it has none.
+        scale: that of its metric.
     """
     from evalscope_evalflow.results.statistics.intervals import interval
 
     n, states = len(table.scores), table.states
     value = float(table.scores.mean()) if n else None
-    found = interval(table.scores, table.groups) if n else None
+    found = interval(table.scores, table.groups, scale.range_of(table.scores)) if n else None
     return CellScore(
         run=label,
         dataset=table.dataset,

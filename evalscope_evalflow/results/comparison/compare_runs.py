@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from evalscope_evalflow.results.comparison.cell_scores import cell_score
@@ -17,7 +17,6 @@ from evalscope_evalflow.results.comparison.comparison_data import (
     Kind,
     Verdict,
 )
-from evalscope_evalflow.results.comparison.metric_direction import lower_is_better
 from evalscope_evalflow.results.comparison.run_description import described, version_differences
 from evalscope_evalflow.results.comparison.run_differences import Side, merged, setting_differences
 from evalscope_evalflow.results.comparison.sample_table import (
@@ -29,6 +28,7 @@ from evalscope_evalflow.results.comparison.sample_table import (
     pair,
     tables_of,
 )
+from evalscope_evalflow.results.metric_scale import MetricScale, metric_scale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,12 +65,12 @@ class LoadedRun:
     Attributes:
         chosen: which run it is.
         tables: its samples' scores, by dataset.
-        lower: datasets by whose metric less is better.
+        scales: the scale of the headline metric, by dataset.
     """
 
     chosen: ChosenRun
     tables: Mapping[str, SampleTable]
-    lower: frozenset[str] = frozenset()
+    scales: Mapping[str, MetricScale] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -86,9 +86,9 @@ class LoadedRun:
         cell = self.chosen.run.cells.get(dataset)
         return cell.requested if cell else None
 
-    def lower_is_better(self, dataset: str) -> bool:
-        """Whether less is better by the headline metric of a dataset, as with error rates."""
-        return dataset in self.lower
+    def scale(self, dataset: str) -> MetricScale:
+        """The scale of the headline metric of a dataset."""
+        return self.scales.get(dataset) or MetricScale()
 
     def side(self, dataset: str) -> Side:
         """Its part in a comparison on a dataset that it has."""
@@ -109,9 +109,7 @@ def load_runs(chosen: Iterable[ChosenRun], rules: Rules) -> list[LoadedRun]:
     for item in chosen:
         tables = tables_of(sample_cache.read(item.run, columns))
         wanted = {name: table for name, table in tables.items() if rules.datasets is None or name in rules.datasets}
-        # A baseline says it for all that are compared with it: with the same metric it is the same.
-        named = wanted if item.baseline is None else ()
-        found.append(LoadedRun(item, wanted, frozenset(name for name in named if lower_is_better(item.run, name))))
+        found.append(LoadedRun(item, wanted, {name: metric_scale(item.run, name) for name in wanted}))
     return found
 
 
@@ -181,9 +179,11 @@ def compare_cell(
     refused = "; ".join(_refusal(item, len(pairs)) for item in differences if item.refuses) or _too_little(cell, rules)
     if refused:
         return replace(cell, verdict=Verdict.REFUSED, refused=refused), differences
-    if run.lower_is_better(dataset) or baseline.lower_is_better(dataset):
+    # One of the two may not be finished, and have no report that says it.
+    scale = run.scale(dataset) if run.scale(dataset) != MetricScale() else baseline.scale(dataset)
+    if scale.lower_is_better:
         cell = replace(cell, lower_is_better=True, remarks=("less is better by this metric",))
-    return _tested(cell, run.tables[dataset], baseline.tables[dataset], pairs), differences
+    return _tested(cell, run.tables[dataset], baseline.tables[dataset], pairs, scale), differences
 
 
 def pair_cell(
@@ -264,14 +264,17 @@ def _refusal(difference: Difference, pairs: int) -> str:
     return f"{difference.kind.value}: {difference.name} is {sides} ({allow})"
 
 
-def _tested(cell: CellComparison, table: SampleTable, base: SampleTable, pairs: Pairs) -> CellComparison:
+def _tested(
+    cell: CellComparison, table: SampleTable, base: SampleTable, pairs: Pairs, scale: MetricScale
+) -> CellComparison:
     """The cell with what its pairs show."""
     from evalscope_evalflow.results.statistics.paired import paired
     from evalscope_evalflow.results.statistics.power import smallest_difference
 
     ours, theirs = table.scores[pairs.first], base.scores[pairs.second]
     groups = base.groups[pairs.second]
-    sign, ends = (-1.0, _range(ours, theirs)) if cell.lower_is_better else (1.0, None)
+    known = scale.range_of([*_ends(ours), *_ends(theirs)])
+    sign, ends = (-1.0, _negated_range(ours, theirs, known)) if cell.lower_is_better else (1.0, known)
     found = paired(sign * ours, sign * theirs, groups, ends)
     low, high = (found.low, found.high) if sign > 0 else (_negated(found.high), _negated(found.low))
     return replace(
@@ -296,10 +299,16 @@ def _tested(cell: CellComparison, table: SampleTable, base: SampleTable, pairs: 
     )
 
 
-def _range(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[float, float]:
-    """The range of negated scores: that of shares, or from the highest that occurs to 0."""
-    highest = max(1.0, float(ours.max()), float(theirs.max()))
-    lowest = min(0.0, float(ours.min()), float(theirs.min()))
+def _ends(scores: NDArray[np.float64]) -> tuple[float, float]:
+    return float(scores.min()), float(scores.max())
+
+
+def _negated_range(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], known: tuple[float, float] | None
+) -> tuple[float, float]:
+    """The range of negated scores: the metric's, or else that of shares, or from the highest that occurs to 0."""
+    (low, high), (others_low, others_high) = _ends(ours), _ends(theirs)
+    lowest, highest = known or (min(0.0, low, others_low), max(1.0, high, others_high))
     return -highest, -lowest
 
 
@@ -316,7 +325,7 @@ def _verdict(gain: float, p_adjusted: float) -> Verdict:
 def _score(run: LoadedRun, dataset: str) -> CellScore:
     reported = run.chosen.run.scores.get(dataset)
     value = reported.value if reported is not None else None
-    return cell_score(run.label, run.tables[dataset], run.requested(dataset), value)
+    return cell_score(run.label, run.tables[dataset], run.requested(dataset), value, run.scale(dataset))
 
 
 def _described(run: LoadedRun, scores: Sequence[CellScore], datasets: Collection[str] | None) -> ComparedRun:

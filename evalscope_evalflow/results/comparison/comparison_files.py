@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +19,7 @@ from evalscope_evalflow.results.comparison.comparison_table import (
     wide_rows,
 )
 from evalscope_evalflow.results.comparison.comparison_text import flip_title, shortened
+from evalscope_evalflow.results.csv_cells import write_rows
 
 CSV_COLUMNS = (
     "run", "baseline", "dataset", "metric", "verdict", "score", "baseline_score", "difference", "low", "high", "p",
@@ -28,7 +28,6 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 SAMPLE_COLUMNS = ("dataset", "subset", "repeat", "difference", "prompt", "target")
-_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -104,45 +103,39 @@ def _block(text: str) -> str:
 
 def as_csv(comparison: Comparison) -> str:
     """A line for each run and dataset that was, or should have been, compared (UTF-8, RFC 4180)."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    rows: list[Iterable[Any]] = [CSV_COLUMNS]
     for cell in comparison.cells:
         values: dict[str, Any] = {name: getattr(cell, name) for name in CSV_COLUMNS}
         values["verdict"] = cell.verdict.value
         values["left_out"] = "; ".join(f"{count} {words}" for words, count in cell.left_out.items())
-        writer.writerow({name: _field(value) for name, value in values.items()})
-    return file.getvalue()
+        rows.append([_field(values[name]) for name in CSV_COLUMNS])
+    return _csv(rows)
 
 
 def samples_csv(comparison: Comparison) -> str:
     """A line for each sample whose score differs, with both answers in full."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     own = ("sample", "score", "answer", "extracted", "verdict", "reason")
-    writer.writerow(("run", "baseline", *SAMPLE_COLUMNS, *own, *(f"baseline_{name}" for name in own)))
+    rows: list[Iterable[Any]] = [("run", "baseline", *SAMPLE_COLUMNS, *own, *(f"baseline_{name}" for name in own))]
     for flip in comparison.flips:
         about = [getattr(flip, name) for name in SAMPLE_COLUMNS]
         answers = [getattr(answer, name) for answer in (flip.answer, flip.baseline) for name in own]
-        writer.writerow([_cell(value) for value in (flip.answer.run, flip.baseline.run, *about, *answers)])
+        rows.append([_rounded(value) for value in (flip.answer.run, flip.baseline.run, *about, *answers)])
+    return _csv(rows)
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> str:
+    file = io.StringIO(newline="")
+    write_rows(file, rows)
     return file.getvalue()
 
 
-def _cell(value: Any) -> str:
-    """A value with its line breaks, which a quoted field may hold."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
-    return _field(value)
+def _rounded(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _field(value: Any) -> str:
-    """A value of a field; a spreadsheet takes a text that begins with one of these for a formula."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        text = " ".join(value.split())
-        return f"'{text}" if text.startswith(_FORMULA) else text
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _field(value: Any) -> Any:
+    """A value in one line."""
+    return " ".join(value.split()) if isinstance(value, str) else _rounded(value)
 
 
 def as_payload(comparison: Comparison) -> dict[str, Any]:

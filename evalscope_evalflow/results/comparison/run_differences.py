@@ -12,6 +12,7 @@ from evalscope_evalflow.config.setting_effects import JUDGE, JUDGE_CONTRACT, STO
 from evalscope_evalflow.results.comparison.comparison_data import Difference, Kind
 from evalscope_evalflow.state import keyed_hashes
 from evalscope_evalflow.state.cells import Cell
+from evalscope_evalflow.state.file_facts import same_file
 
 UNKNOWN = "unknown"  # a fact that was not recorded, or cannot be told
 NOT_SET = "not set"
@@ -105,7 +106,7 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple
 
 def _checkpoints(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Other files, in one line: a checkpoint may have hundreds."""
-    names = [name for name in sorted({*old, *new}) if not _same(old.get(name), new.get(name))]
+    names = [name for name in sorted({*old, *new}) if not same_file(old.get(name), new.get(name))]
     if names == [_HUB]:
         yield "checkpoint", old.get(_HUB), new.get(_HUB)
     elif names:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED, UNSCORED
-from evalscope_evalflow.results.comparison.question_scores import of_question, question_scores
+from evalscope_evalflow.results.question_scores import of_question, question_scores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from pydantic import Field
 
 from evalscope_evalflow.config.plugin_options import PluginOptions
+from evalscope_evalflow.results.csv_cells import write_rows
 from evalscope_evalflow.results.exporters.base import Exporter
-from evalscope_evalflow.results.exporters.csv_cells import cell
 from evalscope_evalflow.results.exporters.exported_results import ExportedResults
 from evalscope_evalflow.results.exporters.table_columns import COLUMNS, values_of
 from evalscope_evalflow.results.score_rows import ScoreRow
@@ -65,6 +64,5 @@ def _write_samples(result: ExportedResults, path: Path) -> None:
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([cell(row[name]) for name in columns] for row in rows)
+        write_rows(file, [columns])
+        write_rows(file, ([row[name] for name in columns] for row in rows))

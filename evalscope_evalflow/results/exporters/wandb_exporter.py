@@ -16,6 +16,7 @@ from pydantic import Field
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.config.keys import mask_text
 from evalscope_evalflow.config.plugin_options import PluginOptions
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import EvalFlowError, Problem
 from evalscope_evalflow.results.exporters.base import Exporter
 from evalscope_evalflow.results.exporters.exported_results import ExportedResults
@@ -114,7 +115,7 @@ def _has_key() -> bool:
     if os.environ.get(KEY_VARIABLE):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or _PUBLIC_HOST).hostname or ""
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    path = user_path(os.environ.get("NETRC") or "~/.netrc")
     try:
         return netrc(str(path)).authenticators(host) is not None
     except (OSError, NetrcParseError):

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalscope_evalflow.config.task_file import read_mapping
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 from evalscope_evalflow.results.comparison.compare_runs import MIN_SHARE
 
@@ -119,7 +119,7 @@ def _keys_given_twice(path: str) -> Iterator[Problem]:
                 seen.add(name)
                 yield from visit(value)
 
-    yield from visit(yaml.compose(Path(path).expanduser().read_bytes(), Loader=yaml.SafeLoader))
+    yield from visit(yaml.compose(user_path(path).read_bytes(), Loader=yaml.SafeLoader))
 
 
 def _invalid(error: ValidationError, path: str, data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from evalscope_evalflow.results.html.run_facts import run_facts, shared_settings
 from evalscope_evalflow.results.html.sample_choice import MOST_SAMPLES, Reader, embedded_samples
 from evalscope_evalflow.results.html.score_plot import MOST_MARKS, need_matplotlib, score_plots
 from evalscope_evalflow.results.run_folders import RunFolder, ScoreRecord, find_runs
+from evalscope_evalflow.results.sample_filters import wrong_samples
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -147,7 +148,9 @@ def _reader(run: RunFolder, wanted: set[str] | None) -> Reader:
     """What reads the run's samples on the wanted datasets."""
 
     def read(columns: Sequence[str] | None) -> DataFrame:
-        frame = sample_cache.read(run, columns)
+        frame = sample_cache.read(run, None if columns is None else [name for name in columns if name != "wrong"])
+        about = (frame[name].tolist() for name in ("dataset", "score", "state"))
+        frame = frame.assign(wrong=wrong_samples(run, *about))
         return frame if wanted is None else frame[frame["dataset"].isin(wanted)]
 
     return read

@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalscope_evalflow.backends.sample import FAILED, SCORED, UNJUDGED, UNSCORED
+from evalscope_evalflow.backends.sample import FAILED, UNJUDGED, UNSCORED
 from evalscope_evalflow.events.answers import AnswerKind
 from evalscope_evalflow.results.html.embedded_json import embedded_json
 from evalscope_evalflow.results.html.page_data import EmbeddedSamples
@@ -19,11 +19,12 @@ MOST_SAMPLES = 2000
 LONGEST_TEXT = 4000  # characters
 MOST_CHARACTERS = 8_000_000
 
-# Reads a run's samples: all columns, or the named ones. Each call gives the same rows in the same order.
+# Reads a run's samples: all columns, or the named ones, of which `wrong` says whether an answer is. Each call gives the
+# same rows in the same order.
 Reader = Callable[[Sequence[str] | None], "DataFrame"]
 
 OUTCOMES = ("failed", "unjudged", "wrong", "cut_off")
-_LIGHT = ("dataset", "score", "state", "kinds")
+_LIGHT = ("dataset", "score", "state", "kinds", "wrong")
 _TEXTS = ("answer", "extracted", "verdict", "reason", "failure")
 _SHARED = ("prompt", "target")  # the same in all runs: they are kept once
 _COLUMNS = (
@@ -112,17 +113,14 @@ def outcomes(frame: DataFrame) -> dict[str, Any]:
     """What the page's filters go by: for each of OUTCOMES, for which samples it holds.
 
     Args:
-        frame: samples, with `score`, `state` and `kinds`.
+        frame: samples, with `wrong`, `state` and `kinds`.
     """
-    import pandas
-
     state = frame["state"].astype(str)
-    score = pandas.to_numeric(frame["score"], errors="coerce")
     kinds = frame["kinds"].astype(str).str.split()
     return {
         "failed": (state == FAILED).to_numpy(),
         "unjudged": (state.isin((UNJUDGED, UNSCORED))).to_numpy(),
-        "wrong": ((state == SCORED) & (score < 1)).to_numpy(),
+        "wrong": frame["wrong"].to_numpy(dtype=bool),
         "cut_off": kinds.map(lambda found: AnswerKind.CUT_OFF.value in found).to_numpy(dtype=bool),
     }
 

@@ -7,7 +7,7 @@ from evalscope_evalflow.results.statistics.effective_size import FEW_GROUPS, TOO
 from evalscope_evalflow.results.statistics.holm import holm
 from evalscope_evalflow.results.statistics.intervals import Interval, IntervalMethod, interval
 from evalscope_evalflow.results.statistics.paired import Paired, PairedMethod, paired
-from evalscope_evalflow.results.statistics.pass_at_k import pass_at_every_k, pass_at_k
+from evalscope_evalflow.results.statistics.pass_at_k import pass_at_k
 from evalscope_evalflow.results.statistics.power import power, smallest_difference
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "holm",
     "interval",
     "paired",
-    "pass_at_every_k",
     "pass_at_k",
     "power",
     "smallest_difference",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,15 +18,18 @@ from evalscope_evalflow.devices.nvml import split
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EvalFlowError, Stopped
+from evalscope_evalflow.events.run_events import FilesReadAhead
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.run.control import Control, JudgeUse
 from evalscope_evalflow.sweep.engine_groups import release_kept_for_heirs
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import order_of, parts_of
+from evalscope_evalflow.sweep.judge_engine import JudgeEngine
 from evalscope_evalflow.sweep.judge_limit import JudgeBudget
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.order import Order, Part, heir
+from evalscope_evalflow.sweep.prefetch import Prefetch, weights_of
 
 
 @dataclass(eq=False)
@@ -41,6 +44,7 @@ class _LocalRun:
     held: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # of `deploy`, which give it what it holds
     heir: _LocalRun | None = None  # waits, and begins with this one's engine and devices
+    ahead: Prefetch | None = None  # reads its files while it waits
     reserved: bool = False  # it is somebody's heir
     thread: threading.Thread | None = field(default=None, repr=False)
 
@@ -56,6 +60,8 @@ class _LocalControl(Control):
     def cancel(self) -> None:
         super().cancel()
         self._budget.wake()
+        if self._executor.judge is not None:
+            self._executor.judge.wake()
 
     def devices_released(self) -> None:
         if self.run is not None and self.run.job.asks_model:
@@ -64,11 +70,21 @@ class _LocalControl(Control):
     def may_keep_engine(self) -> bool:
         return not self._executor.waits()
 
+    def engine_ready(self) -> None:
+        self._executor.read_next_ahead()
+
+    def read_ahead(self) -> FilesReadAhead | None:
+        return None if self.run is None or self.run.ahead is None else self.run.ahead.stop()
+
     def heir_waits(self) -> bool:
         return self.run is not None and self._executor.reserve_heir(self.run)
 
     def judge_ahead(self, datasets: Sequence[str]) -> list[str]:
         return self._budget.first_of(datasets)
+
+    def own_judge(self, lost: Callable[[str], None]) -> AbstractContextManager[JudgeUse]:
+        assert self._executor.judge is not None
+        return self._executor.judge.use(self.check, lost)
 
     def judging(self, verdicts: int) -> AbstractContextManager[int | None]:
         return self._budget.share(verdicts, self.check)
@@ -97,9 +113,19 @@ class Local(Executor):
         self._free: dict[str, None] = {}  # in their order
         self._parts: list[Part] = []
         self._order = Order(())
+        self.judge: JudgeEngine | None = None
+        self._judge_claim = Claim()
 
     def submit(self, jobs: Sequence[Job]) -> list[Future[ModelResult]]:
-        budget = JudgeBudget(max((job.size.verdicts_at_once for job in jobs), default=1))
+        judged = [job for job in jobs if job.asks_own_judge]
+        if judged:
+            self.judge = judge = JudgeEngine(judged[0].task, self.reporter.log, self.reporter.warn)
+            self._judge_claim = judge.claim()
+            self._free.update(dict.fromkeys(self._judge_claim.devices))
+        at_once = max((job.size.verdicts_at_once for job in jobs), default=1)
+        if self.judge is not None:
+            at_once = min(at_once, self.judge.engine.max_num_seqs(self.judge.deploy))
+        budget = JudgeBudget(at_once)
         claims = self.claims_of(jobs)
         order = order_of(jobs, claims)
         runs = []
@@ -158,6 +184,14 @@ class Local(Executor):
             run.held = ()
             self._begin_what_fits()
 
+    def read_next_ahead(self) -> None:
+        """Read the files of the job that waits at the head of the order, once; of one at a time."""
+        with self._lock:
+            following = next((run for run in self._waiting if run.job.asks_model and run.job.model.path), None)
+            if following is not None and following.ahead is None:
+                files = weights_of(following.job)
+                following.ahead = Prefetch(files) if files else None
+
     def reserve_heir(self, run: _LocalRun) -> bool:
         """Choose the waiting job that begins with a job's engine, as soon as `give_back` is called.
 
@@ -201,6 +235,26 @@ class Local(Executor):
                 self._begin(run, [*taken, *spare], others)
             if not self._running:
                 self._give_up()
+            self._begin_judge()
+
+    def _begin_judge(self) -> None:
+        """Begin the judge, if it is needed, and its devices are free and no job waits for them; the lock is held."""
+        judge, wanted = self.judge, self._judge_claim
+        if judge is None or judge.has_begun or not any(run.job.asks_own_judge for run in self._running):
+            return
+        if any({*wanted.devices} & {*run.claim.devices} for run in self._waiting):
+            return
+        holders = [run for run in self._running if {*run.held} & {*wanted.devices}]
+        free = [name for name in wanted.devices if name in self._free]
+        settings = settle(judge.engine, judge.model, judge.deploy, wanted, free, waiting=1)
+        if settings is not None and self._served() < self._most_served:
+            for name in _named(settings, free[: wanted.needs]):
+                self._free.pop(name, None)
+            judge.begin(settings)
+        elif not holders and not self._served():
+            held = "".join(f"; device {name} is in use: {who}" for name, who in busy(free).items())
+            need = f"it needs {wanted.needs} of the devices {', '.join(wanted.devices)}, and too few are left{held}"
+            judge.refuse(EvalFlowError(f"the judge: {need}"))
 
     def _served(self) -> int:
         """Models whose engines have devices."""
@@ -254,6 +308,11 @@ class Local(Executor):
             self._running.remove(run)
             self.give_back(run)
             last = not self._running and not self._waiting
+            judged = not any(other.job.asks_own_judge for other in (*self._running, *self._waiting))
+        if self.judge is not None and run.job.asks_own_judge and judged:
+            self.judge.end()
+            if isinstance(result, ModelResult):
+                result.left += self.judge.left
         if last:
             release_kept_for_heirs()
         if isinstance(result, BaseException):
@@ -276,6 +335,8 @@ class Local(Executor):
         with self._lock:
             waiting, self._waiting = self._waiting, []
         for run in waiting:
+            if run.ahead is not None:
+                run.ahead.stop()
             _refuse(run, Stopped.all("interrupted before it began"))
 
 

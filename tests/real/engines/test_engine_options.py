@@ -11,6 +11,7 @@ from typing import Any
 
 import environments
 import pytest
+from lora import peft_adapter
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
@@ -86,6 +87,26 @@ EXPECTED: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
             "chat_template": "internvl-zh", "api_keys": [KEY], "backend": "pytorch", "eager_mode": True,
         },
     ),
+    ("vllm", "adapters"): (
+        {},
+        {
+            "model_tag": "{model}", "served_model_name": ["base"], "host": "127.0.0.1", "port": 8000,
+            "generation_config": "vllm", "max_num_seqs": 200, "enable_lora": True, "max_loras": 1, "max_cpu_loras": 2,
+            "max_lora_rank": 8,
+            "lora_modules": [
+                f"LoRAModulePath(name='{name}', path='{{adapter}}', base_model_name=None, is_3d_lora_weight=False)"
+                for name in ("a=b", "mine")
+            ],
+        },
+    ),
+    ("lmdeploy", "adapters"): (
+        {"extra_args": ["--backend", "pytorch"]},
+        {
+            "model_path": "{model}", "model_name": "base", "server_name": "127.0.0.1", "server_port": 8000,
+            "generation_config": "lmdeploy", "max_batch_size": 200, "backend": "pytorch",
+            "adapters": ["mine={adapter}", "other={adapter}"],
+        },
+    ),
     ("sglang", "smallest"): (
         {},
         {
@@ -127,7 +148,8 @@ def places(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     template = tmp_path_factory.mktemp("templates") / "chat.jinja"
     template.write_text("{{ messages }}")
     Path(f"{template}.json").write_text("{}")
-    return {"model": str(checkpoint), "template": str(template)}
+    adapter = peft_adapter(tmp_path_factory.mktemp("adapters") / "one", checkpoint, 0.02)
+    return {"model": str(checkpoint), "template": str(template), "adapter": str(adapter)}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +170,13 @@ def parsed(
                 continue
             settings = DeployConfig(**_filled(deploy, places))
             address = Address(settings.host, settings.port or 8000, KEY)
-            command = engine.command(ModelConfig(name="mine", path=places["model"]), settings, address, env)
+            model = ModelConfig(name="mine", path=places["model"])
+            if case == "adapters":
+                other = "a=b" if name == "vllm" else "other"
+                both = dict.fromkeys(("mine", other), places["adapter"])
+                more = {"adapter": places["adapter"], "adapters": both, "base_name": "base"}
+                model = model.model_copy(update=more)
+            command = engine.command(model, settings, address, env)
             cases[case] = {"argv": command.argv[1:], "env": command.env, "out": str(folder / case)}
         done = subprocess.run(
             [env.python, HERE / "parse_only.py"],
@@ -173,7 +201,9 @@ def _filled(value: Any, places: dict[str, str]) -> Any:
     """With paths in their places."""
     if isinstance(value, dict):
         return {name: _filled(item, places) for name, item in value.items()}
-    if isinstance(value, str) and value.startswith(("{model}", "{template}")):
+    if isinstance(value, list):
+        return [_filled(item, places) for item in value]
+    if isinstance(value, str) and any(f"{{{name}}}" in value for name in places):
         return value.format(**places)
     return value
 

@@ -291,6 +291,7 @@ def test_check_is_quick_once_the_options_are_known_and_tells_all_at_once(
     began = time.monotonic()
     done = subprocess.run([BIN / "evalflow", "check", file], capture_output=True, text=True, timeout=60, check=False)
     assert time.monotonic() - began < 20  # 2 on an idle machine
+    assert "reading the options" not in done.stderr + done.stdout
     assert done.returncode == 0, done.stderr
     assert "general_mcq: to do" in done.stdout
     section["deploy"] = {
@@ -302,5 +303,6 @@ def test_check_is_quick_once_the_options_are_known_and_tells_all_at_once(
     began = time.monotonic()
     done = subprocess.run([BIN / "evalflow", "check", file], capture_output=True, text=True, timeout=60, check=False)
     assert time.monotonic() - began < 20  # 2 on an idle machine
+    assert "reading the options" not in done.stderr + done.stdout
     assert done.returncode == 2
     assert done.stderr.startswith("evalflow: 7 problems:"), done.stderr

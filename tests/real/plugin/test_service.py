@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leftovers import servers_of
+from leftovers import left_of, marked
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 pytestmark = pytest.mark.real
@@ -44,7 +43,7 @@ def running(outputs: Path, folder: Path) -> Iterator[str]:
     with (folder / "service.log").open("wb") as log:
         process = subprocess.Popen(
             [BIN / "evalscope", "service", "--host", "127.0.0.1", "--port", str(port), "--outputs", outputs],
-            stdout=log, stderr=log, cwd=folder, env={**os.environ, "EVALSCOPE_OUTPUT_DIR": str(outputs)},
+            stdout=log, stderr=log, cwd=folder, env={**marked(folder), "EVALSCOPE_OUTPUT_DIR": str(outputs)},
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
@@ -67,7 +66,7 @@ def ask(url: str, body: dict[str, Any] | None = None, task_id: str = "") -> Any:
 
 
 def test_a_task_with_a_section_runs_resumes_and_is_shown(
-    service: str, stock_task: dict[str, Any], gguf: Path, servers_before: set[int], tmp_path: Path
+    service: str, stock_task: dict[str, Any], gguf: Path, tmp_path: Path
 ) -> None:
     task = {
         **stock_task,
@@ -91,7 +90,7 @@ def test_a_task_with_a_section_runs_resumes_and_is_shown(
     assert log.count("stop processing:") in (8 + 1, 8 + 2)
     shown = ask(f"{service}/api/v1/reports?root_path={tmp_path / 'outputs'}")
     assert ("smol", "first") in {(item["model_name"], item.get("run_id") or item.get("name")) for item in items(shown)}
-    assert servers_of(gguf) <= servers_before
+    assert not [process for process in left_of(tmp_path) if str(gguf) in process.cmdline()]
 
 
 def items(shown: Any) -> list[dict[str, Any]]:

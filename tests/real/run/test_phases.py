@@ -391,26 +391,24 @@ def test_urls_of_both_forms_are_the_same_judge(run: Callable[..., Any], judge: J
 
 
 def test_a_dataset_that_fails_fails_alone(run: Callable[..., Any], stock_task: dict[str, Any], tmp_path: Path) -> None:
-    """Its data cannot be read, which nothing but EvalScope's reader of Parquet can tell; the others are answered and
-    scored, and once it can, only it is asked.
+    """Its rows lack a column that only the benchmark's own code asks for; the others are answered and scored, and once
+    the rows have it, only it is asked.
     """
-    data = tmp_path / "qa"
+    data = tmp_path / "sums"
     data.mkdir()
-    (data / "late.parquet").write_bytes(b"PAR1 this is no Parquet PAR1")
-    settings = {"general_qa": {"local_path": str(data), "subset_list": ["late"], "metric_list": ["Rouge"]}}
+    row = {"question": "What is 2 + 2?"}
+    (data / "test.jsonl").write_text(json.dumps(row) + "\n")
+    settings = {"gsm8k": {"local_path": str(data), "subset_list": ["default"], "few_shot_num": 0}}
     changes = {
-        "datasets": ["general_qa", "general_mcq"],
+        "datasets": ["gsm8k", "general_mcq"],
         "dataset_args": {**stock_task["dataset_args"], **settings},
     }
     done = run(code=3, **changes)
-    assert f"m: general_qa failed: {data}/late.parquet: " in done.stderr
+    assert "m: gsm8k failed: row 1 of its data: it has no 'answer'" in done.stderr
     assert next(line for line in done.stdout.splitlines() if "│ general_mcq" in line).count("8/8") == 1
-    assert "m / general_qa: it was ended by " in done.stdout
+    assert "m / gsm8k: it was ended by " in done.stdout
     assert record(tmp_path / "work")["state"] == "incomplete"
-    (data / "late.parquet").unlink()
-    (data / "late.jsonl").write_text(
-        json.dumps({"query": "What is the capital of France?", "response": "Paris"}) + "\n"
-    )
+    (data / "test.jsonl").write_text(json.dumps({**row, "answer": "2 + 2 = 4\n#### 4"}) + "\n")
     done = run(**changes)
     assert "it was ended by" not in done.stdout
     assert len(answers(tmp_path / "work")) == 9

@@ -1,9 +1,12 @@
 """What is found in the user's own data before anything starts: file, line, what is wrong and what to do."""
 
+import io
 import json
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from evalscope_evalflow.backends import data_files
@@ -302,8 +305,71 @@ def test_examples_that_are_too_few(look, tmp_path):
     nothing(look([MCQ], settings={"few_shot_num": 1}))
 
 
-def test_a_broken_parquet_file(look):
-    assert "it is no Parquet file" in one(look(b"PAR1 and no end", name="t_val.parquet"))
+def parquet(rows):
+    """A Parquet file's bytes."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+OPTIONS = {"question": "q", "options": ["a", "b"], "answer": "A"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "row", "said"),
+    [
+        ("general_mcq", OPTIONS, "options"),
+        ("general_mcq", {**MCQ, "answer": "E"}, "E"),
+        ("general_mcq", {name: value for name, value in MCQ.items() if name != "answer"}, "answer"),
+        ("general_qa", {"query": "q", "label": "x"}, "label"),
+    ],
+)
+def test_the_rows_of_a_parquet_file_are_looked_at_like_any_other(look, dataset, row, said):
+    split = "val" if dataset == "general_mcq" else "test"
+    lines = one(look([row], dataset=dataset, name=f"t_{split}.jsonl"))
+    (look([], dataset=dataset, name=f"t_{split}.jsonl")[2]).unlink()
+    rows = one(look(parquet([row]), dataset=dataset, name=f"t_{split}.parquet"))
+    assert said in rows
+    assert rows.replace(".parquet", ".jsonl") == lines
+
+
+def test_a_good_parquet_file(look):
+    nothing(look(parquet([MCQ] * 100), name="t_val.parquet"))
+    assert "has 100 rows, and 200 are" in one(
+        look(parquet([MCQ] * 100), name="t_dev.parquet", settings={"few_shot_num": 200})
+    )
+
+
+@pytest.mark.parametrize("content", [b"PAR1 and no end", b"", parquet([MCQ] * 50)[:-9], b"x" * 100])
+def test_a_broken_parquet_file(look, content):
+    said = one(look(content, name="t_val.parquet"))
+    assert ("it is no Parquet file" in said) or (not content and "it is empty" in said)
+
+
+def test_a_parquet_file_without_rows(look):
+    table = pa.table({name: pa.array([], pa.string()) for name in MCQ})
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    assert "it has no rows" in one(look(file.getvalue(), name="t_val.parquet"))
+
+
+@pytest.mark.parametrize("settings", [{"default_subset": "t"}, {"default_subset": "other"}])
+def test_settings_that_do_not_change_the_file_do_not_keep_it_from_being_looked_at(look, settings):
+    assert one(look([OPTIONS], settings=settings)) == one(look([OPTIONS]))
+
+
+def test_a_share_that_is_none_is_no_reason_to_end_in_a_traceback(look):
+    for limit in (float("nan"), float("inf"), 1e308, 1.0, -0.5):
+        look([MCQ], limit=limit)
+
+
+def test_of_very_many_files_it_is_said_how_many_were_looked_at(look, tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in range(60):
+        (tmp_path / "data" / f"f{number:02}.jsonl").write_text('{"question": "q", "answer": "1"}\n')
+    problems, notes, _ = look(None, dataset="gsm8k")
+    assert problems == []
+    assert [note.split(": ")[1] for note in notes] == ["the first 50 of 60 files were looked at"]
 
 
 def test_files_that_a_benchmark_finds_by_itself_are_told_not_refused(look):

@@ -40,6 +40,9 @@ ROWS = [
     ("--eval_model_path CHECKPOINT", "lmdeploy api_server", "CHECKPOINT"),
     ("--eval_model_path CHECKPOINT", "sglang --model-path", "CHECKPOINT"),
     ("--eval_model_path GGUF", "llamacpp --model", "GGUF"),
+    ("--eval_model_path CHECKPOINT --eval_adapter_path HERE/a", "vllm --lora-modules", "m=HERE/a"),
+    ("--eval_model_path CHECKPOINT --eval_adapter_path HERE/a", "lmdeploy --adapters", "m=HERE/a"),
+    ("--eval_model_path GGUF --eval_adapter_path HERE/a.gguf", "llamacpp --lora", "HERE/a.gguf"),
     (URL, "endpoint.api_url", "https://api.example/v1"),
     ("--remote_api_url https://api.example/v1/chat/completions", "endpoint.api_url", "https://api.example/v1"),
     (URL, "TaskConfig.model", "m"),
@@ -78,6 +81,7 @@ ROWS = [
     ("--reuse_accept extra_args max_model_len", "flow.reuse.accept", ["extra_args", "max_model_len"]),
     ("--verify_md5 False", "flow.verify_md5", False),
     (JUDGE, "TaskConfig.judge.models.0.model_id", "j"),
+    ("--judge_model_path /models/boss.gguf", "flow.judge.path", "/models/boss.gguf"),
     (JUDGE, "TaskConfig.judge.models.0.api_url", "https://judge.example/v1/chat/completions"),  # which it understands
     (JUDGE, "TaskConfig.judge.models.0.api_key", KEY),
     (f"{JUDGE} --judge_max_num_seqs 7", "judge_batch_size", 7),
@@ -306,7 +310,7 @@ def test_a_flags_name_in_the_section_is_refused_with_the_right_key(name, spellin
 
 @pytest.mark.parametrize("place", sorted({place for places in FLAG_PLACES.values() for place in places}))
 def test_the_key_that_is_named_exists(place):
-    homes = {"deploy": DeployConfig, "models[]": ModelConfig, "reuse": Reuse}
+    homes = {"deploy": DeployConfig, "models[]": ModelConfig, "judge": ModelConfig, "reuse": Reuse}
     inside, _, path = place.partition("evalflow.")
     if inside:
         assert place in {flag.target for flag in FLAGS} or place.startswith("judge.models[].")  # EvalScope's own

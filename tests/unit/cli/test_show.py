@@ -1,6 +1,7 @@
 """`evalflow show`."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -225,3 +226,29 @@ def test_answers_whose_files_are_gone(sweep, capsys):
 def test_no_number_is_cut_where_a_line_is_too_short(sweep, capsys):
     text = show(capsys, sweep, columns=32)
     assert "a / d\n  score: 0.7500\n  95 % interval: ~0.300–0.950\n  samples: 4/4\n" in text
+
+
+@pytest.mark.parametrize(
+    ("scores", "direction", "value_range", "wrong"),
+    [
+        ([3, 10, 10, 3], "higher_is_better", {"min": 0, "max": 10}, 2),
+        ([9, 8, 9, 7], "higher_is_better", {"min": 0, "max": 10}, 4),
+        ([3, 10, 9, 10], "higher_is_better", None, 2),
+        ([0.0, 0.0, 1.2, 2.0], "lower_is_better", None, 2),
+        ([0.0, 0.5, 1.0, 0.0], "lower_is_better", {"min": 0, "max": 1}, 2),
+        ([1, 0, 1, 1], "higher_is_better", {"min": 0, "max": 1}, 1),
+    ],
+)
+def test_what_is_wrong_goes_by_the_metrics_scale_at_every_door(tmp_path, capsys, scores, direction, value_range, wrong):
+    made.run(tmp_path, scores)
+    identity = {"name": "accuracy", "aggregation": "mean", "dimensions": {}}
+    said = {"kind": "quality", "direction": direction, "value_range": value_range}
+    metrics = [{"identity": identity, "num": 4, "score": 1, "semantics": said}]
+    made.report(tmp_path, "m", "d", sum(scores) / 4, 4, metrics=metrics)
+    made.record(tmp_path, results={"d": made.result(sum(scores) / 4, 4)})
+    assert json.loads(show(capsys, tmp_path, "--json", "--wrong", columns=9999))["samples_matching"] == wrong
+    page = tmp_path / "page.html"
+    assert main(["show", str(tmp_path), "--output", str(page)]) == 0
+    data = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page.read_text(), re.S)[1])
+    is_ = data["columns"].index("is")
+    assert sum("wrong" in row[is_] for row in data["rows"]) == wrong

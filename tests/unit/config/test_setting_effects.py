@@ -44,6 +44,7 @@ def stock_models():
         "evalflow": FlowConfig,
         "evalflow.reuse": Reuse,
         "evalflow.models[]": ModelConfig,
+        "evalflow.judge": ModelConfig,
         "evalflow.deploy": DeployConfig,
     }
 

@@ -1,6 +1,7 @@
 """Result exporters: `csv`, the documentation's example, and what one that fails does to a run."""
 
 import csv
+import io
 import json
 import re
 from typing import ClassVar
@@ -13,8 +14,8 @@ from exported_runs import FORMULA, KEY, sweep_of
 from evalscope_evalflow.config import FlowConfig, PluginChoice
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError, EvalFlowError
+from evalscope_evalflow.results.csv_cells import cell, text_of, write_rows
 from evalscope_evalflow.results.exporters import Exporter, export, load_exporter, load_exporters
-from evalscope_evalflow.results.exporters.csv_cells import cell, text_of
 from evalscope_evalflow.results.exporters.table_columns import COLUMNS
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 from evalscope_evalflow.sweep import runner
@@ -226,3 +227,14 @@ def test_the_exit_code_is_that_of_the_run_whatever_an_exporter_does(tmp_path):
     before = result.exit_code
     export(result, [Failing(raise_error)], lambda text: None)
     assert (result.exit_code, FlowResult(result.task, result.models[:1]).exit_code) == (before, 0)
+
+
+@pytest.mark.parametrize("text", ["a\rb", "\r=1+1", "a\r\nb", "a\nb", 'a"b', "a,b", "x\u2028y"])
+def test_a_row_stays_one_row_whatever_a_text_holds(text):
+    file = io.StringIO(newline="")
+    write_rows(file, [["name", "n"], [text, 1]])
+    written = file.getvalue()
+    assert written.endswith("\n")
+    assert not written.endswith("\r\n")
+    rows = list(csv.reader(io.StringIO(written, newline="")))
+    assert [[text_of(value) for value in row] for row in rows] == [["name", "n"], [text, "1"]]

@@ -6,6 +6,7 @@ from pathlib import Path
 import made_up_run as made
 import pytest
 
+from evalscope_evalflow.cli import main
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.results.run_folder_problems import NewerRunSkipped
 from evalscope_evalflow.results.run_folders import find_runs
@@ -125,3 +126,43 @@ def test_a_run_of_a_newer_version_is_left_out_beside_others(tmp_path):
     with pytest.warns(NewerRunSkipped, match=r"/b is left out: its record has schema 99.*\(9\.0\) wrote it\. Upgrade"):
         found = find_runs(tmp_path)
     assert [run.name for run in found] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value"),
+    [
+        ("cells.json", ("datasets", "d", "predictions"), 1),
+        ("cells.json", ("datasets", "d", "requested"), "x"),
+        ("cells.json", ("datasets", "d", "verdicts"), [1]),
+        ("cells.json", ("datasets", "d", "batches"), {}),
+        ("cells.json", ("datasets",), [1]),
+        ("run.json", ("results", "d", "notes"), 5),
+        ("run.json", ("results", "d", "remarks"), "text"),
+        ("run.json", ("results", "d", "score", "interval"), ["a", 1]),
+        ("run.json", ("results", "d", "score", "n_groups"), "many"),
+        ("run.json", ("results", "d", "metrics"), 3),
+        ("run.json", ("earlier_results",), [1]),
+    ],
+)
+def test_what_is_damaged_counts_as_unknown_at_every_door(tmp_path, capsys, file, place, value):
+    for name in ("a", "b"):
+        made.run(tmp_path / name, [1, 0, 1, 1, 0, 1, 1, 0], model=name)
+        made.record(tmp_path / name, name, results={"d": made.result(0.625, 8)})
+        (tmp_path / name / "evalflow" / "cells.json").write_text('{"schema": 2, "datasets": {"d": {"requested": 8}}}')
+    path = tmp_path / "b" / "evalflow" / file
+    data = found = json.loads(path.read_text())
+    for step in place[:-1]:
+        found = found[step]
+    found[place[-1]] = value
+    path.write_text(json.dumps(data))
+    for words in (["show"], ["show", "--samples"], ["compare", "--baseline", "a"]):
+        assert main([words[0], str(tmp_path), *words[1:]]) == 0, capsys.readouterr().err
+    assert "a" in capsys.readouterr().out
+
+
+def test_a_backend_that_is_not_installed_is_told_with_the_folder(tmp_path):
+    made.run(tmp_path, [1])
+    made.record(tmp_path, task={"datasets": ["d"], "evalflow": {"backend": "Flashcards"}})
+    (run,) = find_runs(tmp_path)
+    with pytest.raises(ConfigError, match=rf"{tmp_path}: Flashcards has evaluated it: .*\n *Install the package"):
+        run.load_backend()

@@ -46,3 +46,36 @@ def test_results_carry_them_to_the_score_and_the_record(tmp_path):
     assert 0 < score.interval[0] < 0.5 < score.interval[1] < 1
     assert (score.n_groups, score.few_groups) == (4, True)
     assert score.as_record()["interval"] == score.interval
+
+
+def semantics(value_range=None, direction="higher_is_better"):
+    """A report's metrics, with a scale."""
+    identity = {"name": "accuracy", "aggregation": "mean", "dimensions": {}}
+    ends = None if value_range is None else {"min": value_range[0], "max": value_range[1]}
+    said = {"kind": "quality", "direction": direction, "value_range": ends}
+    return {"metrics": [{"identity": identity, "num": 1, "score": 1, "semantics": said}]}
+
+
+@pytest.mark.parametrize("scores", [[9, 10, 8, 10, 10, 9, 10, 10, 10, 7, 10, 10], [10] * 12])
+def test_a_known_scale_bounds_the_interval(tmp_path, scores):
+    made.run(tmp_path, scores)
+    made.report(tmp_path, "m", "d", sum(scores) / 12, 12, **semantics((0, 10)))
+    found = intervals(find_runs(tmp_path)[0], {"d": sum(scores) / 12})["d"]
+    assert 0 <= found.low < found.high <= 10
+
+
+def test_a_scale_that_the_scores_do_not_keep_to_is_not_believed(tmp_path):
+    made.run(tmp_path, [0.5, 1.5] * 6)
+    made.report(tmp_path, "m", "d", 1.0, 12, **semantics((0, 1)))
+    assert intervals(find_runs(tmp_path)[0], {"d": 1.0})["d"].method == "clustered-t"
+
+
+def test_pass_at_k_has_the_interval_of_its_questions(tmp_path):
+    """Four answers to each of ten questions: pass@2 of a question is 0, 0.5 or 1, and 0.6 in the mean."""
+    scores = [*[1, 0, 0, 0] * 4, *[0, 0, 0, 0] * 2, *[1, 1, 1, 1] * 4]
+    made.run(tmp_path, scores, repeats=4)
+    identity = {"name": "acc", "aggregation": "pass_at_k", "dimensions": {"k": 2}}
+    metrics = [{"identity": identity, "num": 32, "score": 0.6, "semantics": {"kind": "quality"}}]
+    made.report(tmp_path, "m", "d", 0.6, 32, metrics=metrics, primary_metric_identity=identity)
+    found = intervals(find_runs(tmp_path)[0], {"d": 0.6})["d"]
+    assert (found.groups, found.low < 0.6 < found.high) == (10, True)

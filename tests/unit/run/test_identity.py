@@ -204,6 +204,31 @@ def test_a_checkpoint_that_is_gone_is_unknown_and_not_another(make, tmp_path):
     assert (item.refused, item.unknown) == ([], ["checkpoint", "max_model_len"])
 
 
+def test_other_weights_of_the_same_size_and_time_are_others(make, tmp_path):
+    """As from an archive, or on a mount of an object store, whose files all have one time."""
+    weights = tmp_path / "checkpoint" / "model.safetensors"
+    answered(make())
+    time = weights.stat()
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(time.st_atime_ns, time.st_mtime_ns))
+    (said,) = refused(make())
+    assert said.startswith("checkpoint.model.safetensors was ")
+
+
+def test_weights_that_an_earlier_version_wrote_down_by_size_and_time_are_the_same(make, tmp_path):
+    task = make()
+    answered(task)
+    facts = cells.read(task.work_dir)["general_qa"].predictions
+    size_and_time, _, _ = facts["checkpoint"]["model.safetensors"].partition(", samples ")
+    facts = {**facts, "checkpoint": {**facts["checkpoint"], "model.safetensors": size_and_time}}
+    cells.update(task.work_dir, "general_qa", predictions=facts)
+    assert refused(make()) == []
+    os.utime(tmp_path / "checkpoint" / "model.safetensors")
+    assert len(refused(make())) == 1
+
+
 # Scoring.
 
 
@@ -367,7 +392,8 @@ def test_every_fact_has_a_name_that_can_be_accepted_but_for_the_backend(make):
     local = {"deploy": {"chat_template": "{{ x }}", "extra_args": ["--x"], "env_vars": {"X": "1"}}}
     names = set()
     for task in (make(**local, **everything), make(url="http://a.example/v1")):
-        facts = fingerprints.predictions(task, task.models[0], "general_qa")
+        model = task.models[0].model_copy(update={"adapter": None if task.models[0].api_url else "someone/lora"})
+        facts = fingerprints.predictions(task, model, "general_qa")
         names |= {name.removeprefix("deploy.").partition(".")[0] for name in facts}
     assert names - {"backend", "facts"} == set(ACCEPTABLE)
 
