@@ -218,7 +218,8 @@ class Deployment:
         assert server is not None
         if kept is not self:
             kept._machine.to(EngineState.RELEASED)
-        server.model = self.model  # of several that one engine serves, it is asked by this one's name now
+        if server.launch.identity == self._wanted:
+            server.model = self.model  # of several that one engine serves, it is asked by this one's name now
         self._server = server
         self._machine.to(EngineState.STARTING)
         self._use = Use.begin(server.process.log, server.launch.run_id)

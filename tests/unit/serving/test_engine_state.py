@@ -10,7 +10,7 @@ PATHS = {
     EngineState.STANDBY: (EngineState.STANDBY,),
     EngineState.STARTING: (EngineState.STANDBY, EngineState.STARTING),
     EngineState.READY: (EngineState.STARTING, EngineState.READY),
-    EngineState.SWAPPING: (EngineState.STARTING, EngineState.READY, EngineState.SWAPPING),
+    EngineState.SWAPPING: (EngineState.STARTING, EngineState.SWAPPING),
     EngineState.KEPT: (EngineState.STARTING, EngineState.READY, EngineState.KEPT),
     EngineState.RELEASED: (EngineState.RELEASED,),
     EngineState.FAILED: (EngineState.STARTING, EngineState.FAILED),
@@ -42,7 +42,8 @@ def test_what_the_table_allows_happens_and_nothing_else(old, new):
 def test_the_whole_life_of_an_engine():
     machine = StateMachine()
     for state in (
-        EngineState.STANDBY, EngineState.STARTING, EngineState.READY, EngineState.SWAPPING, EngineState.READY,
+        EngineState.STANDBY, EngineState.STARTING, EngineState.READY, EngineState.KEPT, EngineState.STARTING,
+        EngineState.SWAPPING, EngineState.READY,
         EngineState.KEPT, EngineState.STARTING, EngineState.READY, EngineState.KEPT, EngineState.RELEASED,
     ):  # fmt: skip
         machine.to(state)
