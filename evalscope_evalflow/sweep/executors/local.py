@@ -335,13 +335,13 @@ class Local(Executor):
         with self._lock:
             waiting, self._waiting = self._waiting, []
         for run in waiting:
-            if run.ahead is not None:
-                run.ahead.stop()
             _refuse(run, Stopped.all("interrupted before it began"))
 
 
 def _refuse(run: _LocalRun, error: EvalFlowError) -> None:
     """End a job that was not begun."""
+    if run.ahead is not None:
+        run.ahead.stop()
     run.future.set_running_or_notify_cancel()
     run.future.set_exception(error)
 

@@ -215,11 +215,11 @@ def test_silence_is_shown_and_is_no_hang_while_a_token_is_answered(
     api.reply = think
     with ThreadPoolExecutor(4) as pool:
         answers = [pool.submit(one.ask, f"q{item}") for item in range(4)]
-        silent = one.wait_for(ApiSilent)
+        assert one.wait_for(ApiSilent).answers_probe is True
         threading.Event().wait(1.2)
         thought.set()
         assert {item.result(20) for item in answers} == {"A"}
-    assert (silent.requests, silent.answers_probe) == (4, True)
+    assert one.of(ApiSilent)[-1].requests == 4  # of a busy machine, the first may know of fewer
     assert 2 <= len(one.of(ApiSilent)) <= 3, "after 0.3, 0.6 and 1.2 s"
     assert {type(event) for event in one.events} == {ApiSilent}
     assert len(api.asked) == 4, "nobody is asked twice"
