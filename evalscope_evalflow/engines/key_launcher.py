@@ -29,6 +29,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import re
 import runpy
 import sys
 from typing import Any
@@ -43,6 +44,7 @@ MODEL_PATHS = (
     "/v1/messages/count_tokens", "/v1/embeddings", "/v1/score", "/v1/rerank", "/v1/audio/transcriptions",
     "/v1/audio/translations", "/tokenize", "/detokenize", "/generate",
 )  # fmt: skip
+MODEL_PATH = re.compile(r"/v1/responses/[\w-]+(/cancel)?")  # one answer that is kept
 DRAIN_S = 30.0  # that requests to the model may take to end once its weights are to be replaced
 MOST_BYTES = 1 << 16  # of a request for control
 
@@ -83,7 +85,7 @@ class Gate:
             await self.app(scope, receive, send)
         elif not self._has_key(scope):
             await _refuse(scope, send, 401, "the API key is missing, or is another one")
-        elif kind == "websocket" or not (path in MODEL_PATHS or path.startswith("/v1/responses/")):
+        elif kind == "websocket" or not (path in MODEL_PATHS or MODEL_PATH.fullmatch(path)):
             await _refuse(scope, send, 403, f"the model's API key does not open {path}")
         elif self._idle is not None:
             await _refuse(scope, send, 503, "the model's weights are being replaced")
@@ -103,6 +105,17 @@ class Gate:
             if self._idle is not None and not self._asking:
                 self._idle.set()
 
+    async def _drained(self, idle: asyncio.Event) -> None:
+        """Wait until no request to the model is under way.
+
+        Raises:
+            RuntimeError: they have not ended in time.
+        """
+        try:
+            await asyncio.wait_for(idle.wait(), DRAIN_S)
+        except asyncio.TimeoutError:
+            raise RuntimeError(f"requests to the model have not ended within {DRAIN_S:.0f} s") from None
+
     async def _answer(self, action: str, receive: Any, send: Any) -> None:
         """Do what the owner asks for; no request reaches the model meanwhile."""
         if self._idle is not None:
@@ -111,7 +124,7 @@ class Gate:
         self._idle = asyncio.Event()
         try:
             if self._asking:
-                await asyncio.wait_for(self._idle.wait(), DRAIN_S)
+                await self._drained(self._idle)
             answer = importlib.import_module(self._module).answer
             await _reply(send, 200, await answer(self._served, action, json.loads(await _body(receive))))
         except Exception as error:  # noqa: BLE001 - whatever it is, the owner has to know
