@@ -252,7 +252,14 @@ def _release(going: Iterable[Deployment]) -> list[Release]:
 
 def _end(handle: Deployment) -> Release:
     """End one that is no longer in the pool; a warning tells what is left of it."""
-    released = handle.release_kept()
+    keeping = handle.keeping
+    assert keeping is not None
+    try:
+        keeping.entry.phase("releasing")
+        released = handle.release_kept()
+    finally:
+        keeping.entry.close()
+    keeping.notify(released)
     for line in (*released.problems(), *released.warnings()):
         text = f"{handle.engine.name} with {handle.model.name} was ended, but {line}"
         warnings.warn(text, RuntimeWarning, stacklevel=3)
