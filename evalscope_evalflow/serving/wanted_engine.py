@@ -58,10 +58,9 @@ class WantedEngine:
         if not (self._deploy.keep_alive_s or self._shared or POOL.engines()):
             return None
         self.identity = identity(self._engine, self._model, self._deploy)
-        if not self._swap_failed:  # else something is wrong with the checkpoint, or with the engines that are kept
-            kept = POOL.take(self.identity, entry, on_exit, self._log)
-            if kept is not None:
-                return kept
+        kept = POOL.take(self.identity, entry, on_exit, self._log, swaps=not self._swap_failed)
+        if kept is not None:
+            return kept
         POOL.make_room(self._engine, self._deploy, self.identity, self._log)
         return None
 
