@@ -65,15 +65,17 @@ def restore(tensor: torch.Tensor, saved: torch.Tensor, name: str) -> None:
 
 
 def chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Flat pieces of a tensor, in its order; no piece is a copy where the tensor is contiguous."""
+    """Flat pieces of a tensor, in its order and of one size; none is a copy where the tensor is contiguous."""
     if tensor.is_contiguous():
         flat = tensor.view(-1)
         for start in range(0, flat.numel(), CHUNK):
             yield flat[start : start + CHUNK]
         return
-    rows = max(1, CHUNK // max(1, tensor[0].numel()))
-    for start in range(0, tensor.shape[0], rows):
-        yield tensor[start : start + rows].contiguous().view(-1)
+    width = tensor[0].numel()
+    for start in range(0, tensor.numel(), CHUNK):
+        end = min(start + CHUNK, tensor.numel())
+        first = start // width
+        yield tensor[first : -(-end // width)].contiguous().view(-1)[start - first * width : end - first * width]
 
 
 def fingerprint(tensor: torch.Tensor) -> str:
@@ -146,6 +148,24 @@ class CheckpointFiles:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
+    def parts(self, name: str, packed: dict[str, list[str]]) -> list[str]:
+        """What a tensor of the model is made of, by its names in the files; empty where that is not known.
+
+        Args:
+            name: its name in the model.
+            packed: what the modules of the model that are made of several are made of.
+        """
+        if name in self._where:
+            return [name]
+        module, _, kind = name.rpartition(".")
+        parent, dot, last = module.rpartition(".")
+        parts = [f"{parent}{dot}{part}.{kind}" for part in packed.get(last, [])]
+        return parts if parts and all(part in self._where for part in parts) else []
+
+    def others(self, names: Iterable[str], packed: dict[str, list[str]]) -> set[str]:
+        """Tensors of the files of which it is not known that one of these in the model is made of them."""
+        return set(self._where) - {part for name in names for part in self.parts(name, packed)}
+
     def compare(self, name: str, tensor: torch.Tensor, packed: dict[str, list[str]]) -> bool:
         """Compare a tensor with what the files have: as it stands in the model, or as parts that follow one another.
 
@@ -160,8 +180,7 @@ class CheckpointFiles:
         Raises:
             SwapError: it does, but is another.
         """
-        parts = _parts(name, packed, self._where)
-        slices = [self._where[part].get_slice(part) for part in parts]
+        slices = [self._where[part].get_slice(part) for part in self.parts(name, packed)]
         shapes = [tuple(part.get_shape()) for part in slices]
         if not _makes(shapes, tuple(tensor.shape)):
             return False  # it is shared out over devices, padded, or made of something else
@@ -171,16 +190,6 @@ class CheckpointFiles:
                 raise SwapError(f"{name} is not what {self._folder} holds")
             row += shape[0]
         return True
-
-
-def _parts(name: str, packed: dict[str, list[str]], where: dict[str, Any]) -> list[str]:
-    """The names in the file of what a tensor of the model is made of; empty where that is not known."""
-    if name in where:
-        return [name]
-    module, _, kind = name.rpartition(".")
-    parent, _, last = module.rpartition(".")
-    parts = [f"{parent}.{part}.{kind}" for part in packed.get(last, [])]
-    return parts if parts and all(part in where for part in parts) else []
 
 
 def _makes(shapes: list[tuple[int, ...]], whole: tuple[int, ...]) -> bool:

@@ -150,15 +150,20 @@ class _Swap:
                 raise SwapError("its tensors are at other places now, where recorded graphs do not look")
             parameters = _visible(model)
             unfilled = {name for name, tensor in parameters.items() if left_of_marks(tensor)}
+            packed = getattr(model, "packed_modules_mapping", None) or {}
             for name in unfilled:
                 restore(parameters[name], saved[name], name)
+            unread = {name for name in unfilled if files.parts(name, packed)}
+            if unread:
+                raise SwapError(f"they are in {self._path}, but were not read: {few(unread)}")
+            if unfilled and files.others(before, packed):
+                raise SwapError(f"they were not read, and may be in {self._path} by other names: {few(unfilled)}")
             pack_again(model, kernels)
             after = fingerprints(model)
             filled = {name for name, _ in model.named_parameters()} - unfilled
             changed = {name for name in after if name not in filled and before[name] != after[name]}
             if changed:
                 raise SwapError(f"they are not in the checkpoint, but have changed: {few(changed)}")
-            packed = getattr(model, "packed_modules_mapping", None) or {}
             for name, tensor in parameters.items():
                 self.compared += bool(files.compare(name, tensor, packed))
         self.filled = len(filled)

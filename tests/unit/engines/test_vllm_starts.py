@@ -15,6 +15,7 @@ STARTS = {
 # These have to do with vLLM's environment, and start no server of it.
 NONE = {
     "environments.py",  # builds it
+    "real/engines/test_swap_proof.py",  # its PyTorch
     "real/engines/test_engine_options.py",  # its parser, in forks of one process
     "real/engines/test_start_failures.py",  # starts that fail, in forks of one process that has imported it once
 }
