@@ -77,7 +77,7 @@ def seen(checkpoint: Path, vllm_deploy: dict[str, Any], tmp_path_factory: pytest
                 server = _server(engine)
                 found.answers.append([_log_probabilities(endpoint, prompt) for prompt in PROMPTS])
                 found.weights.append(engine.weights)
-                found.pids.append(server.process.pid)
+                found.pids.append(server.process.leader or 0)
         tree = psutil.Process(found.pids[-1])
         processes = [tree, *tree.children(recursive=True)]
         found.sockets = [
