@@ -41,13 +41,14 @@ _SWAP_NEEDS = (
     ("config/parallel.py", "worker_extension_cls"),
     ("model_executor/model_loader/reload/layerwise.py", "materialize_layer("),
 )
-# Options with which nobody has shown that replaced weights answer as after a fresh start.
+# Options with which nobody has shown that replaced weights answer as after a fresh start; `*` is any more letters.
 _NO_SWAP_WITH = (
-    "--quantization", "-q", "--load-format", "--model-loader-extra-config", "--torchao-config", "--cpu-offload-gb",
-    "--speculative-config", "--enable-lora", "--lora-modules", "--enable-eplb", "--worker-cls",
-    "--worker-extension-cls", "--kv-transfer-config", "--enable-sleep-mode", "--runner", "--convert", "--task",
-    "--api-server-count", "--data-parallel-size", "-dp", "--data-parallel-rank", "--nnodes", "--headless",
-    "--middleware", "--ssl-keyfile", "--uds", "--root-path",
+    "--quantization*", "-q*", "--load-format", "--model-loader-extra-config", "--torchao-config", "--cpu-offload-gb",
+    "--offload*", "--speculative-config", "--spec-*", "-sc*", "--enable-lora", "--lora-modules", "--enable-eplb",
+    "--worker-cls", "--worker-extension-cls", "--kv-transfer-config", "--kv-offloading*", "--calculate-kv-scales",
+    "--weight-transfer-config", "--enable-sleep-mode", "--runner", "--convert", "--task", "--api-server-count",
+    "--data-parallel*", "-dp*", "--nnodes", "-n*", "--node-rank", "--headless", "--middleware", "--ssl-keyfile",
+    "--uds", "--root-path", "--config",
 )  # fmt: skip
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
 RUST_FRONTEND = "VLLM_USE_RUST_FRONTEND"
@@ -246,8 +247,8 @@ class VLLM(Engine):
 
     def why_no_swap(self, deploy: DeployConfig) -> str:
         for word in deploy.extra_args:
-            option = self.normalise_argument(word).partition("=")[0].partition(".")[0]
-            if option in _NO_SWAP_WITH:
+            option = self.normalise_argument(word).partition("=")[0]
+            if any(_may_mean(option, pattern) for pattern in _NO_SWAP_WITH):
                 return f"extra_args has {option}"
         _, replicas = parallel(deploy)
         return "it has several replicas" if replicas > 1 else ""
@@ -284,6 +285,14 @@ class VLLM(Engine):
             argv += ["--worker-extension-cls", WEIGHTS_CLASS]
             env_vars[CONTROL_VARIABLE] = f"{CONTROL_MODULE} {address.control}"
         return Command([*argv, *deploy.extra_args], env_vars, secrets=(KEY_VARIABLE,))
+
+
+def _may_mean(option: str, pattern: str) -> bool:
+    """Whether a word is one of these options, or may be short for it: vLLM takes any beginning that is unambiguous."""
+    name = pattern.rstrip("*")
+    if option.startswith(name) if name != pattern else option == name:
+        return True
+    return option.startswith("--") and len(option) > len("--") and name.startswith(option)
 
 
 @lru_cache(maxsize=64)

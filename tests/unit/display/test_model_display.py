@@ -19,6 +19,9 @@ SHOWN = {
     "vllm is ready at http://127.0.0.1:8000/v1 (41.2 s)": engine_events.EngineReady(
         "vllm", "http://127.0.0.1:8000/v1", 41.23
     ),
+    "vllm goes on from step-1 with these weights (1.5 s, 0.7 s of it for proof)": engine_events.EngineWeights(
+        "vllm", "/m/step-2", "f2", 291, "step-1", 250, 1.52, 0.6, 0.71
+    ),
     "nothing was left to ask; vllm was not needed": engine_events.EngineNotNeeded("vllm"),
     "vllm is kept until 12:00": engine_events.EngineKept("vllm", "12:00", 3.0),
     "vllm and all it started are gone (0.4 s)": released(),
@@ -43,6 +46,11 @@ SHOWN = {
 def test_a_line_says_what_happened_to_which_model(words, capsys):
     ModelDisplay(Reporter(), "base").on_event(SHOWN[words])
     assert capsys.readouterr().err.endswith(f"base: {words}\n")
+
+
+def test_weights_that_an_engine_was_started_with_are_not_worth_a_line(capsys):
+    ModelDisplay(Reporter(), "base").on_event(engine_events.EngineWeights("vllm", "/m/step-1", "f1", 291))
+    assert capsys.readouterr().err == ""
 
 
 def test_the_death_of_an_engine_is_told_with_its_cause_and_what_is_saved(capsys):

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from evalscope_evalflow.events.api_events import ApiBack, ApiDown, ApiGivenUp, ApiSilent
-from evalscope_evalflow.events.engine_events import EngineReleased, EngineReused, EngineStarting
+from evalscope_evalflow.events.engine_events import EngineReleased, EngineReused, EngineStarting, EngineWeights
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import (
     Phase,
@@ -127,6 +127,25 @@ def test_an_engine_that_was_kept_is_recorded_until_another_is_started(record):
     assert saved(record)["reused"] == {"run_id": "run-0", "log": "engine.log"}
     record.on_event(STARTING)
     assert "reused" not in saved(record)
+
+
+def test_the_weights_that_answered_are_recorded_until_another_engine_is_started(record):
+    reused = EngineReused("vllm", "0.32.0", "run-0", "engine.log", ["vllm"], {})
+    record.on_event(reused)
+    record.on_event(EngineWeights("vllm", "/m/step-2", "f2", 291, "step-1", 250, 1.5, 0.6, 0.7))
+    assert saved(record)["weights"] == {
+        "checkpoint": "/m/step-2", "fingerprint": "f2", "tensors": 291, "took_from": "step-1", "compared": 250,
+        "swap_s": 1.5, "read_s": 0.6, "proof_s": 0.7,
+    }  # fmt: skip
+    end(record)
+    assert saved(record)["weights"]["fingerprint"] == "f2"
+    record.on_event(STARTING)
+    assert "weights" not in saved(record), "nobody has told yet which weights that engine has"
+    record.on_event(EngineWeights("vllm", "/m/step-2", "f2", 291))
+    found = saved(record)["weights"]
+    assert (found["took_from"], found["compared"], found["swap_s"]) == ("", 0, 0)
+    record.on_event(reused)
+    assert "weights" not in saved(record)
 
 
 def test_the_time_in_which_engines_were_held_adds_up(record):
