@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,22 +17,21 @@ from evalscope_evalflow.devices.nvml import split
 from evalscope_evalflow.devices.placement import choosing
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.errors import EngineError
-from evalscope_evalflow.processes import cleanup
 from evalscope_evalflow.processes.exit_reason import Exit
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving.endpoint import Endpoint
 from evalscope_evalflow.serving.engine_failure import RetryableStartError, engine_failure
-from evalscope_evalflow.serving.engine_identity import Identity, identity
 from evalscope_evalflow.serving.engine_state import EngineState, StateMachine
-from evalscope_evalflow.serving.engine_use import Request, Use, api_key
+from evalscope_evalflow.serving.engine_use import Request, Use, api_key, own_entry
 from evalscope_evalflow.serving.health import Symptom
 from evalscope_evalflow.serving.leases import Lease, Leases
 from evalscope_evalflow.serving.release import Release
 from evalscope_evalflow.serving.server import Server
-from evalscope_evalflow.serving.start_server import prepare_server, wait_until_usable
+from evalscope_evalflow.serving.start_server import prepare_server
+from evalscope_evalflow.serving.wanted_engine import WantedEngine
 from evalscope_evalflow.serving.warm_pool import POOL, Keeping
-from evalscope_evalflow.serving.weight_swap import Weights, swap_weights, weights_of
+from evalscope_evalflow.serving.weight_swap import Weights
 from evalscope_evalflow.serving.with_block import enter, leave
 
 START_ATTEMPTS = 3
@@ -90,14 +88,12 @@ class Deployment:
         self._entry = entry
         self._server: Server | None = None
         self._use = Use(log)
-        self._wanted: Identity | None = None  # of the engine that it shall be
-        self._weights: Weights | None = None
-        self._swap_failed = False
+        self._wanted = WantedEngine(engine, model, deploy, shared, lambda text: self.notes.append(text))
 
     @property
     def weights(self) -> Weights | None:
         """Which weights it answers with, once it is ready; None: it cannot tell."""
-        return self._weights
+        return self._wanted.weights
 
     @property
     def state(self) -> EngineState:
@@ -191,25 +187,21 @@ class Deployment:
                 self._entry.set(api_url=public_url(self._endpoint().api_url))
             return
         if self._request.entry is None:
-            with contextlib.suppress(OSError):
-                cleanup.clean()  # what died without a guard may hold the devices
-            name, kind = self.model.name, self.engine.name
-            self._entry = Registration(self.run_id, one_command=True, model=name, engine=kind)
+            self._entry = own_entry(self.run_id, self.engine, self.model)
         assert self._entry is not None
-        self._wanted = self._weights = None
-        if self.deploy.keep_alive_s or self._request.shared or POOL.engines():
-            self._wanted = wanted = identity(self.engine, self.model, self.deploy)
-            kept = None
-            if not self._swap_failed:
-                kept = POOL.take(wanted, self._entry, self._exited, self.notes.append)
-            if kept is not None:
-                self._take_over(kept)
-                return
-            POOL.make_room(self.engine, self.deploy, wanted, self.notes.append)
-            POOL.release_one(self)  # it was kept, and something else is wanted of it now
+        kept = self._wanted.take(self._entry, self._exited)
+        if kept is not None:
+            self._take_over(kept)
+            return
+        POOL.release_one(self)  # it was kept, and something else is wanted of it now
         self._machine.to(EngineState.STARTING)
         with choosing():  # until our command is written down, and with it what we have taken
-            self._start()
+            self._use = Use.begin(self._request.log)
+            about = self.engine, self.model, self.deploy, self._request
+            self._server = server = prepare_server(*about, self._wanted.identity, self._entry, self._exited)
+            self._register(server)
+            self._entry.phase("loading")
+            server.process.start()
         self.leases.take(self.model.name, self.run_id, self._request.on_exit)
 
     def _take_over(self, kept: Deployment) -> None:
@@ -218,22 +210,13 @@ class Deployment:
         assert server is not None
         if kept is not self:
             kept._machine.to(EngineState.RELEASED)
-        if server.launch.identity == self._wanted:
+        if not self._wanted.needs_swap(server):
             server.model = self.model  # of several that one engine serves, it is asked by this one's name now
         self._server = server
         self._machine.to(EngineState.STARTING)
         self._use = Use.begin(server.process.log, server.launch.run_id)
         self._register(server)
         self.leases.take(self.model.name, self.run_id, self._request.on_exit)
-
-    def _start(self) -> None:
-        assert self._entry is not None
-        self._use = Use.begin(self._request.log)
-        about = self.engine, self.model, self.deploy, self._request
-        self._server = server = prepare_server(*about, self._wanted, self._entry, self._exited)
-        self._register(server)
-        self._entry.phase("loading")
-        server.process.start()
 
     def _register(self, server: Server) -> None:
         devices = server.deploy.devices or ""
@@ -265,11 +248,10 @@ class Deployment:
         server = self._server
         assert server is not None
         try:
-            if server.launch.identity == self._wanted:
-                wait_until_usable(server, self.deploy.stall_timeout_s, self.notes.append if self.reused else None)
-                self._weights = weights_of(server)
-            else:
-                self._swap(server)
+            if self._wanted.needs_swap(server):
+                self._machine.to(EngineState.SWAPPING)
+                self._phase("loading")
+            self._wanted.wait_until_usable(server, self.reused is not None)
         except EngineError:
             self._fail()
             raise
@@ -285,26 +267,12 @@ class Deployment:
             raise self.failure("while it was starting")
         if exited.is_set():  # just now, perhaps before anybody would have been notified
             self._exited()
-        if self._entry is not None:
-            self._entry.phase("ready")
+        self._phase("ready")
         return self._endpoint()
 
-    def _swap(self, server: Server) -> None:
-        """Take a kept engine of another model, with this one's weights.
-
-        Raises:
-            RetryableStartError: it did not work out; a new one has to be started.
-        """
-        assert self._wanted is not None
-        self._machine.to(EngineState.SWAPPING)
+    def _phase(self, name: str) -> None:
         if self._entry is not None:
-            self._entry.phase("loading")
-        try:
-            self._weights = swap_weights(server, self.model, self._wanted, self.deploy.stall_timeout_s)
-        except RetryableStartError as error:
-            self._swap_failed = True
-            self.notes.append(str(error))
-            raise
+            self._entry.phase(name)
 
     def _endpoint(self) -> Endpoint:
         url = self._server.api_url if self._server is not None else api_base(self.model.api_url or "")
@@ -378,17 +346,11 @@ class Deployment:
 
     def release_kept(self) -> Release:
         """End an engine that the warm pool has had."""
-        keeping, server = self.keeping, self._server
-        assert keeping is not None
-        assert server is not None
+        assert self._server is not None
         try:
-            keeping.entry.phase("releasing")
-            released = server.release()
+            return self._server.release()
         finally:
             self._machine.to(EngineState.RELEASED)
-            keeping.entry.close()
-        keeping.notify(released)
-        return released
 
     def release(self) -> Release:
         """End the engine and everything it started; wait, for a bounded time, until nothing of it is left.
@@ -403,8 +365,8 @@ class Deployment:
         try:
             if self._server is None:
                 return Release()
-            if self._entry is not None and not self._server.process.exited.is_set():
-                self._entry.phase("releasing")
+            if not self._server.process.exited.is_set():
+                self._phase("releasing")
             released = self._server.release()
             if self._use.load_s is not None:
                 self.leases.notify_exit()

@@ -13,6 +13,7 @@ from pathlib import Path
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.engines import Engine
+from evalscope_evalflow.processes import cleanup
 from evalscope_evalflow.processes.registry import Registration
 
 
@@ -24,6 +25,13 @@ def api_key(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> str | N
     """
     key = reveal(deploy.api_key if engine.local else model.api_key, "api_key")
     return key or (f"ef-{secrets.token_urlsafe(24)}" if engine.local else None)
+
+
+def own_entry(run_id: str, engine: Engine, model: ModelConfig) -> Registration:
+    """The entry in the registry of an engine that is no run's."""
+    with contextlib.suppress(OSError):
+        cleanup.clean()  # what died without a guard may hold the devices
+    return Registration(run_id, one_command=True, model=model.name, engine=engine.name)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,13 @@ class WarmPool:
         return until
 
     def take(
-        self, identity: Identity, entry: Registration, on_exit: Callable[[], None], log: Callable[[str], None]
+        self,
+        identity: Identity,
+        entry: Registration,
+        on_exit: Callable[[], None],
+        log: Callable[[str], None],
+        *,
+        swaps: bool = True,
     ) -> Deployment | None:
         """The handle of the same engine, if one is kept and says that it is well; its process is the caller's then.
 
@@ -106,13 +112,15 @@ class WarmPool:
             entry: the caller's, in the registry.
             on_exit: is called, in a thread, when its processes are gone.
             log: is called with why one that was kept cannot be had.
+            swaps: whether one with other weights will do.
         """
         with self._lock:
             for text in [text for lost, text in self._lost if lost == identity]:
                 log(text)
             self._lost = [item for item in self._lost if item[0] != identity]
             handle = next((handle for handle in self._kept if _identity(handle) == identity), None)
-            handle = handle or next((handle for handle in self._kept if _can_take(handle, identity)), None)
+            if swaps and handle is None:
+                handle = next((handle for handle in self._kept if _can_take(handle, identity)), None)
             if handle is None or not self._remove(handle):
                 return None
         server, keeping = handle.server, handle.keeping
@@ -252,7 +260,14 @@ def _release(going: Iterable[Deployment]) -> list[Release]:
 
 def _end(handle: Deployment) -> Release:
     """End one that is no longer in the pool; a warning tells what is left of it."""
-    released = handle.release_kept()
+    keeping = handle.keeping
+    assert keeping is not None
+    try:
+        keeping.entry.phase("releasing")
+        released = handle.release_kept()
+    finally:
+        keeping.entry.close()
+    keeping.notify(released)
     for line in (*released.problems(), *released.warnings()):
         text = f"{handle.engine.name} with {handle.model.name} was ended, but {line}"
         warnings.warn(text, RuntimeWarning, stacklevel=3)

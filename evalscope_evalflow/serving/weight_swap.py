@@ -23,6 +23,7 @@ from evalscope_evalflow.serving.engine_identity import CHECKPOINT, Identity, ide
 from evalscope_evalflow.serving.readiness import MODELS_PATH, PROGRESS_EVERY_S, Progress, listed_models
 from evalscope_evalflow.serving.server import ANSWER_TIMEOUT_S, Server
 
+DEATH_S = 10.0  # between the end of an engine's connections and its own, at most
 NO_LIMIT_S = 86_400.0  # of the request itself: whether the engine gets on is looked at beside it
 
 
@@ -69,7 +70,7 @@ def weights_of(server: Server) -> Weights | None:
     if not server.control_key:
         return None
     reply = _ask(server, "weights", {}, ANSWER_TIMEOUT_S)
-    found = _workers(reply)
+    found = _workers(reply, "tensors")
     if not found:
         server.control_key = ""
         return None
@@ -99,10 +100,12 @@ def swap_weights(server: Server, model: ModelConfig, wanted: Identity, stall_tim
         if server.process.stop_requested:
             server.process.exited.wait()
             return None
-        found = _workers(reply)
+        found = _workers(reply, "tensors", "compared", "read_s", "proof_s")
+        if reply.cut:
+            server.process.exited.wait(DEATH_S)  # then it is known whether somebody has stopped it
+            raise _Doubt("it died meanwhile")
         if not found:
-            died = server.process.exited.is_set() or reply.cut
-            raise _Doubt("it died meanwhile" if died else reply.message or "it did not say what it has done")
+            raise _Doubt("it does not say what it has done" if reply.ok else reply.message or "it says nothing")
         if identity(server.engine, model, server.asked)[CHECKPOINT] != wanted[CHECKPOINT]:
             raise _Doubt("the checkpoint has changed meanwhile")
         names = listed_models(http.request(f"{server.address.root}{MODELS_PATH}", **_options(server)).json)
@@ -162,12 +165,17 @@ def _watch(server: Server, request: dict[str, Any], stall_timeout_s: float) -> h
     return replies[0] if replies else http.Reply(0, "the request failed")
 
 
-def _workers(reply: http.Reply) -> list[dict[str, Any]]:
-    """What each of the engine's workers says; empty where that is not known."""
+def _workers(reply: http.Reply, *numbers: str) -> list[dict[str, Any]]:
+    """What each of the engine's workers says: a fingerprint, and these numbers; empty where one does not."""
     body = reply.json if reply.ok else None
     found = body.get("workers") if isinstance(body, dict) else None
-    good = isinstance(found, list) and all(isinstance(item, dict) and item.get("fingerprint") for item in found)
-    return list(found) if good and found else []
+    return list(found) if isinstance(found, list) and all(_is_told(item, numbers) for item in found) else []
+
+
+def _is_told(worker: Any, numbers: tuple[str, ...]) -> bool:
+    if not isinstance(worker, dict) or not worker.get("fingerprint"):
+        return False
+    return all(isinstance(worker.get(name), (int, float)) for name in numbers)
 
 
 def _check_answer(server: Server, model: ModelConfig) -> None:

@@ -15,7 +15,7 @@ from evalscope_evalflow.engines import HONOURABLE, Address, Command, Counters, E
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).with_name("scripted_server.py")
-KEY_VARIABLE = "SCRIPTED_API_KEY"
+KEY_VARIABLE, CONTROL_VARIABLE = "SCRIPTED_API_KEY", "SCRIPTED_CONTROL"
 
 
 class ScriptedEngine(Engine):
@@ -30,6 +30,7 @@ class ScriptedEngine(Engine):
         "--silent-stall", "--wrong-name", "--print-key", "--flood", "--unhealthy*", "--ignore-sigterm",
         "--daemon-children", "--die-after-requests", "--hang-after", "--sick-*", "--stop-listening-after",
         "--no-metrics", "--reject-chat", "--status-for-request", "--fail-*", "--stuck-prompt",
+        "--swap-*",
     )  # fmt: skip
     counters = Counters(("scripted_requests_running",), ("scripted_chat_requests_total", "scripted_tokens_total"))
     log_patterns = (
@@ -51,3 +52,21 @@ class ScriptedEngine(Engine):
         settings = {name: getattr(deploy, name) for name in HONOURABLE}
         env_vars["SCRIPTED_SETTINGS"] = repr(settings)  # nothing comes of them
         return Command(argv, env_vars, secrets=(KEY_VARIABLE,))
+
+
+class SwappingEngine(ScriptedEngine):
+    """The same, of a checkpoint: other weights give other answers, and it takes another checkpoint's while it runs."""
+
+    name = "scripted-swap"
+
+    def can_swap(self, env: Environment) -> str:
+        return ""
+
+    def why_no_swap(self, deploy: DeployConfig) -> str:
+        return "extra_args has --swap-forbidden" if "--swap-forbidden" in deploy.extra_args else ""
+
+    def command(self, model: ModelConfig, deploy: DeployConfig, address: Address, env: Environment) -> Command:
+        command = super().command(model, deploy, address, env)
+        control = {CONTROL_VARIABLE: address.control} if address.control else {}
+        argv = [*command.argv, "--checkpoint", str(model.path)]
+        return Command(argv, {**command.env, **control}, secrets=command.secrets)

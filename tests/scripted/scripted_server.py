@@ -2,7 +2,8 @@
 
 Standard library only. Its answers are made of the prompt's hash, so that they are the same in every run. The key
 that it asks for comes from SCRIPTED_API_KEY; without that it asks for none. Chat requests are numbered from 1, and
-the first one is whoever waits for readiness.
+the first one is whoever waits for readiness. With a checkpoint, its answers are of the weights' hash, too, and whoever
+has the key whose SHA-256 is in SCRIPTED_CONTROL may let it take another one's, at /evalflow/swap.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -114,6 +116,9 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+SWAP_FAULTS = ["refuse", "die", "hang", "name", "mute", "nan", "change", "odd", "deaf"]
+
+
 def text_said(text: str) -> tuple[str, str]:
     """`TEXT=ANSWER`, one of ANSWERS."""
     found, name = text.rsplit("=", 1)
@@ -192,6 +197,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add("--finish-reason", default="stop", help="of every answer")
     add("--stuck-prompt", metavar="TEXT", help="die (SIGKILL) of a prompt that holds the text")
+    swap = parser.add_argument_group("weights")
+    add = swap.add_argument
+    add("--checkpoint", help="folder of the safetensors files that its answers depend on")
+    add("--swap-forbidden", action="store_true", help="with this, its engine says, no weights are replaced")
+    add("--swap-seconds", type=float, default=0, help="how long it takes, in silence")
+    add(
+        "--swap-fault", choices=SWAP_FAULTS,
+        help="how a swap fails; `deaf`: it knows nothing of control at all",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -234,6 +248,35 @@ class Script:
         self.healthy_at = 0.0  # by the monotonic clock, which all processes share
         self.colds = 0  # looks at /health that are still to be answered with 503
         self.close = threading.Event()
+        self.swapped = False
+        self.control = os.environ.get("SCRIPTED_CONTROL")
+        self.weights = weights_hash(args.checkpoint) if args.checkpoint else ""
+
+    def swap(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Take other weights: status and body of the answer."""
+        fault, args = self.args.swap_fault, self.args
+        print("swapping", flush=True)
+        if args.swap_seconds:
+            threading.Event().wait(args.swap_seconds)
+        if fault == "refuse":
+            return 500, {"error": {"message": "SwapError: only a part of x was filled", "code": 500}}
+        if fault == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "hang":
+            threading.Event().wait()
+        if fault == "change":
+            with next(Path(request["new"]).glob("*.safetensors")).open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"\x2a")
+        self.weights, self.swapped = weights_hash(request["new"]), True
+        self.name = "another" if fault == "name" else request["name"]
+        if fault == "odd":
+            return 200, {"workers": [{**self.told(), "read_s": None}]}
+        return 200, {"workers": [{**self.told(), "compared": 3, "filled": 3, "read_s": 0.1, "proof_s": 0.2}]}
+
+    def told(self) -> dict[str, Any]:
+        """Which weights it has."""
+        return {"fingerprint": self.weights, "tensors": 3}
 
     def note(self, path: str, prompt: str | None = None) -> int:
         """Write a request down; return its number among the chat requests."""
@@ -272,7 +315,8 @@ class Script:
     def answer(self, body: dict[str, Any], prompt: str) -> tuple[str, dict[str, int]]:
         """Text and usage."""
         own = next((answer for text, answer in self.args.answer_prompt if text in prompt), self.args.answer)
-        text = own.replace("{letter}", "ABCD"[int(short_hash(prompt), 16) % 4])
+        text = own.replace("{letter}", "ABCD"[int(short_hash(prompt + self.weights), 16) % 4])
+        text = text.replace("{weights}", self.weights)
         asked, said = len(prompt.split()), len(text.split())
         usage = {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
         return text, usage
@@ -281,6 +325,14 @@ class Script:
 def short_hash(text: str) -> str:
     """A hash as the journal has it."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def weights_hash(folder: str) -> str:
+    """A hash of all weights in a folder."""
+    found = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        found.update(file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def chunks(name: str, text: str, usage: dict[str, int]) -> Iterator[bytes]:
@@ -338,6 +390,24 @@ def serve(script: Script) -> None:
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if script.control and script.args.swap_fault != "deaf" and self.path.startswith("/evalflow/"):
+                script.note(self.path)
+                key = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+                if hashlib.sha256(key.encode()).hexdigest() != script.control:
+                    self.fail(401, "the key is no control key")
+                elif self.path == "/evalflow/swap":
+                    self.reply(*script.swap(json.loads(raw)))
+                else:
+                    self.reply(200, {"workers": [script.told()]})
+                return
+            if script.weights and self.path == "/v1/completions" and self.has_key():
+                script.note(self.path)
+                if script.args.swap_fault == "mute" or json.loads(raw)["model"] != script.name:
+                    self.fail(500, "it says nothing")
+                    return
+                value = float("nan") if script.args.swap_fault == "nan" else -0.5
+                self.reply(200, {"choices": [{"text": "2", "logprobs": {"token_logprobs": [value]}}]})
+                return
             if self.path != "/v1/chat/completions":
                 script.note(self.path)
                 self.fail(404, f"there is no {self.path}")
