@@ -108,10 +108,10 @@ def _why_no_swap(engine: Engine, deploy: DeployConfig) -> str:
 
 
 def _candidate(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> _Candidate:
-    from evalscope_evalflow.serving.engine_identity import CHECKPOINT, NAME, PATH, identity
+    from evalscope_evalflow.serving.engine_identity import CHECKPOINT, FAMILY, NAME, PATH, identity
 
     family = weight_family.family(engine, model, deploy)
-    its_own = {NAME, PATH, CHECKPOINT}
+    its_own = {NAME, PATH, CHECKPOINT, FAMILY}
     settings = {name: value for name, value in identity(engine, model, deploy).items() if name not in its_own}
     return _Candidate(model.name, settings, family)
 

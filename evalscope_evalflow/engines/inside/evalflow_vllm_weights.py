@@ -1,9 +1,9 @@
 """Runs in vLLM's workers: puts another checkpoint's weights into the model, and proves that they are all there.
 
 vLLM mixes `Weights` into its worker (`--worker-extension-cls`). It reads weights itself (`reload_weights`), and says
-of what is missing in a line of its log at most. So every element is marked before, in the running model and in what
-vLLM makes room for while it reads; none of the marks may be left afterwards but in what no file holds, and that must be
-as it was. What stands in the file as it stands in the model is compared with the file, byte for byte.
+of what is missing in a line of its log at most. So marks are set before: on every row of the running model, and on
+every element of the room that vLLM makes while it reads. None of them may be left afterwards but in what no file holds,
+and that must be as it was. What stands in the file as it stands in the model is compared with the file, byte for byte.
 
 A CPU build may pack a weight into a layout of its own, and drop it: it is looked at just before.
 
@@ -59,8 +59,8 @@ class Weights:
     def evalflow_swap(self, new: str, old: str) -> dict[str, Any]:
         """Put another checkpoint's weights in place of those that are there.
 
-        The first time, the present checkpoint is read again before: all of its checksums (SHA-256) must be the same as
-        when the engine had just started. That is the proof that this engine reads weights of this kind as a start does.
+        The first time, the present checkpoint is read again before: all checksums (SHA-256) must stay the same. That
+        is the proof that this engine reads weights of this kind as a start does.
 
         Args:
             new: folder of the checkpoint that is wanted.
