@@ -5,6 +5,7 @@ Names, shapes and types of the tensors are those of the models that the configur
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -147,6 +148,22 @@ def write(folder: Path, config: dict[str, Any], found: list[Tensor]) -> Path:
     index = {"metadata": {"total_size": total}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder
+
+
+def write_random(folder: Path, config: dict[str, Any], found: list[Tensor]) -> Path:
+    """The same in one file, and small: with data that depends on the folder's name."""
+    write(folder, config, found)
+    file = folder / "model.safetensors"
+    raw = file.read_bytes()
+    start = 8 + struct.unpack("<Q", raw[:8])[0]
+    data = hashlib.sha256(folder.name.encode()).digest() * (len(raw) // 32 + 1)
+    file.write_bytes(raw[:start] + data[: len(raw) - start])
+    return folder
+
+
+def weights_hash(folder: str | Path) -> str:
+    """What the scripted server that swaps tells of such a checkpoint's weights."""
+    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def write_file(path: Path, found: list[Tensor]) -> int:

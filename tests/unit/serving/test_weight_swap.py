@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-import struct
 import threading
 import warnings
 from pathlib import Path
@@ -40,29 +39,13 @@ def make(tmp_path):
     """Makes a checkpoint whose weights are of its name's own, and the deployment of it, which is kept."""
 
     def begin(name, *arguments, config=None, tensors=TENSORS, **options):
-        folder = checkpoint(tmp_path / name, {**CONFIG, **(config or {})}, tensors)
+        folder = tmp_path / name
+        if not folder.exists():
+            checkpoints.write_random(folder, {**CONFIG, **(config or {})}, tensors)
         options = {"stall_timeout_s": 30, "log_dir": tmp_path / "logs", "keep_alive_s": 60.0, **options}
         return deploy(str(folder), engine="scripted-swap", extra_args=["--answer", "{weights}", *arguments], **options)
 
     return begin
-
-
-def checkpoint(folder, config, tensors):
-    """A checkpoint with random weights, once."""
-    if folder.exists():
-        return folder
-    checkpoints.write(folder, config, tensors)
-    file = folder / "model.safetensors"
-    raw = bytearray(file.read_bytes())
-    start = 8 + struct.unpack("<Q", raw[:8])[0]
-    raw[start:] = (hashlib.sha256(folder.name.encode()).digest() * (len(raw) // 32 + 1))[: len(raw) - start]
-    file.write_bytes(raw)
-    return folder
-
-
-def weights_in(folder):
-    """What the scripted server tells of them."""
-    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 class Used:
@@ -79,7 +62,8 @@ class Used:
         body = {"model": endpoint.model, "messages": [{"role": "user", "content": "Which weights?"}]}
         reply = http.request(f"{endpoint.api_url}/chat/completions", api_key=endpoint.api_key, body=body)
         assert reply.json["model"] == endpoint.model == deployment.model.name
-        assert reply.json["choices"][0]["message"]["content"] == weights_in(deployment.model.path), "another's answer"
+        own = checkpoints.weights_hash(deployment.model.path)
+        assert reply.json["choices"][0]["message"]["content"] == own, "it is another's answer"
 
 
 def use(deployment):
@@ -235,7 +219,8 @@ class TestOthers:
     def test_another_engine(self, make):
         first = use(make("a"))
         folder = make("b").model.path
-        other = deploy(folder, engine="scripted", extra_args=["--answer", weights_in(folder)], keep_alive_s=60)
+        answer = ["--answer", checkpoints.weights_hash(folder)]
+        other = deploy(folder, engine="scripted", extra_args=answer, keep_alive_s=60)
         self.assert_fresh(first, use(other))
 
 
