@@ -42,7 +42,8 @@ OPEN_METHODS = ("GET", "HEAD")
 MODEL_PATHS = (
     "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages",
     "/v1/messages/count_tokens", "/v1/embeddings", "/v1/score", "/v1/rerank", "/v1/audio/transcriptions",
-    "/v1/audio/translations", "/tokenize", "/detokenize", "/generate",
+    "/v1/audio/translations", "/v1/audio/speech", "/v1/images/generations", "/v1/images/edits", "/tokenize",
+    "/detokenize", "/generate",
 )  # fmt: skip
 MODEL_PATH = re.compile(r"/v1/responses/[\w-]+(/cancel)?")  # one answer that is kept
 DRAIN_S = 30.0  # that requests to the model may take to end once its weights are to be replaced

@@ -18,7 +18,7 @@ import pytest
 
 from evalscope_evalflow import deploy, release_kept
 from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.engines.key_launcher import MODEL_PATHS, OPEN_METHODS, OPEN_PATHS
+from evalscope_evalflow.engines.key_launcher import MODEL_PATH, MODEL_PATHS, OPEN_METHODS, OPEN_PATHS
 from evalscope_evalflow.serving import Deployment, http
 from evalscope_evalflow.serving.engine_failure import RetryableStartError
 from evalscope_evalflow.serving.engine_identity import identity
@@ -168,13 +168,14 @@ def _trained_further(source: Path, target: Path) -> None:
 
 def _walk(server: Server, routes: list[Any], found: Seen) -> None:
     """Try every route with every method, without a key and with the model's."""
-    paths = {path for _, path, _ in routes if path} | {"/evalflow/swap", "/evalflow/weights", "/nowhere"}
+    paths = {path.replace("{response_id}", "resp_1") for _, path, _ in routes if path}
+    paths |= {"/evalflow/swap", "/evalflow/weights", "/nowhere"}
     found.routes = len(paths)
     for path in sorted(paths):
         inside = path.rstrip("/")
         for method in METHODS:
             is_open = inside in OPEN_PATHS and method in OPEN_METHODS
-            of_model = inside in MODEL_PATHS or inside.startswith("/v1/responses/")
+            of_model = inside in MODEL_PATHS or bool(MODEL_PATH.fullmatch(path))
             for key, allowed in ("", is_open), (server.address.api_key, is_open or of_model):
                 status = _status(f"{server.address.root}{path}", method, key)
                 if not allowed and status not in (401, 403):
