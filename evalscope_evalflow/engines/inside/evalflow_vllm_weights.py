@@ -38,6 +38,7 @@ from evalflow_tensors import (
 
 RELOADER = "vllm.model_executor.model_loader.reload.layerwise"  # its `materialize_layer` makes room for what is read
 PACKER = "vllm.model_executor.layers.utils"  # its `dispatch_cpu_unquantized_gemm` packs weights
+SAMPLER = "vllm.v1.sample.sampler"  # its `batched_count_greater_than` ranks a token for its log-probability
 PACKED = "_evalflow_packed"  # of a module: the fingerprint of its weight before it was packed
 _LOOKS: list[Callable[[Any], None]] = []  # are called with each layer whose weight is about to be packed
 
@@ -87,6 +88,7 @@ class Weights:
         found = together(prints)
         if known.setdefault(identity_of(new), found) != found:
             raise SwapError(f"{new}, which was here before, has another fingerprint now")
+        rank_once_without_compiling()
         return {
             "fingerprint": found,
             "tensors": len(prints),
@@ -234,6 +236,25 @@ def watch_packing() -> None:
         return pack(layer, remove_weight)
 
     packer.dispatch_cpu_unquantized_gemm = pack_and_note  # type: ignore[attr-defined]
+
+
+def rank_once_without_compiling() -> None:
+    """Answer the next question for log-probabilities, the owner's own, without compiling what ranks a token.
+
+    vLLM compiles that function at its first use, for 12 s on two cores, and most evaluations never use it.
+    """
+    try:
+        sampler = importlib.import_module(SAMPLER)
+        compiled = sampler.batched_count_greater_than
+        plain = compiled._torchdynamo_orig_callable
+    except (ImportError, AttributeError):  # another version: it takes its time
+        return
+
+    def rank_once(*args: Any, **kwargs: Any) -> Any:
+        sampler.batched_count_greater_than = compiled  # type: ignore[attr-defined]
+        return plain(*args, **kwargs)
+
+    sampler.batched_count_greater_than = rank_once  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
