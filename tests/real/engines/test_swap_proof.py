@@ -1,7 +1,7 @@
 """What proves in vLLM's workers that all weights were replaced: faults one by one, with toys in place of vLLM.
 
 The code runs by the interpreter of vLLM's environment, with its PyTorch; vLLM itself, whose import takes 20 s, is in
-test_weight_swap.py.
+test_swapped_weights.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ STARTS = {
     "conftest.py": 2,  # the server that tests share, in each of the two processes that CI runs them in
     "real/engines/test_conformance.py": 1,  # one that fails
     "real/run/test_faults.py": 5,  # two that are killed; one whose processes are killed twice, and so two restarts
-    "real/engines/test_weight_swap.py": 1,  # with other weights after another
+    "real/engines/test_swapped_weights.py": 1,  # with other weights after another
     "real/engines/test_vllm_leak.py": 1,  # without us
 }
 # These have to do with vLLM's environment, and start no server of it.

@@ -103,20 +103,24 @@ def test_the_version_in_the_generation_settings_does_not_count(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "deploy", "why"),
+    ("config", "why"),
     [
-        ({"quantization_config": checkpoints.AWQ}, {}, "quantised"),
-        ({"num_experts": 2, "moe_intermediate_size": 64}, {}, "mixture of experts"),
-        ({"vision_config": {"depth": 2}}, {}, "multimodal"),
-        ({"auto_map": {"AutoModel": "x.Y"}}, {}, "code of its own"),
-        ({}, {"extra_args": ["--quantization", "fp8"]}, "quantised"),
-        ({}, {"extra_args": ["--load_format=dummy"]}, "loaded"),
+        ({"quantization_config": checkpoints.AWQ}, "quantised"),
+        ({"num_experts": 2, "moe_intermediate_size": 64}, "mixture of experts"),
+        ({"vision_config": {"depth": 2}}, "multimodal"),
+        ({"auto_map": {"AutoModel": "x.Y"}}, "code of its own"),
     ],
 )
-def test_what_is_never_swapped(tmp_path, config, deploy, why):
-    found = of(checkpoint(tmp_path / "other", config), **deploy)
+def test_what_is_never_swapped(tmp_path, config, why):
+    found = of(checkpoint(tmp_path / "other", config))
     assert not found
     assert why in found.why_not
+
+
+def test_the_engine_may_have_reasons_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(Server, "why_no_swap", lambda self, deploy: f"extra_args has {deploy.extra_args[0]}")
+    found = of(checkpoint(tmp_path / "other"), extra_args=["--quantization"])
+    assert (bool(found), found.why_not) == (False, "extra_args has --quantization")
 
 
 def test_quantised_tensors_and_other_files(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import shutil
 import struct
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ import pytest
 
 from evalscope_evalflow import deploy, release_kept
 from evalscope_evalflow.config import ModelConfig
-from evalscope_evalflow.engines.key_launcher import MODEL_PATH, MODEL_PATHS, OPEN_METHODS, OPEN_PATHS
+from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.engines import key_launcher
 from evalscope_evalflow.serving import Deployment, http
 from evalscope_evalflow.serving.engine_failure import RetryableStartError
 from evalscope_evalflow.serving.engine_identity import identity
@@ -27,6 +30,8 @@ from evalscope_evalflow.serving.weight_swap import swap_weights
 
 pytestmark = pytest.mark.real
 PROMPTS = [f"{number} + {number % 7 + 2} is" for number in range(6)] + ["The three largest cities of France are"] * 2
+# The launcher is run by its path, and not imported.
+GATE = SimpleNamespace(**runpy.run_path(key_launcher(Environment.find(None), "x", "y")[1], run_name="launcher"))
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
@@ -174,8 +179,8 @@ def _walk(server: Server, routes: list[Any], found: Seen) -> None:
     for path in sorted(paths):
         inside = path.rstrip("/")
         for method in METHODS:
-            is_open = inside in OPEN_PATHS and method in OPEN_METHODS
-            of_model = inside in MODEL_PATHS or bool(MODEL_PATH.fullmatch(path))
+            is_open = inside in GATE.OPEN_PATHS and method in GATE.OPEN_METHODS
+            of_model = inside in GATE.MODEL_PATHS or bool(GATE.MODEL_PATH.fullmatch(path))
             for key, allowed in ("", is_open), (server.address.api_key, is_open or of_model):
                 status = _status(f"{server.address.root}{path}", method, key)
                 if not allowed and status not in (401, 403):
