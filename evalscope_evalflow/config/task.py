@@ -21,7 +21,7 @@ from evalscope_evalflow.config.legacy_judge import translate_judge
 from evalscope_evalflow.config.model_name import name_of
 from evalscope_evalflow.config.own_judge import as_written, with_stock_judge
 from evalscope_evalflow.config.stock_shapes import shape_problems
-from evalscope_evalflow.config.task_file import read_mapping, with_data_beside
+from evalscope_evalflow.config.task_file import read_mapping, with_data_beside, with_home
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
 
 SECTION = "evalflow"
@@ -180,7 +180,7 @@ class Task:
         if problems:
             raise ConfigError(*problems)
         dropped = {*_OURS, *_REFUSED, *_GENERATED}
-        stock = {name: value for name, value in data.items() if name not in dropped and value is not None}
+        stock = with_home({name: value for name, value in data.items() if name not in dropped and value is not None})
         work_dir = Path(os.path.expanduser(str(data.get("work_dir") or DEFAULT_WORK_DIR)))
         notes = judge_notes
         if data.get("api_url") and not any(model.api_url for model in models):

@@ -10,6 +10,7 @@ from typing import Any
 from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, Problem
 
+_MOST_BYTES = 1 << 26
 _TODO = "Indent with spaces; put texts with `: `, `#`, `{`, `[`, `*`, `&`, `!` or `@` into quotes."
 
 
@@ -23,7 +24,10 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
     where = str(path) or "the name of the file"
     try:
-        text = user_path(path).read_bytes()
+        with user_path(path).open("rb") as file:  # perhaps a pipe, as a shell makes it: it has no size
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ConfigError(Problem(where, f"is larger than {_MOST_BYTES >> 20} MiB, which no task is"))
         data = yaml.safe_load(text)  # JSON is YAML; bytes, as a byte order mark says which Unicode they are
     except OSError as error:
         raise ConfigError(Problem(where, f"cannot be read: {error.strerror}", _looked_for(where))) from error
@@ -67,6 +71,20 @@ def with_data_beside(data: Mapping[str, Any], file: str | Path) -> dict[str, Any
             for name, item in settings.items()
         },
     }
+
+
+def with_home(stock: Mapping[str, Any]) -> dict[str, Any]:
+    """The stock fields of a task with the home folder in place of `~` in each `local_path`: EvalScope knows no `~`."""
+    settings = stock.get("dataset_args")
+    if not isinstance(settings, Mapping):
+        return dict(stock)
+    found = {
+        name: {**item, "local_path": os.path.expanduser(item["local_path"])}
+        if isinstance(item, Mapping) and isinstance(item.get("local_path"), str)
+        else item
+        for name, item in settings.items()
+    }
+    return {**stock, "dataset_args": found}
 
 
 def _found(path: str, folder: Path) -> str:

@@ -45,7 +45,13 @@ def checkpoint(path: str) -> dict[str, str]:
     root = locate(path)
     if not os.path.exists(root):
         return {HUB: path}
-    return {name: file_content(file) for name, file in _files(root)}
+    found = {}
+    for name, file in _files(root):
+        try:
+            found[name] = file_content(file)
+        except OSError as error:  # the engine cannot read it, either: preflight says so, or its start
+            found[name] = f"cannot be read: {error.strerror}"
+    return found
 
 
 def is_read(name: str) -> bool:
@@ -162,6 +168,8 @@ def _is_key(name: str, in_headers: bool) -> bool:
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
     if os.path.isfile(root):
         yield "file", root
+        return
+    if not os.path.isdir(root):  # a pipe, or a device
         return
     for file in sorted(root.iterdir()):
         if os.path.isfile(file) and not file.name.startswith(".") and is_read(file.name):

@@ -4,9 +4,16 @@
 drawing costs more than checking: one value a place, and few places at once.
 """
 
+import atexit
 import copy
+import json
 import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
 
+import checkpoints
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -25,6 +32,28 @@ def examples(number):
     return settings(max_examples=number * MANY if by_hand else number)
 
 
+def real_files():
+    """A folder with a checkpoint, data of two questions, and what is no ordinary file."""
+    folder = Path(tempfile.mkdtemp(prefix="any-input-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = checkpoints.dense(64, 2, 4, 2, 128, vocab_size=256, tie_word_embeddings=True)
+    checkpoints.write(folder / "checkpoint", config, list(checkpoints.tensors(config)))
+    (folder / "data").mkdir()
+    row = {"question": "Which?", "A": "this", "B": "that", "answer": "A"}
+    (folder / "data" / "t_val.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
+    for name in ("pipe", "pipe.jsonl", "pipe.gguf", "pipe.jinja", "pipe.yaml"):
+        os.mkfifo(folder / name)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+    return folder
+
+
+REAL = real_files()
+# Opening a pipe that nobody writes to waits for ever; the others are no folders, and cannot be read.
+SPECIAL = [
+    *(str(REAL / name) for name in ("pipe", "pipe.jsonl", "pipe.gguf", "pipe.jinja", "pipe.yaml", "socket")),
+    "/dev/null", "/dev/full", "/proc/self/mem",
+]  # fmt: skip
 # What means something somewhere, so that more than the first check is reached.
 WORDS = [
     "auto", "Native", "VLMEvalKit", "remote", "vllm", "llamacpp", "sglang", "infer", "judge", "eval", "all", "local",
@@ -72,6 +101,15 @@ GOOD = [
             "backend": "Native",
             "models": [{"name": "m", "path": "/nowhere", "adapter": "/nowhere/lora"}, {"adapter": "/nowhere/alone"}],
             "judge": {"path": "/nowhere/judge", "deploy": {"engine": "llamacpp"}},
+        },
+    },
+    {
+        "datasets": ["general_mcq"],
+        "dataset_args": {"general_mcq": {"local_path": str(REAL / "data"), "subset_list": ["t"]}},
+        "evalflow": {
+            "backend": "Native",
+            "models": [{"name": "m", "path": str(REAL / "checkpoint"), "deploy": {"max_num_seqs": 2}}],
+            "deploy": {"engine": "vllm"},
         },
     },
 ]  # fmt: skip

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import os
 
 import any_input
 import pytest
@@ -137,6 +138,19 @@ def test_a_path_that_no_file_system_can_hold_at_any_place(base, text):
     """Every place in turn: hypothesis puts few of these into few places."""
     for place in any_input.places(FIELDS):
         data = copy.deepcopy(any_input.GOOD[base])
+        any_input.put(data, place, text)
+        task = check(lambda data=data: Task.parse(data))
+        if task is not None:
+            check(lambda task=task: preflight_module.preflight(task))
+
+
+@pytest.mark.parametrize("text", any_input.SPECIAL, ids=os.path.basename)
+def test_what_is_no_ordinary_file_at_any_place(text):
+    """A check that opens a pipe, or a device, may wait for ever."""
+    for place in any_input.places(FIELDS):
+        if place == ("evalflow",) and "pipe" in text:
+            continue  # the section's file may be one, as shells make them
+        data = copy.deepcopy(any_input.GOOD[-1])
         any_input.put(data, place, text)
         task = check(lambda data=data: Task.parse(data))
         if task is not None:

@@ -38,6 +38,8 @@ def check(path: str | None, where: str = "path") -> Iterable[Problem]:
         yield _not_there(path, where)
     elif os.path.isfile(folder):
         yield from _file(path, folder, where)
+    elif not os.path.isdir(folder):
+        yield Problem(where, f"{path} is neither a file nor a folder", "Give the checkpoint's folder.")
     elif not os.path.isfile(folder / "config.json"):
         yield _no_checkpoint(path, folder, where)
     elif read_config(path) is None:

@@ -89,6 +89,13 @@ def test_data_that_is_nowhere_stays_as_it_was_written(beside):
     assert with_data_beside({"dataset_args": [1]}, "x.yaml") == {"dataset_args": [1]}
 
 
+def test_the_home_folder_is_put_in_place_of_its_sign(beside, tmp_path, monkeypatch):
+    """EvalScope would look for a folder of that name, after the engine has been started."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert beside("~/tasks") == str(tmp_path / "tasks")
+    assert beside("~/nowhere") == str(tmp_path / "nowhere")
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
