@@ -25,11 +25,9 @@ class ApiLines:
             A line, and whether it is a warning.
         """
         key, now = (event.api, event.model), time.monotonic()
-        short = {
-            api.ApiDown: "does not answer",
-            api.ApiBusy: "asks to wait",
-            api.ApiSilent: "no answer",
-        }.get(type(event))
+        short = {api.ApiBusy: "asks to wait", api.ApiSilent: "no answer"}.get(type(event))
+        if isinstance(event, api.ApiDown):
+            short = "hangs" if event.hangs else "down"
         if short is not None:
             since = now - event.seconds if isinstance(event, api.ApiSilent) else now
             self._trouble[key] = f"{_WHOSE[event.api]}: {short}", since

@@ -61,7 +61,8 @@ class Terminal(Reporter):
 @pytest.mark.parametrize(
     ("event", "end", "shown"),
     [
-        (api.ApiDown(*MODEL, "refused", False, 300.0), api.ApiBack(*MODEL, 1.0), "the API: does not answer for 0 s"),
+        (api.ApiDown(*MODEL, "refused", False, 300.0), api.ApiBack(*MODEL, 1.0), "the API: down for 0 s"),
+        (api.ApiDown(*MODEL, "no answer", True, 300.0), api.ApiBack(*MODEL, 1.0), "the API: hangs for 0 s"),
         (api.ApiBusy(*JUDGE, "429", 60.0), api.ApiGivenUp(*JUDGE, "429", 1.0), "the judge: asks to wait for 0 s"),
         (api.ApiSilent(*MODEL, 60.0, 8, True), Progress(Phase.INFER, 4), "the API: no answer for 60 s"),
     ],

@@ -101,10 +101,10 @@ def test_where_even_the_name_has_no_room_it_ends_in_a_mark():
 
 def test_what_is_wrong_with_an_api_stays_in_sight():
     (row,) = rows("base")
-    row.trouble = " (the API: does not answer for 40 s)"
-    assert "the API: does not answer" in lay_out([row], 60).rows[0]
+    row.trouble = " (the API: down for 40 s)"
+    assert "the API: down" in lay_out([row], 60).rows[0]
     assert max(map(cell_len, lay_out([row], 40).rows)) <= 40
-    assert in_one_line(row, 40) == "evaluating (the API: does not answer for 40 s)"
+    assert in_one_line(row, 40) == "evaluating (the API: down for 40 s)"
 
 
 def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch, capsys):
