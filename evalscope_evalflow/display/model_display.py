@@ -110,6 +110,8 @@ def _line(event: Event) -> str:
             return f"{name} goes on from {before} with these weights ({seconds:.1f} s, {proof:.1f} s of it for proof)"
         case engine.EngineNotNeeded(name):
             return f"nothing was left to ask; {name} was not needed"
+        case engine.EngineKept(name, has_heir=True):
+            return f"{name} goes to the next model"
         case engine.EngineKept(name, until):
             return f"{name} is kept until {until}"
         case engine.EngineReleased(name, released=True, seconds=seconds):

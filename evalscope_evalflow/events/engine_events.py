@@ -173,11 +173,13 @@ class EngineKept(Event):
         engine: its kind.
         until: a time of day, with the date.
         held_s: seconds from its start to now.
+        has_heir: whether another model of the sweep begins with it at once.
     """
 
     engine: str
     until: str
     held_s: float
+    has_heir: bool = False
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,8 @@ class EngineSession:
         until = self.deployment.keep(released, HEIR_WITHIN_S if self._has_heir else 0)
         if until is None:
             return False
-        self._emit(EngineKept(self.engine.name, clock(until), round(time.monotonic() - self._began, 3)))
+        held_s = round(time.monotonic() - self._began, 3)
+        self._emit(EngineKept(self.engine.name, clock(until), held_s, self._has_heir))
         return True
 
     def _release(self) -> None:

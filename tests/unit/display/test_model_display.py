@@ -24,6 +24,7 @@ SHOWN = {
     ),
     "nothing was left to ask; vllm was not needed": engine_events.EngineNotNeeded("vllm"),
     "vllm is kept until 12:00": engine_events.EngineKept("vllm", "12:00", 3.0),
+    "vllm goes to the next model": engine_events.EngineKept("vllm", "12:00", 3.0, has_heir=True),
     "vllm and all it started are gone (0.4 s)": released(),
     "vllm was ended, but device 0 is still held by PID 7": released(
         released=False, problems=["device 0 is still held by PID 7"]
