@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,8 @@ class Deployment:
         if not self._wanted.needs_swap(server):
             server.model = self.model  # of several that one engine serves, it is asked by this one's name now
         self._server = server
+        # Whoever has been told its key asks a new one with that, if this one turns out to be of no use.
+        self._request = replace(self._request, api_key=server.address.api_key)
         self._machine.to(EngineState.STARTING)
         self._use = Use.begin(server.process.log, server.launch.run_id)
         self._register(server)

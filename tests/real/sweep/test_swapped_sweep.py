@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
+import leftovers
+import psutil
 import pytest
 import yaml
 from fault_run import orphans_come_here
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from evalscope_evalflow.processes import registry
 
@@ -85,3 +88,59 @@ def _answers(folder: Path, model: str) -> list[str]:
         for line in path.read_text().splitlines()
     ]
     return [row["model_output"]["choices"][0]["message"]["content"] for row in rows]
+
+
+@pytest.mark.parametrize("victim", ["engine", "engine's guard", "worker", "worker's guard", "owner"])
+def test_killed_while_weights_are_replaced(
+    victim: str, stock_task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left, no answer is of other weights, and the same command does what is missing."""
+    monkeypatch.setenv("EVALFLOW_RUNTIME_DIR", str(tmp_path / "runtime"))
+    paths = [
+        checkpoints.write_random(tmp_path / name, CONFIG, list(checkpoints.tensors(CONFIG))) for name in FAMILY[:2]
+    ]
+    arguments = ["--answer", "ANSWER: A of {weights}", "--swap-seconds", "2"]
+    deploy = {"engine": "scripted-swap", "devices": "0", "extra_args": arguments}
+    section = {"backend": "Native", "models": [str(path) for path in paths], "deploy": deploy}
+    file = tmp_path / "task.yaml"
+    file.write_text(yaml.safe_dump({**stock_task, "limit": ITEMS, "evalflow": section}))
+    work = Path(stock_task["work_dir"])
+    command = [EVALFLOW, "run", file]
+    env = {**leftovers.marked(tmp_path), "PYTHONPATH": str(SCRIPTED), "COLUMNS": "300"}
+    with orphans_come_here():
+        run = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        log = work / "step-1" / "evalflow" / "engine.log"
+        wait = Retrying(
+            retry=retry_if_result(lambda found: not found), stop=stop_after_delay(60), wait=wait_fixed(0.05)
+        )
+        wait(lambda: log.exists() and "swapping" in log.read_text())
+        wait(lambda: _victim(run.pid, victim)).kill()
+        _, said = run.communicate(timeout=120)
+        left = Retrying(retry=retry_if_result(bool), stop=stop_after_delay(20), wait=wait_fixed(0.1))
+        left(lambda: leftovers.left_of(tmp_path))
+        goes_on = victim.startswith("engine")
+        assert ("could not take step-2's weights" in said) is goes_on, said
+        assert run.returncode == {"owner": -9}.get(victim, 0 if goes_on else 1), said
+        if not goes_on:
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stderr
+    for path in paths:
+        fingerprint = checkpoints.weights_hash(path)
+        assert _answers(work / path.name, path.name) == [f"ANSWER: A of {fingerprint}"] * ITEMS
+        record = json.loads((work / path.name / "evalflow" / "run.json").read_text())
+        assert record["state"] == "complete"
+        assert record.get("weights", {}).get("fingerprint", fingerprint) == fingerprint  # none of an engine of its own
+    assert leftovers.left_of(tmp_path) == []
+
+
+def _victim(owner: int, victim: str) -> psutil.Process | None:
+    """A process of a run: the owner, its engine, its second model's worker, or a guard of one; None: not yet there."""
+    process = psutil.Process(owner)
+    if victim == "owner":
+        return process
+    word = str(SCRIPTED) if victim.startswith("engine") else "evalscope_evalflow/worker"
+    guards = [child for child in process.children() if any(word in part for part in child.cmdline())]
+    guard = max(guards, key=psutil.Process.create_time)
+    if victim.endswith("guard"):
+        return guard
+    return next((child for child in guard.children() if any(word in part for part in child.cmdline())), None)

@@ -157,6 +157,8 @@ class TestFaults:
         assert second.notes == [f"scripted-swap with a could not take b's weights: {words}; a new one is started"]
         assert second.pid != first.pid
         assert (second.weights.took_from, second.reused) == ("", None)
+        # The worker has been started with the key of the one that was taken.
+        assert second.server.address.api_key == first.server.address.api_key
         assert_gone(first)
         assert [handle.model.name for handle in POOL.engines()] == ["b"]
 
