@@ -172,7 +172,12 @@ def answers(endpoint: Endpoint, questions: list[str]) -> Answers:
     client, found = endpoint.client(), []
     for question in questions:
         reply = client.completions.create(
-            model=endpoint.model, prompt=question, max_tokens=4, temperature=0, logprobs=1
+            model=endpoint.model,
+            prompt=question,
+            max_tokens=6,
+            temperature=0,
+            logprobs=1,
+            extra_body={"ignore_eos": True},
         ).choices[0]
         found.append((reply.text, list(reply.logprobs.token_logprobs)))
     return found
