@@ -292,7 +292,8 @@ def test_an_api_that_goes_away_is_given_up(vlmeval_env: Path, tmp_path: Path) ->
         asked = task(tmp_path / "work", vlmeval_env, model.url, judge.url, DATASETS)
         patience = {**asked.stock["generation_config"], "timeout": 1, "retries": 0}
         found = run(replace(asked, stock={**asked.stock, "generation_config": patience, "eval_batch_size": 1}))
-        assert len(model.prompts) == 5 + 1
+        # The port is closed, and open connections are not: the client may have two, and each takes one more.
+        assert len(model.prompts) in (5 + 1, 5 + 2)
     assert found.code == ExitCode.INCOMPLETE
     shapes, logic = (found.cells[name] for name in DATASETS)
     assert (shapes.answered, shapes.judged, shapes.failures) == (4, 4, {"api_down": 4})

@@ -385,7 +385,7 @@ def test_faults_of_vllm(
             return run
 
         run = start(asked, "evalflow", "run")
-        assert run.process.wait(200) == 0, run.output()
+        assert run.process.wait(400) == 0, run.output()
         whole = results_of(run.work)
 
         for row in of_the_orchestrator:
@@ -416,7 +416,7 @@ def test_faults_of_vllm(
             wait_for(lambda saved=saved: count_answers(run.work) > saved, f"it goes on:\n{run.output()}", 400)
             assert struck is not None
             seconds[row.id] = seconds_of(struck, told, time.monotonic())
-        assert run.process.wait(200) == 0, run.output()
+        assert run.process.wait(400) == 0, run.output()
         assert run.left_behind() == []
         assert "16/16" in run.output()
         assert run.record()["state"] == "complete"
