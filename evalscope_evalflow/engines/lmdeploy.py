@@ -86,12 +86,6 @@ class LMDeploy(Engine):
         ),
         PORT_TAKEN,
         LogPattern(
-            r"(?s:in _mp_proc\n    with condition:.{1,4000}?^EOFError$)",
-            "two of LMDeploy's processes missed each other at its start, as may happen on a busy machine",
-            "Run the same command again.",
-            retryable=True,
-        ),
-        LogPattern(
             r"(assert .*num_(?:attention|key_value)_heads %.*|assert tp % .*num_key_value_heads.*"
             r"|TP split: .+ not divisible by tp=\d+)",
             "tensor_parallel does not fit: {0}",
@@ -124,6 +118,13 @@ class LMDeploy(Engine):
             r"((?:ModuleNotFoundError|ImportError): .+)",
             "the engine's environment is broken: {0}",
             "Repair that environment.",
+        ),
+        # The last: a process that dies of one of the above at a bad moment leaves this in the log as well.
+        LogPattern(
+            r"(?s:in _mp_proc\n    with condition:.{1,4000}?^EOFError$)",
+            "two of LMDeploy's processes missed each other at its start, as may happen on a busy machine",
+            "Run the same command again.",
+            retryable=True,
         ),
     )
 
