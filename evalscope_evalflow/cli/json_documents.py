@@ -88,7 +88,7 @@ FIELDS: dict[str, dict[str, str]] = {
         "models[].datasets[].change": "how the dataset differs from what is answered; empty where it does not",
         "models[].datasets[].remarks[]": "what is unusual about the saved answers",
         "engines[]": "which models use one engine, one after the other, and why others cannot, a line each",
-        "schedule[].model": "who has a turn; there is none where other machines run them",
+        "schedule[].model": "whose turn; `judge NAME`: a judge that is deployed; none where other machines run them",
         "schedule[].devices[]": "on which devices, or what stands for them; empty: it is only judged",
         "schedule[].begins_s": "when it gets an engine, in seconds from the start, by estimates",
         "schedule[].answered_s": "when its last answer has come, likewise",

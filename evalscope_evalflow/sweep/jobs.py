@@ -16,6 +16,7 @@ from evalscope_evalflow.run.resume import Survey, asks_own_judge
 from evalscope_evalflow.sweep.adapter_groups import adapter_lines, share_adapters
 from evalscope_evalflow.sweep.engine_groups import ALONE, Sharing, sharing
 from evalscope_evalflow.sweep.job import Job, single_model_task
+from evalscope_evalflow.sweep.judge_sharing import lender_last
 from evalscope_evalflow.sweep.order import Order, Part, best_order
 from evalscope_evalflow.sweep.size import samples, size
 
@@ -87,7 +88,8 @@ def order_of(jobs: Sequence[Job], claims: Sequence[Claim]) -> Order:
         jobs: the jobs.
         claims: the devices that each may be given.
     """
-    return best_order(parts_of(jobs, claims), judged_at_once(jobs))
+    parts, judges = parts_of(jobs, claims), judged_at_once(jobs)
+    return lender_last(best_order(parts, judges), jobs, parts, judges)
 
 
 def parts_of(jobs: Sequence[Job], claims: Sequence[Claim]) -> list[Part]:

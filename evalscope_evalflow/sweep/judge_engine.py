@@ -167,12 +167,16 @@ class JudgeEngine:
         name = f"judge {self.model.name}"
         self._cause, self._gone = None, False
         deployment = Deployment(
-            self.engine, self.model, self.deploy, log=self._log_file, run_id=new_run_id(), on_exit=self._exited
-        )
+            self.engine, self.model, self.deploy, log=self._log_file, run_id=new_run_id(), on_exit=self._exited,
+            shared=True,
+        )  # fmt: skip
         reason = None
         try:
             deployment.start()
-            self._log(f"{name}: starting {self.engine.name} (log: {self._log_file})")
+            begun = "goes on with a model's" if deployment.reused else "starting"
+            self._log(f"{name}: {begun} {self.engine.name} (log: {deployment.log})")
+            for note in deployment.notes:
+                self._log(f"{name}: {note}")
             with self._changed:
                 self._deployment, self._url = deployment, ""
                 self._changed.notify_all()

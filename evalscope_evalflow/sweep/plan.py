@@ -23,7 +23,7 @@ from evalscope_evalflow.run.resume import Remaining, remaining
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of, judged_at_once, order_of, parts_of, sharing_of
-from evalscope_evalflow.sweep.judge_plan import judge_lines
+from evalscope_evalflow.sweep.judge_plan import JudgeTurn, judge_line, judge_turn
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.order import Turn, turns
 from evalscope_evalflow.sweep.preparation import Prepared, prepare
@@ -154,7 +154,7 @@ class Scheduled:
     """When a model has its turn, in seconds from the start; they are estimates from bytes and samples alone.
 
     Attributes:
-        model: its name.
+        model: its name; "judge NAME" for the judge that the sweep deploys.
         devices: that it is given, or what stands for them; empty: it is only judged.
         begins_s: when its engine starts, or is taken over.
         answered_s: when its last answer has come.
@@ -225,8 +225,11 @@ def _plan(prepared: Prepared) -> Plan:
     except ConfigError as error:  # that run may have ended when the task is run
         notes += [f"it cannot run now: {problem}" for problem in error.problems]
     jobs, spent = jobs_of(task, survey), Bought(task)
-    turn_of = _turns([job for job in jobs if job.phases]) if here else {}
+    left_over = [job for job in jobs if job.phases]
+    turn_of, judge = _turns(task, left_over) if here else ({}, None)
     schedule = [turn.scheduled for turn in turn_of.values() if turn.scheduled]
+    if judge is not None:
+        schedule.append(_judge_scheduled(judge, left_over))
     free_port = False
     models = []
     for model, job in zip(task.models, jobs, strict=True):
@@ -257,7 +260,7 @@ def _plan(prepared: Prepared) -> Plan:
         prepared.executor.name,
         tuple(notes),
         free_port,
-        engines=(*sharing_of(jobs).lines, *judge_lines(task, jobs)) if here else (),
+        engines=(*sharing_of(jobs).lines, *([judge_line(judge, left_over)] if judge else [])) if here else (),
         schedule=tuple(sorted(schedule, key=lambda item: item.begins_s)),
     )
 
@@ -279,25 +282,29 @@ class _Turn:
         return f"number {self.rank} of {models} to begin, when it can have {what}"
 
 
-def _turns(jobs: Sequence[Job]) -> dict[str, _Turn]:
-    """The turn of each job's model, by the model's name."""
+def _turns(task: Task, jobs: Sequence[Job]) -> tuple[dict[str, _Turn], JudgeTurn | None]:
+    """The turn of each job's model, by the model's name, and that of the judge which is deployed."""
     claims = claims_here(jobs)
     order = order_of(jobs, claims)
-    found = {turn.job: turn for turn in turns(parts_of(jobs, claims), order, judged_at_once(jobs)) or ()}
-    return {
-        jobs[number].model.name: _Turn(rank, claims[number], _scheduled(jobs, found.get(number)))
-        for rank, number in enumerate(order.jobs, start=1)
-    }
+    in_time = turns(parts_of(jobs, claims), order, judged_at_once(jobs)) or []
+    judge = judge_turn(task, jobs, in_time)
+    found = {turn.job: _scheduled(jobs, turn, judge) for turn in in_time}
+    ranks = enumerate(order.jobs, start=1)
+    return {jobs[job].model.name: _Turn(rank, claims[job], found.get(job)) for rank, job in ranks}, judge
 
 
-def _scheduled(jobs: Sequence[Job], turn: Turn | None) -> Scheduled | None:
-    if turn is None:
-        return None
+def _scheduled(jobs: Sequence[Job], turn: Turn, judge: JudgeTurn | None) -> Scheduled:
     engine_of = "" if turn.engine_of is None else jobs[turn.engine_of].model.name
     job = jobs[turn.job]
-    ends_s = turn.answered_s if job.asks_own_judge else turn.ends_s  # a judge that is deployed has its own turn
+    ends_s = judge.judged_s.get(turn.job, turn.ends_s) if judge is not None else turn.ends_s
     times = (round(turn.begins_s, 1), round(turn.answered_s, 1), round(ends_s, 1))
     return Scheduled(job.model.name, turn.devices if job.asks_model else (), *times, engine_of)
+
+
+def _judge_scheduled(judge: JudgeTurn, jobs: Sequence[Job]) -> Scheduled:
+    engine_of = "" if judge.engine_of is None else jobs[judge.engine_of].model.name
+    times = (round(judge.begins_s, 1), round(judge.ends_s, 1), round(judge.ends_s, 1))
+    return Scheduled(f"judge {judge.name}", judge.devices[: judge.needs], *times, engine_of)
 
 
 def _serving(job: Job, turn: _Turn, models: int) -> Serving:

@@ -49,7 +49,12 @@ class Size:
         if not self.answers:
             return 0.0
         one = self.answers * (_ANSWER_S + self.load_bytes * _ANSWER_S_PER_BYTE)
-        return _START_S + self.load_bytes / _LOAD_BYTES_PER_S + one / max(1, devices)
+        return self.start_s + one / max(1, devices)
+
+    @property
+    def start_s(self) -> float:
+        """Seconds until an engine with its weights can be asked."""
+        return _START_S + self.load_bytes / _LOAD_BYTES_PER_S
 
     def heir_s(self, devices: int = 1, *, swaps: bool = True) -> float:
         """Seconds of answering with the engine of another model, on this number of devices.
@@ -61,7 +66,7 @@ class Size:
         if not self.answers:
             return 0.0
         load_s = _SWAP_S + self.load_bytes / _LOAD_BYTES_PER_S if swaps else 0.0
-        return load_s + self.engine_s(devices) - _START_S - self.load_bytes / _LOAD_BYTES_PER_S
+        return load_s + self.engine_s(devices) - self.start_s
 
     @property
     def judge_s(self) -> float:
@@ -98,14 +103,14 @@ def size(task: Task, model: ModelConfig, left: Remaining, counted: Mapping[str, 
     """
     asked = sum(counted[dataset] - left.answers.get(dataset, 0) for dataset in left.infer)
     return Size(
-        load_bytes=_stored(model.path) if left.infer else 0,
+        load_bytes=stored_bytes(model.path) if left.infer else 0,
         answers=max(len(left.infer), asked),
         verdicts=sum(counted[dataset] for dataset in left.judge) if judged else 0,
         verdicts_at_once=task.flow.judge_max_num_seqs,
     )
 
 
-def _stored(path: str | None) -> int:
+def stored_bytes(path: str | None) -> int:
     """Bytes of a checkpoint's weights; 0 where they cannot be read."""
     if path is None or not os.path.exists(os.path.expanduser(path)):
         return 0

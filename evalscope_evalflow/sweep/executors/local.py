@@ -27,6 +27,7 @@ from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import order_of, parts_of
 from evalscope_evalflow.sweep.judge_engine import JudgeEngine
 from evalscope_evalflow.sweep.judge_limit import JudgeBudget
+from evalscope_evalflow.sweep.judge_sharing import lenders
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.order import Order, Part, heir
 from evalscope_evalflow.sweep.prefetch import Prefetch, weights_of
@@ -46,6 +47,7 @@ class _LocalRun:
     heir: _LocalRun | None = None  # waits, and begins with this one's engine and devices
     ahead: Prefetch | None = None  # reads its files while it waits
     reserved: bool = False  # it is somebody's heir
+    lends: bool = False  # the judge can go on with its engine
     thread: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -115,6 +117,7 @@ class Local(Executor):
         self._order = Order(())
         self.judge: JudgeEngine | None = None
         self._judge_claim = Claim()
+        self._lender: _LocalRun | None = None  # the judge goes on with its engine
 
     def submit(self, jobs: Sequence[Job]) -> list[Future[ModelResult]]:
         judged = [job for job in jobs if job.asks_own_judge]
@@ -128,11 +131,11 @@ class Local(Executor):
         budget = JudgeBudget(at_once)
         claims = self.claims_of(jobs)
         order = order_of(jobs, claims)
-        runs = []
+        runs, lending = [], lenders(jobs)
         for number, (job, claim) in enumerate(zip(jobs, claims, strict=True)):
-            control = _LocalControl(self, budget)
-            control.run = _LocalRun(job, claim, Future(), control, number)
-            control.shares_engine, control.swaps_weights = bool(job.group), job.group.swaps
+            control, lends = _LocalControl(self, budget), number in lending
+            control.run = _LocalRun(job, claim, Future(), control, number, lends=lends)
+            control.shares_engine, control.swaps_weights = bool(job.group) or lends, job.group.swaps or lends
             runs.append(control.run)
         with self._lock:
             self._parts, self._order = parts_of(jobs, claims), order
@@ -168,12 +171,17 @@ class Local(Executor):
         """Free a job's devices for its heir or for others, once; if something is left on them, they stay unused."""
         with self._lock:
             following, run.heir = run.heir, None
+            lends, self._lender = self._lender is run, None if self._lender is run else self._lender
             if following is not None:
                 following.reserved = False
             if run.held and run.control.clean and following in self._waiting:
                 assert following is not None
                 held, run.held = run.held, ()
                 self._start(following, held, run.settings)
+            elif run.held and run.control.clean and lends and self._judge_is_wanted():
+                assert self.judge is not None
+                run.held = ()
+                self.judge.begin(run.settings)
             elif run.held and run.control.clean:
                 self._free.update(dict.fromkeys(run.held))
             elif run.held:
@@ -193,10 +201,10 @@ class Local(Executor):
                 following.ahead = Prefetch(files) if files else None
 
     def reserve_heir(self, run: _LocalRun) -> bool:
-        """Choose the waiting job that begins with a job's engine, as soon as `give_back` is called.
+        """Choose who begins with a job's engine, as soon as `give_back` is called: a waiting job, or the judge.
 
         Returns:
-            Whether there is one.
+            Whether anybody does.
         """
         with self._lock:
             if run.heir is None and run.held:
@@ -205,7 +213,21 @@ class Local(Executor):
                 if number is not None:
                     run.heir = waiting[number]
                     run.heir.reserved = True
-            return run.heir is not None
+                elif self._lends_to_judge(run):
+                    self._lender = run
+            return run.heir is not None or self._lender is run
+
+    def _lends_to_judge(self, run: _LocalRun) -> bool:
+        """Whether the judge begins with a job's engine, on the same devices; the lock is held."""
+        wanted = {*self._judge_claim.devices}
+        if self._lender is not None or not run.lends or not self._judge_is_wanted() or not {*run.held} <= wanted:
+            return False
+        return not any(wanted & {*other.claim.devices} for other in self._waiting)
+
+    def _judge_is_wanted(self) -> bool:
+        """Whether the judge is needed and was not begun; the lock is held."""
+        judge = self.judge
+        return judge is not None and not judge.has_begun and any(run.job.asks_own_judge for run in self._running)
 
     def _begin_what_fits(self) -> None:
         """Begin the jobs that there are devices for, in order; one that waits keeps its devices in a strict order."""
@@ -240,7 +262,7 @@ class Local(Executor):
     def _begin_judge(self) -> None:
         """Begin the judge, if it is needed, and its devices are free and no job waits for them; the lock is held."""
         judge, wanted = self.judge, self._judge_claim
-        if judge is None or judge.has_begun or not any(run.job.asks_own_judge for run in self._running):
+        if judge is None or not self._judge_is_wanted() or self._lender is not None:
             return
         if any({*wanted.devices} & {*run.claim.devices} for run in self._waiting):
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -107,6 +108,26 @@ def test_one_judge_for_two_models_on_one_device_after_their_answers_and_it_is_go
     assert done.stderr.count("another judge; earlier verdicts") == 2
     assert "a: starting" not in done.stderr
     assert judged.asked() - before >= 2 * ITEMS
+
+
+def test_a_judge_that_is_evaluated_too_goes_on_with_that_models_engine(judged: Judged) -> None:
+    """With one device, its own answers come last, and the engine is started once for both."""
+    file = judged.write(["boss", "b"])
+    task = yaml.safe_load(file.read_text())
+    section = task["evalflow"]
+    # No journal: it is a file among the settings, and changes, so that the engine would be another one.
+    section["models"][0]["deploy"] = section["judge"]["deploy"] = {"extra_args": ["--answer", VERDICT]}
+    file.write_text(yaml.safe_dump(task))
+    plan = subprocess.run([BIN / "evalflow", "check", file], capture_output=True, text=True, env=judged.env, check=True)
+    assert "with boss's engine" in plan.stdout
+    done = judged.run(file)
+    assert re.findall(r"s  (b|boss): starting scripted", done.stderr) == ["b", "boss"], done.stderr
+    assert "judge boss: goes on with a model's scripted" in done.stderr
+    assert "judge boss: starting" not in done.stderr
+    assert "judge boss: scripted and all it started are gone" in done.stderr
+    for name in ("boss", "b"):
+        assert judged.result(name)["results"]["general_mcq"]["score"]["judged"] == ITEMS
+    assert registry.entries() == []
 
 
 def test_a_judge_that_dies_in_mid_judging_is_started_again_and_keeps_what_it_said(judged: Judged) -> None:

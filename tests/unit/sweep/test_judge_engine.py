@@ -20,7 +20,8 @@ class FakeDeployment:
     made: ClassVar[list["FakeDeployment"]] = []
     fails = False
 
-    def __init__(self, engine, model, deploy, *, log, run_id, on_exit):
+    def __init__(self, engine, model, deploy, *, log, run_id, on_exit, shared):
+        self.reused, self.notes = None, []
         self.model, self.log, self.die = model, log, on_exit
         self.api_key, self.process, self.load_s, self.was_stopped = "key", None, 0.1, False
         self.released = threading.Event()

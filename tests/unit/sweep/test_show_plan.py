@@ -10,7 +10,7 @@ from rich.console import Console
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.state import answer_counts
 from evalscope_evalflow.state import cells as ledger
-from evalscope_evalflow.sweep.plan import Cell, cells
+from evalscope_evalflow.sweep.plan import Cell, cells, plan_of
 from evalscope_evalflow.sweep.show_plan import show_plan, shown_path
 
 
@@ -18,9 +18,10 @@ from evalscope_evalflow.sweep.show_plan import show_plan, shown_path
 def task(tmp_path, gguf_file, make_env):
     env = str(make_env())
 
-    def make(**section):
+    def make(stock=(), **section):
         return Task.parse(
             {
+                **dict(stock),
                 "datasets": ["general_qa", "general_mcq", "gsm8k"],
                 "work_dir": str(tmp_path / "out"),
                 "evalflow": {
@@ -115,6 +116,31 @@ def test_several_models_are_shown_with_their_turn_and_what_they_are_given(task, 
     assert "number 2 of 2 to begin, when it can have 1 of the devices 2, 3" in small
     assert "number 1 of 2 to begin" in large
     assert "llamacpp on devices 2: " in large
+
+
+def test_a_judge_that_is_deployed_has_a_turn_and_may_go_on_with_a_models_engine(task, gguf_file, make_gguf):
+    other = make_gguf("judge.gguf")
+    models = [{"name": "m", "path": str(gguf_file)}, {"name": "other", "path": str(other)}]
+
+    def plan(name):
+        deploy, judge = {"env": task().flow.deploy.env, "devices": "2"}, {"path": str(gguf_file), "name": name}
+        return plan_of(task(models=models, deploy=deploy, judge=judge, stock={"judge": {"strategy": "llm"}}), print)
+
+    alone = plan("boss")
+    judge = alone.schedule[-1]
+    assert (judge.model, judge.devices, judge.engine_of) == ("judge boss", ("2",), "")
+    before = [item for item in alone.schedule if item is not judge]
+    assert judge.begins_s == max(item.answered_s for item in before)
+    assert judge.ends_s > judge.begins_s + 30, "a start, and verdicts"
+    assert judge.ends_s == max(item.ends_s for item in before)
+    assert (
+        alone.engines[-1] == "judge boss: llamacpp on 2, after the last model's answers there; one start for 2 models"
+    )
+    shared = plan("m")
+    assert [item.model for item in shared.schedule] == ["other", "m", "judge m"]
+    assert shared.schedule[-1].engine_of == "m"
+    assert shared.engines[-1] == "judge m: llamacpp on 2, with m's engine; for 2 models"
+    assert shared.schedule[-1].ends_s == pytest.approx(judge.ends_s - 30, abs=1)
 
 
 @pytest.mark.parametrize(
