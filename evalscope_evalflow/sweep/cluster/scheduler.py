@@ -102,7 +102,7 @@ class Scheduler(ABC):
             folders: folders that every node has to see under the same path.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of the connection to it; jobs go on."""
 
 
