@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.text import Text
 
 from evalscope_evalflow.display.live_rows import LiveRow, lay_out
@@ -105,6 +106,24 @@ class LiveReporter(Reporter):
             if model in self._active:
                 row = self._active[model]
                 row.text, row.progress, row.trouble = state, progress, trouble
+
+    def ask(self, question: str) -> bool | None:
+        """Ask the user; the view is paused meanwhile.
+
+        Returns:
+            Whether the answer begins with y; None: there is nobody to ask.
+        """
+        if not (sys.stdin and sys.stdin.isatty() and self._console.is_terminal):
+            return None
+        if self._live is not None:
+            self._live.stop()
+        try:
+            return self._console.input(f"{escape(question)} \\[y/N] ").strip().lower().startswith("y")
+        except EOFError:
+            return None
+        finally:
+            if self._live is not None:
+                self._live.start()
 
     def output_of(self, model: str) -> Callable[[bytes], None]:
         return _Lines(model).write

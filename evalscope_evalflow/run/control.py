@@ -98,6 +98,9 @@ class Control:
         """What was read of the run's checkpoint before its turn came; None: nothing was tried. Asked once, first."""
         return None
 
+    def work_planned(self) -> None:
+        """What is left to do is known, and what must not be resumed was archived. Called once, before all else."""
+
     def heir_waits(self) -> bool:
         """Whether another model begins with this engine as soon as it is kept: an executor that says so does that.
 

@@ -15,7 +15,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineStarting,
 )
 from evalscope_evalflow.events.progress_events import DatasetProgress
-from evalscope_evalflow.events.run_events import Phase, PhaseBegan
+from evalscope_evalflow.events.run_events import Phase, PhaseBegan, WorkPlanned
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, MetricsFailed
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.run.context import Run
@@ -89,5 +89,7 @@ class ExecutorSubscriber:
             self._control.clean = False
         elif isinstance(event, EngineReady):
             self._control.engine_ready()
+        elif isinstance(event, WorkPlanned):
+            self._control.work_planned()
         elif isinstance(event, DevicesFree):
             self._control.devices_released()

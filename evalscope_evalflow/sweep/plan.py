@@ -221,7 +221,8 @@ def _plan(prepared: Prepared) -> Plan:
     task, survey, here = prepared.task, prepared.survey, prepared.executor.on_this_machine
     notes = list(prepared.notes)
     try:
-        refuse_folders_in_use([task.folder(model) for model in task.models])
+        if here:
+            refuse_folders_in_use([task.folder(model) for model in task.models])
     except ConfigError as error:  # that run may have ended when the task is run
         notes += [f"it cannot run now: {problem}" for problem in error.problems]
     jobs, spent = jobs_of(task, survey), Bought(task)

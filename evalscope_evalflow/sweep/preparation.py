@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evalscope_evalflow.config.plugin_options import PluginOptions
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.display.live import LiveReporter
+from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.results.exporters import Exporter, load_exporters
 from evalscope_evalflow.run.preflight import preflight
@@ -15,6 +16,8 @@ from evalscope_evalflow.run.resume import Survey
 from evalscope_evalflow.sweep.adapter_groups import with_bases
 from evalscope_evalflow.sweep.executors import Executor, load_executor
 from evalscope_evalflow.sweep.incomplete import without_incomplete
+from evalscope_evalflow.sweep.job import Job
+from evalscope_evalflow.sweep.jobs import jobs_of
 
 
 @dataclass(frozen=True)
@@ -82,5 +85,18 @@ def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
         raise ConfigError(*problems, *error.problems) from None
     if executor is None or problems:
         raise ConfigError(*problems)
+    if executor[0].check is not Executor.check:
+        problems = _executor_problems(*executor, jobs_of(task, survey))
+        if problems:
+            raise ConfigError(*problems)
     notes = [*(f"{name} is skipped: {why}" for name, why in skipped.items()), *notes]
     return Prepared(task, skipped, *executor, tuple(exporters), survey, (*task.notes, *notes))
+
+
+def _executor_problems(kind: type[Executor], options: PluginOptions, jobs: Sequence[Job]) -> list[Problem]:
+    """What keeps an executor from running what is left of a task."""
+    executor = kind(LiveReporter(Reporter(quiet=True), []), options)
+    try:
+        return executor.check([job for job in jobs if job.phases])
+    finally:
+        executor.close()

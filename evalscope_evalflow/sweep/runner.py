@@ -14,6 +14,7 @@ from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 from evalscope_evalflow.results.sweep_files import write_sweep_files
 from evalscope_evalflow.run.dead_runs import clean_up_before
 from evalscope_evalflow.run.folder_lock import refuse_folders_in_use
+from evalscope_evalflow.sweep.cluster.cluster_list import refuse_cluster_jobs
 from evalscope_evalflow.sweep.executors.local import Local
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of
@@ -41,7 +42,9 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     task = prepared.task
     for note in prepared.notes:
         reporter.warn(note)
-    refuse_folders_in_use([task.folder(model) for model in task.models])
+    if prepared.executor.on_this_machine:
+        refuse_cluster_jobs(task.work_dir)
+        refuse_folders_in_use([task.folder(model) for model in task.models])
     jobs = jobs_of(task, prepared.survey)
     if (
         len(jobs) == 1 and prepared.executor is Local and not jobs[0].asks_own_judge
@@ -54,6 +57,36 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     export(result, prepared.exporters, reporter.warn, reporter.log)
     _raise_if_nothing_finished(result)
     return result
+
+
+def detach(task: Task, reporter: Reporter | None = None) -> list[str]:
+    """Submit a task's models to a cluster, and leave them there.
+
+    Args:
+        task: the task.
+        reporter: reports to the user; default: nothing is reported.
+
+    Returns:
+        What the user is told: how to see the jobs, to end them and to come back.
+
+    Raises:
+        ConfigError: it cannot work; nothing was started.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    prepared = prepare(task, reporter.log)
+    for note in prepared.notes:
+        reporter.warn(note)
+    left = [job for job in jobs_of(prepared.task, prepared.survey) if job.phases]
+    if not left:
+        return ["Nothing is left to do; the same command without --detach shows the results."]
+    executor = prepared.start_executor(reporter.several([job.model.name for job in left]))
+    try:
+        return executor.detach(left)
+    except BaseException:
+        executor.cancel()
+        raise
+    finally:
+        executor.close()
 
 
 def _raise_if_nothing_finished(result: FlowResult) -> None:
@@ -94,6 +127,8 @@ def _run_all(jobs: Sequence[Job], prepared: Prepared, reporter: Reporter) -> lis
         except BaseException:
             executor.cancel()
             raise
+        finally:
+            executor.close()
     for job, future in zip(left, futures, strict=True):
         results[job.model.name] = _outcome(job, future.result)
     return [results[job.model.name] for job in jobs]

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from evalscope_evalflow.config.plugin_options import PluginOptions
 from evalscope_evalflow.display.live import LiveReporter
+from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.sweep.job import Job
 
@@ -29,6 +30,7 @@ class Executor(ABC):
         Options: its options in the section, each a typed field with a default and a description.
         on_this_machine: whether jobs run on the machine that submits them. If not, preflight checks neither this
             machine's devices nor its ports.
+        can_detach: whether `detach` submits jobs that go on without the process that submits them.
         reporter: reports to the user.
         options: its options, validated.
     """
@@ -36,6 +38,7 @@ class Executor(ABC):
     name: ClassVar[str]
     interface_version: ClassVar[int]
     on_this_machine: ClassVar[bool] = True
+    can_detach: ClassVar[bool] = False
 
     class Options(PluginOptions):
         """No options."""
@@ -72,3 +75,29 @@ class Executor(ABC):
 
         May be called from another thread than `submit`, at any time, and more than once.
         """
+
+    def check(self, jobs: Sequence[Job]) -> list[Problem]:
+        """What keeps jobs from running, found before anything starts, as a part of preflight.
+
+        Args:
+            jobs: what would be submitted.
+        """
+        return []
+
+    def detach(self, jobs: Sequence[Job]) -> list[str]:
+        """Submit jobs, and leave them; where `can_detach` says so.
+
+        Args:
+            jobs: the jobs.
+
+        Returns:
+            What the user is told: how to see them, to end them and to come back.
+
+        Raises:
+            ConfigError: they cannot be submitted.
+        """
+        what = f"{self.name} runs models as long as the command lives, and cannot be detached from"
+        raise ConfigError(Problem("--detach", what, "Leave --detach out, or use an executor for a cluster."))
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to let go of
+        """Let go of what it holds. Called once, when every future has its result or error, or after `cancel`."""

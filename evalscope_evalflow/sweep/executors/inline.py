@@ -16,7 +16,7 @@ from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
 
 
-class _InlineControl(Control):
+class InlineControl(Control):
     """Hands a job's engine to the job that comes next, where that can use it."""
 
     def __init__(self, job: Job, following: Job | None) -> None:
@@ -50,13 +50,25 @@ class Inline(Executor):
             order = members_together(jobs)
             heirs = [*order[1:], None]
             done = {
-                number: self._run(jobs[number], _InlineControl(jobs[number], None if heir is None else jobs[heir]))
+                number: self._run(jobs[number], self.control_of(jobs[number], None if heir is None else jobs[heir]))
                 for number, heir in zip(order, heirs, strict=True)
             }
             return [done[number] for number in range(len(jobs))]
         finally:
             release_kept_for_heirs()
             self._idle.set()
+
+    def control_of(self, job: Job, following: Job | None) -> Control:
+        """How a job speaks to this executor.
+
+        Args:
+            job: the job.
+            following: the one that comes next; None: it is the last.
+        """
+        return InlineControl(job, following)
+
+    def finished(self, job: Job, future: Future[ModelResult]) -> None:
+        """A job has had its turn, or was not begun; called before the next one begins."""
 
     def cancel(self) -> None:
         with self._lock:
@@ -74,6 +86,7 @@ class Inline(Executor):
             stopped, self._control = self._stopped, control
         if stopped is not None:
             future.set_exception(stopped)
+            self.finished(job, future)
             return future
         try:
             future.set_result(job.run(self.reporter, control))
@@ -84,4 +97,5 @@ class Inline(Executor):
         finally:
             with self._lock:
                 self._control = None
+        self.finished(job, future)
         return future
