@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from evalscope_evalflow.backends.score import Score, score_of
@@ -70,7 +71,7 @@ class DatasetResult:
     n_groups: int | None = None
     few_groups: bool | None = None
 
-    @property
+    @cached_property  # it is asked for at many places, and nothing that it is made of changes
     def score(self) -> Score:
         """The headline score with its evidence; what every table, file and object shows."""
         return score_of(self)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalscope_evalflow.config.one_pass import remembered
 from evalscope_evalflow.config.user_paths import user_path
 
 # Of another environment's Python, and misleading in this one.
@@ -49,6 +50,10 @@ class Environment:
         """
         if where is None:
             return cls(Path(sys.prefix), Path(sys.executable), own=True)
+        return remembered(("environment", where), lambda: cls._find(where))
+
+    @classmethod
+    def _find(cls, where: str) -> Environment:
         path = Path(os.path.abspath(os.path.expanduser(where)))  # not resolved: a venv's python is a link
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return cls(path.parent.parent, path)
@@ -130,7 +135,9 @@ class Environment:
 
     def dist_info(self, distribution: str) -> Path | None:
         """The folder with the metadata of an installed distribution; None if it is not found. Nothing is run."""
-        wanted = _normalised(distribution)
+        return remembered(("distribution", self, distribution), lambda: self._dist_info(_normalised(distribution)))
+
+    def _dist_info(self, wanted: str) -> Path | None:
         for folder in self.package_folders:
             for found in folder.glob("*.dist-info"):
                 if _normalised(found.name.removesuffix(".dist-info").rpartition("-")[0]) == wanted:
@@ -140,6 +147,9 @@ class Environment:
     @property
     def package_folders(self) -> list[Path]:
         """Where its packages are installed; nothing is run to find out."""
+        return remembered(("package folders", self), self._package_folders)
+
+    def _package_folders(self) -> list[Path]:
         if self.own:
             return [Path(folder) for folder in sys.path if folder]
         pattern = "lib*/python3*/*-packages"  # Debian's own Python has dist-packages

@@ -54,7 +54,9 @@ class Remaining:
         return bool(self.infer) and len(self.looked_at) == len(self.infer)
 
 
-def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Remaining:
+def remaining(
+    task: Task, model: ModelConfig, saved: Saved | None = None, judges: dict[str, dict[str, Any]] | None = None
+) -> Remaining:
     """What is left to do for one model, in the task's mode. Only files are read.
 
     With `reuse: false` everything is left to do.
@@ -63,7 +65,9 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
         task: the whole task.
         model: one of its models.
         saved: what the model's run folder holds, if it was read just now; default: it is read here.
+        judges: what tells each dataset's judge, where it is known already; it is filled. It is the same for all models.
     """
+    judges = {} if judges is None else judges
     mode = task.flow.mode
     if not task.flow.reuse and mode != "judge":
         judged = list(task.datasets) if mode == "all" else []
@@ -88,10 +92,13 @@ def remaining(task: Task, model: ModelConfig, saved: Saved | None = None) -> Rem
         if mode == "infer":
             continue
         earlier = 0
-        judge = fingerprints.verdicts(task, dataset)
-        if cell.verdicts is not None and not _same_judge(task, dataset, cell, judge):
-            found.rejudge.append(dataset)
-            earlier = saved.earlier_verdicts(dataset, judge)
+        if cell.verdicts is not None:
+            if dataset not in judges:
+                judges[dataset] = fingerprints.verdicts(task, dataset)
+            judge = judges[dataset]
+            if not _same_judge(task, dataset, cell, judge):
+                found.rejudge.append(dataset)
+                earlier = saved.earlier_verdicts(dataset, judge)
         asks = missing and mode != "judge"
         anew = asks or change is not None or dataset in found.rejudge
         rescore = mode == "judge" and bool(cell.metrics_failed)
@@ -132,11 +139,12 @@ class Survey:
     def __init__(self, task: Task) -> None:
         self.task = task
         self._remaining: dict[str, Remaining] = {}
+        self._judges: dict[str, dict[str, Any]] = {}
 
     def remaining(self, model: ModelConfig, saved: Saved | None = None) -> Remaining:
         """What is left to do for a model."""
         if model.name not in self._remaining:
-            self._remaining[model.name] = remaining(self.task, model, saved)
+            self._remaining[model.name] = remaining(self.task, model, saved, self._judges)
         return self._remaining[model.name]
 
     def asks(self, model: ModelConfig) -> bool:

@@ -11,6 +11,7 @@ from typing import Literal
 from evalscope_evalflow.config import ModelConfig
 from evalscope_evalflow.config.api_url import public_url
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.one_pass import one_pass
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.devices.claims import Claim, settle
 from evalscope_evalflow.devices.nvml import cached_reads
@@ -213,7 +214,7 @@ def plan_of(task: Task, log: Callable[[str], None]) -> Plan:
     Raises:
         ConfigError: it cannot work.
     """
-    with cached_reads():
+    with cached_reads(), one_pass():
         return _plan(prepare(task, log))
 
 

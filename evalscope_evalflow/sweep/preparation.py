@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from evalscope_evalflow.config.one_pass import one_pass
 from evalscope_evalflow.config.plugin_options import PluginOptions
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.display.live import LiveReporter
@@ -57,6 +58,11 @@ def prepare(task: Task, log: Callable[[str], None]) -> Prepared:
     Raises:
         ConfigError: with every problem found; nothing was started.
     """
+    with one_pass():
+        return _prepare(task, log)
+
+
+def _prepare(task: Task, log: Callable[[str], None]) -> Prepared:
     task, skipped = without_incomplete(with_bases(task))
     problems: list[Problem] = []
     executor: tuple[type[Executor], PluginOptions] | None = None

@@ -38,6 +38,7 @@ class NativeSaved(Saved):
         super().__init__(task, model)
         self._listed: dict[str, dict[str, list[Path]]] = {}
         self._rows: dict[Path, tuple[int, int, int]] = {}
+        self._sums: dict[tuple[str, str], int] = {}
         self._headers: dict[str, dict[str, Any]] = {}
         self._content: dict[str, dict[str, Any] | None] = {}
 
@@ -60,10 +61,16 @@ class NativeSaved(Saved):
         return [self._result(dataset, found.get(dataset)) for dataset in self.task.datasets]
 
     def answers(self, dataset: str) -> int:
-        return sum(self._count(path, dataset) for path in self.files("predictions", dataset))
+        return self._rows_of("predictions", dataset)
 
     def verdicts(self, dataset: str) -> int:
-        return sum(self._count(path, dataset) for path in self.files("reviews", dataset))
+        return self._rows_of("reviews", dataset)
+
+    def _rows_of(self, kind: str, dataset: str) -> int:
+        """Rows of a dataset's files, as they were when they were first looked at."""
+        if (kind, dataset) not in self._sums:
+            self._sums[kind, dataset] = sum(self._count(path, dataset) for path in self.files(kind, dataset))
+        return self._sums[kind, dataset]
 
     def failures(self, dataset: str) -> list[Failure]:
         return failures.standing(self.folder, self.model.name, dataset, self._noted.get(dataset, ()))
@@ -103,6 +110,8 @@ class NativeSaved(Saved):
 
     def files(self, kind: str, dataset: str) -> list[Path]:
         """The files of a dataset; a name that starts with a longer dataset's is that one's, whoever asked it."""
+        if self._is_new:
+            return []
         if kind not in self._listed:
             self._listed[kind] = self._list(kind)
         return self._listed[kind].get(dataset, [])
@@ -121,8 +130,18 @@ class NativeSaved(Saved):
     def _header(self, dataset: str) -> dict[str, Any]:
         """What was chosen of which data when the answers were last brought in line."""
         if dataset not in self._headers:
-            self._headers[dataset] = SavedRows(self.folder, dataset).header()
+            self._headers[dataset] = SavedRows(self.folder, dataset).header() if self._has_headers else {}
         return self._headers[dataset]
+
+    @cached_property
+    def _has_headers(self) -> bool:
+        """Whether anything was written down of any dataset when its answers were last brought in line."""
+        return os.path.isdir(SavedRows(self.folder, "").folder)
+
+    @cached_property
+    def _is_new(self) -> bool:
+        """Whether there is no run folder yet: of a sweep's many models, most of those that wait have none."""
+        return not os.path.isdir(self.folder)
 
     def _count(self, path: Path, dataset: str) -> int:
         """Rows of a file: as they were counted before, while it is as it was then."""
@@ -136,10 +155,14 @@ class NativeSaved(Saved):
     @cached_property
     def _report_files(self) -> list[tuple[Path, Path]]:
         """Reports: the place of each in `reports/`, and where it is. A model's name may hold slashes."""
+        if self._is_new:
+            return []
         reports, kept = self.folder / REPORTS, self.folder / KEPT
-        places = {reports / path.relative_to(kept) for path in kept.rglob("*.json")}
-        places.update(reports.rglob("*.json"))
-        return [(place, present_path(self.folder, place)) for place in sorted(places)]
+        places = dict.fromkeys(reports.rglob("*.json"))
+        found = {place: place for place in places}
+        for path in kept.rglob("*.json") if os.path.isdir(kept) else ():
+            found.setdefault(reports / path.relative_to(kept), path)
+        return sorted(found.items())
 
     @cached_property
     def _reports(self) -> list[tuple[Path, Path, dict[str, Any]]]:
@@ -161,6 +184,8 @@ class NativeSaved(Saved):
             result = _result(dataset, *found, self.files("reviews", dataset))
         else:
             result = DatasetResult(dataset, requested=self.cell(dataset).requested or answers)
+            if self._is_new:
+                return result
         result = replace(result, answered=min(result.requested, answers))
         if result.report is not None and not result.failed and result.succeeded >= result.requested:
             return result  # all is there; what the file has is of another time

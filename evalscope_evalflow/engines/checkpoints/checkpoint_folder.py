@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
+from evalscope_evalflow.config.one_pass import remembered
 from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.checkpoints import safetensors_headers as weights
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import (
@@ -121,7 +122,10 @@ def check_context(model: ModelConfig, deploy: DeployConfig, unless: tuple[str, .
 
 def read_config(path: str) -> dict[str, Any] | None:
     """The checkpoint's config.json, or None where there is none that can be read."""
-    folder = locate(path)
+    return remembered(("config.json", path), lambda: _read_config(locate(path)))
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from evalscope_evalflow.config.one_pass import remembered
 from evalscope_evalflow.config.user_paths import user_path
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -21,6 +22,10 @@ _GGUF_MAGIC = b"GGUF"
 
 def locate(path: str) -> Path:
     """The folder or file that a path stands for; what leads nowhere stays as it is."""
+    return remembered(("checkpoint", path), lambda: _locate(path))
+
+
+def _locate(path: str) -> Path:
     given = user_path(path)
     if os.path.isdir(given):
         return _inside(given)

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
@@ -183,14 +184,8 @@ class Options:
             words: `deploy.extra_args`.
             types: the options, and what their values are.
         """
-        parser = _Parser(add_help=False)
-        for name in types:
-            parser.add_argument(name, dest=name)
         plain = [_dashes(word) for word in words]
-        try:
-            found = vars(parser.parse_known_args(plain)[0])
-        except ValueError:
-            found = {}
+        found = _given(tuple(plain), tuple(types)) if plain else {}
         self._values: dict[str, Any] = {}
         for name, kind in types.items():
             try:
@@ -202,6 +197,17 @@ class Options:
     def get(self, name: str, default: Any) -> Any:
         """The value of an option, if one is given that makes sense."""
         return self._values.get(name, default)
+
+
+@lru_cache(maxsize=64)  # the models of a sweep have the same ones
+def _given(words: tuple[str, ...], names: tuple[str, ...]) -> Mapping[str, str | None]:
+    parser = _Parser(add_help=False)
+    for name in names:
+        parser.add_argument(name, dest=name)
+    try:
+        return vars(parser.parse_known_args(words)[0])
+    except ValueError:
+        return {}
 
 
 class _Parser(argparse.ArgumentParser):

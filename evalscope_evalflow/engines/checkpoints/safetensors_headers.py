@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.config.one_pass import remembered
 from evalscope_evalflow.config.user_paths import user_path
 
 INDEX = "model.safetensors.index.json"
@@ -73,7 +74,10 @@ def read(path: str | Path) -> Weights | None:
     Raises:
         Damaged: one of its files is.
     """
-    folder = user_path(path)
+    return remembered(("weights", str(path)), lambda: _read(user_path(path)))
+
+
+def _read(folder: Path) -> Weights | None:
     if os.path.isfile(folder):
         return Weights({"?": sum(part.stat().st_size for part in _parts(folder))})
     files = _safetensors(folder)
