@@ -300,6 +300,12 @@ class Backend(ABC):
         """Whether a dataset of a task with a judge is scored by that; where this is not known: yes."""
         return True
 
+    @property
+    def worker_half_place(self) -> str:
+        """Where the worker half is, as `/path/of/file.py:CLASS`."""
+        file, _, name = self.worker_half.partition(":")
+        return f"{Path(inspect.getfile(type(self))).with_name(file)}:{name}"
+
     def start_task(self, task: Task, model: ModelConfig, phases: Sequence[str], max_num_seqs: int) -> StartTask:
         """The first request to the worker.
 
@@ -313,9 +319,8 @@ class Backend(ABC):
         stock, settings = self.stock_task(task, model, max_num_seqs), self.worker_settings(task, model)
         if "judge" not in phases:  # its key need not be there today
             stock, settings = _without_judge_keys(stock), _without_judge_keys(settings)
-        file, _, name = self.worker_half.partition(":")
         return StartTask(
-            worker_half=f"{Path(inspect.getfile(type(self))).with_name(file)}:{name}",
+            worker_half=self.worker_half_place,
             phases=list(phases),
             stock_task=stock,
             failures_file=str(failures.path_in(task.folder(model))),

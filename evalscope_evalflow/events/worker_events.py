@@ -12,6 +12,19 @@ class WorkerEvent(Event):
 
 
 @dataclass(frozen=True)
+class WorkerStoodBy(WorkerEvent):
+    """The worker was started before its model's turn came, and has imported EvalScope ahead.
+
+    Attributes:
+        import_s: seconds that its imports took.
+        waited_s: seconds that it then waited for its task; 0 where that came before the imports were done.
+    """
+
+    import_s: float
+    waited_s: float
+
+
+@dataclass(frozen=True)
 class WorkerImported(WorkerEvent):
     """EvalScope is imported."""
 

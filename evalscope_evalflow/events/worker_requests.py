@@ -24,6 +24,28 @@ class WorkerRequest:
 
 
 @dataclass(frozen=True)
+class ImportAhead(WorkerRequest):
+    """Comes before StartTask where a worker is started before its task is known: import what the task will need.
+
+    Attributes:
+        worker_half: as StartTask has it.
+    """
+
+    worker_half: str
+
+
+@dataclass(frozen=True)
+class SetVariables(WorkerRequest):
+    """Comes after ImportAhead: variables that only the task's run knows, keys among them.
+
+    Attributes:
+        variables: their values; None: it is removed.
+    """
+
+    variables: dict[str, str | None]
+
+
+@dataclass(frozen=True)
 class StartTask(WorkerRequest):
     """The first request: what to do.
 

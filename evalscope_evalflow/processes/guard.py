@@ -18,6 +18,9 @@ Status goes to `--status-fd` as JSON lines: `{"leader": PID}` once; `{"tree": [[
 as they are found, what is new only; at the end `{"exit": CODE, "reason": …, "signal": …, "left": [PID…],
 "removed": [path…]}`, where the reason is one of COMMAND_ENDED, OWNER_DIED and SIGNALLED, and the signal is the name of
 the one that the guard was sent, or empty.
+
+The owner may send it JSON lines by `--control-fd`: `{"log": PATH, "secrets": [VALUE…]}` has it go on in another log,
+with these keys blanked, and is answered by `{"log": PATH}`. What was written until then is carried over.
 Exit code: the command's own, or 128 + signal.
 
 This file has over 400 lines because it is run by its path, and so can import nothing of the package.
@@ -175,6 +178,20 @@ class Log:
         except OSError:
             return None  # a full or read-only disk must not stop the draining
 
+    def move(self, path: str, secrets: list[bytes]) -> None:
+        """Go on in another file, which gets what this one has, and blank these keys from now on."""
+        self.feed(b"", last=True)
+        before, self.tee, tee = b"", None, self.tee  # who wanted to see it has seen it
+        with contextlib.suppress(OSError), open(self.path, "rb") as file:
+            before = file.read(LOG_CAP_BYTES)
+        if self.file is not None:
+            os.close(self.file)
+        self.path, self.secrets = path, secrets
+        self.size = os.path.getsize(path) if os.path.exists(path) else 0
+        self.file = self._open()
+        self.feed(before, last=True)
+        self.tee = tee
+
     def feed(self, data: bytes, last: bool = False) -> None:
         """Take output; lines are written when they are whole, so that a key is never seen in two halves."""
         data = blank(self.rest + data, self.secrets)
@@ -216,6 +233,7 @@ class Guard:
         self.output = output
         self.secrets = [os.environ[name].encode() for name in args.secrets.split(",") if os.environ.get(name)]
         self.log = Log(args.log, self.secrets, args.tee_fd)
+        self.asked = b""  # by the owner, of a line that has not ended
         self.tree: dict[int, int] = {}
         self.shm: set[int] = set()
         self.foreign_shm = set(shared_memory_files())
@@ -269,6 +287,18 @@ class Guard:
             while data := os.read(self.drain, 65536):
                 self.log.feed(data)
 
+    def obey(self) -> bool:
+        """Do what the owner asks for. Returns whether it may ask for more."""
+        data = os.read(self.args.control_fd, 65536)
+        *lines, self.asked = (self.asked + data).split(b"\n")
+        for line in lines:
+            asked = json.loads(line)
+            self.read()
+            self.secrets = [value.encode() for value in asked["secrets"] if value]
+            self.log.move(asked["log"], self.secrets)
+            self.report(log=asked["log"])
+        return bool(data)
+
     def look(self) -> None:
         """Note which processes there are, and the shared memory that they use; tell what is new."""
         now: dict[int, int] = {}
@@ -307,8 +337,9 @@ class Guard:
     def watch(self, owner: int, wake: int) -> tuple[str, str]:
         """Wait for a reason to end; return it, with the name of the signal if there was one."""
         poll = select.poll()
-        for fd in (owner, wake, self.drain):
-            poll.register(fd, select.POLLIN)
+        for fd in (owner, wake, self.drain, self.args.control_fd):
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
         while True:
             for fd, event in poll.poll(self.look_if_due()):
                 if fd == owner:
@@ -317,6 +348,9 @@ class Guard:
                     for number in os.read(wake, 64):
                         if number != signal.SIGCHLD:
                             return SIGNALLED, signal.Signals(number).name
+                elif fd == self.args.control_fd:
+                    if not self.obey():
+                        poll.unregister(fd)
                 elif event & select.POLLIN:
                     self.read()
                 else:  # every writer has closed it
@@ -385,6 +419,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--status-fd", type=int, required=True)
     parser.add_argument("--log", required=True, help="file for the command's output")
     parser.add_argument("--tee-fd", type=int, default=None, help="where its output goes as well")
+    parser.add_argument("--control-fd", type=int, default=None, help="where the owner asks for something")
     parser.add_argument("--pass-fd", type=int, action="append", default=[], help="descriptor for the command alone")
     parser.add_argument("--secrets", default="", help="variables, by comma, whose values are blanked in its output")
     parser.add_argument("--grace", type=float, default=5.0, help="seconds between SIGTERM and SIGKILL")
@@ -399,7 +434,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
-    for fd in (args.status_fd, args.tee_fd, *args.pass_fd):
+    for fd in (args.status_fd, args.tee_fd, args.control_fd, *args.pass_fd):
         if fd is not None:
             os.set_inheritable(fd, False)  # a daemon that held the status pipe would hide the guard's death
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -243,13 +243,19 @@ class Registration:
             command = self._entry.commands[role].model_copy(update={"guard": ProcessId.of(guard_pid)})
             self.set(commands={**self._entry.commands, role: command})
 
-    def hand_over(self, role: str, other: Registration) -> None:
-        """A command goes on under another entry, which is written first: at no time is it in none."""
+    def hand_over(self, role: str, other: Registration, log: Path | None = None) -> None:
+        """A command goes on under another entry, which is written first: at no time is it in none.
+
+        Args:
+            role: what the command is called.
+            other: the other entry.
+            log: its output goes there from now on; None: to where it went before.
+        """
         with self._lock:
             commands = dict(self._entry.commands)
             command = commands.pop(role, None)
             if command is not None:
-                other.starting(role, command)
+                other.starting(role, command if log is None else command.model_copy(update={"log": log.absolute()}))
                 self.set(commands=commands)
 
     def ended(self, role: str, left: list[int], *, stopped: str = "") -> None:

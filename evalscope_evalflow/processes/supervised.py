@@ -11,88 +11,21 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from typing import IO, Any
+from typing import IO
 
 import psutil
 from typing_extensions import Self
 
 from evalscope_evalflow.processes import guard, orphans
 from evalscope_evalflow.processes.exit_reason import LESS, Exit, ExitReason, oom_kills
+from evalscope_evalflow.processes.guarded_command import CommandSpec, GuardReport, Owner
 from evalscope_evalflow.processes.registry import Command, Registration
 
 GUARD = Path(guard.__file__)
 RUN_ID = orphans.RUN_ID
-
-
-@dataclass(frozen=True)
-class CommandSpec:
-    """A command, and how it is to be run; SupervisedProcess describes the fields."""
-
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    log: Path
-    run_id: str
-    secrets: Sequence[str]
-    grace_s: float
-    stdin: int
-    pass_fds: Sequence[int]
-    cwd: Path | None
-    output: Callable[[bytes], None] | None
-    role: str
-
-
-@dataclass
-class GuardReport:
-    """What the guard has reported of its command so far.
-
-    Attributes:
-        leader: PID of the command itself.
-        tree: every process that was seen of it: start times in clock ticks since boot, by PID.
-        shm: inodes of the shared memory that it uses.
-        exit_code: the command's, or 128 + signal; None while it runs.
-        reason: why it ended; of a command that has not, or whose guard was killed, that the guard was killed.
-        left: PIDs that survived even SIGKILL.
-        removed: files in /dev/shm that it left, and that were deleted.
-        signal: name of the signal that somebody else than the owner has sent to the guard; empty if nobody has.
-    """
-
-    leader: int | None = None
-    tree: dict[int, int] = field(default_factory=dict)
-    shm: set[int] = field(default_factory=set)
-    exit_code: int | None = None
-    reason: ExitReason = ExitReason.GUARD_KILLED
-    left: list[int] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    signal: str = ""
-
-    def update(self, line: Mapping[str, Any]) -> None:
-        """Take in a status line."""
-        self.leader = line.get("leader", self.leader)
-        self.tree.update(line.get("tree", ()))
-        self.shm.update(line.get("shm", ()))
-        if "exit" in line:
-            self.exit_code, self.reason = line["exit"], ExitReason(line["reason"])
-            self.left, self.removed, self.signal = line["left"], line["removed"], line["signal"]
-
-
-@dataclass
-class Owner:
-    """Who a command belongs to now, and since when.
-
-    Attributes:
-        entry: the run's registration.
-        on_exit: is called when the whole tree is gone.
-        log_start: size of the log, in bytes, when it began to be theirs.
-        oom_kills: the kernel's count at that time.
-    """
-
-    entry: Registration | None
-    on_exit: Callable[[], None] | None
-    log_start: int
-    oom_kills: int
+MOVE_S = 10.0  # that a guard may take to go on in another log
 
 
 class SupervisedProcess:
@@ -109,7 +42,7 @@ class SupervisedProcess:
         argv: Sequence[str],
         *,
         env: Mapping[str, str],
-        log: Path,
+        log: Path | None,
         run_id: str,
         secrets: Sequence[str] = (),
         grace_s: float = 5.0,
@@ -126,7 +59,7 @@ class SupervisedProcess:
         Args:
             argv: the command.
             env: its whole environment; a private TMPDIR is added.
-            log: file that its output is appended to.
+            log: file that its output is appended to; None: one in `scratch`, until `hand_over` names another.
             run_id: goes into its environment, so that it can be found if even the guard is killed.
             secrets: names of variables in `env` whose values must not reach the log.
             grace_s: seconds between SIGTERM and SIGKILL when it is stopped.
@@ -143,12 +76,14 @@ class SupervisedProcess:
         self.exited = threading.Event()
         self.stop_requested = False
         self._spec = CommandSpec(
-            argv, env, log, run_id, secrets, grace_s, stdin, pass_fds, cwd, output, role,
+            argv, env, run_id, secrets, grace_s, stdin, pass_fds, cwd, output, role, log is None,
         )  # fmt: skip
-        self._owner = Owner(entry, on_exit, 0, 0)
+        self._owner = Owner(entry, log or self.scratch / "output.log", on_exit, 0, 0)
+        self._control: int | None = None  # the guard is asked for something here
         self._guard: subprocess.Popen[bytes] | None = None
         self._report = GuardReport()
         self._started = threading.Event()
+        self._moved = threading.Event()
         self._lock = threading.Lock()
 
     def start(self) -> Self:
@@ -159,7 +94,7 @@ class SupervisedProcess:
         """
         spec, entry = self._spec, self._owner.entry
         self.scratch.mkdir(mode=0o700)
-        self._owner.log_start, self._owner.oom_kills = _size(spec.log), oom_kills()
+        self._owner.log_start, self._owner.oom_kills = _size(self.log), oom_kills()
         status, status_end = os.pipe()
         ours, passed = [status], [status_end]
         options = [word for fd in spec.pass_fds for word in ("--pass-fd", str(fd))]
@@ -169,12 +104,17 @@ class SupervisedProcess:
             ours.append(tee)
             passed.append(tee_end)
             options += ["--tee-fd", str(tee_end)]
+        if spec.movable:
+            control_end, self._control = os.pipe()
+            ours.append(self._control)
+            passed.append(control_end)
+            options += ["--control-fd", str(control_end)]
         cwd = spec.cwd
         if cwd is None:
             cwd = self.scratch / "cwd"
             cwd.mkdir()
         if entry is not None:
-            entry.starting(spec.role, Command(run_id=spec.run_id, scratch=self.scratch, log=spec.log.absolute()))
+            entry.starting(spec.role, Command(run_id=spec.run_id, scratch=self.scratch, log=self.log.absolute()))
         try:
             self._guard = subprocess.Popen(
                 self._guard_command(status_end, options),
@@ -189,6 +129,7 @@ class SupervisedProcess:
         except BaseException as error:
             for fd in ours:
                 os.close(fd)
+            self._control = None
             if isinstance(error, Exception):  # else a Ctrl-C: what may have been started stays in the registration
                 orphans.remove_scratch(self.scratch)
                 if entry is not None:
@@ -213,7 +154,7 @@ class SupervisedProcess:
         return [
             sys.executable, "-IS", str(GUARD),
             "--owner", str(os.getpid()), "--owner-start", str(owner[2]),
-            "--status-fd", str(status_fd), "--log", str(spec.log), "--secrets", ",".join(spec.secrets),
+            "--status-fd", str(status_fd), "--log", str(self.log), "--secrets", ",".join(spec.secrets),
             "--grace", str(spec.grace_s), "--remove", str(self.scratch),
             "--notes", str(self.scratch / orphans.NOTES), *options, "--", *spec.argv,
         ]  # fmt: skip
@@ -221,7 +162,7 @@ class SupervisedProcess:
     @property
     def log(self) -> Path:
         """File that its output is appended to."""
-        return self._spec.log
+        return self._owner.log
 
     @property
     def run_id(self) -> str:
@@ -288,23 +229,42 @@ class SupervisedProcess:
         self._started.wait()
         return self.leader
 
-    def hand_over(self, entry: Registration, on_exit: Callable[[], None]) -> bool:
+    def hand_over(
+        self, entry: Registration, on_exit: Callable[[], None] | None, log: Path | None = None, keys: Sequence[str] = ()
+    ) -> bool:
         """Give it another owner.
 
         Args:
             entry: the new owner's registration.
             on_exit: is called, in a thread, when the whole tree is gone.
+            log: file that its output goes to from now on, where it was started without one.
+            keys: are blanked there.
 
         Returns:
             Whether it lives; if not, nothing was changed.
         """
+        log_start = _size(log or self.log)
+        if log is not None and not self._move(log, keys):
+            return False
         with self._lock:
             if self.exited.is_set():
                 return False
             if self._owner.entry is not None:
-                self._owner.entry.hand_over(self._spec.role, entry)
-            self._owner = Owner(entry, on_exit, _size(self.log), oom_kills())
+                self._owner.entry.hand_over(self._spec.role, entry, log)
+            self._owner = Owner(entry, log or self.log, on_exit, log_start, oom_kills())
             return True
+
+    def _move(self, log: Path, keys: Sequence[str]) -> bool:
+        """Have the guard go on in another log. Returns whether it does: nothing goes to the old one any more."""
+        with self._lock:
+            control, self._control = self._control, None
+        if control is None:
+            return False
+        line = json.dumps({"log": str(log), "secrets": list(keys)}) + "\n"
+        with contextlib.suppress(BrokenPipeError), os.fdopen(control, "wb") as pipe:
+            pipe.write(line.encode())
+        self._moved.wait(MOVE_S)
+        return self._report.log == str(log)
 
     def cpu_seconds(self) -> float:
         """CPU time, in seconds, that the living processes of the tree have used, as far as the guard has reported them.
@@ -370,6 +330,8 @@ class SupervisedProcess:
                     report.update(json.loads(line))
                 if report.leader is not None:
                     self._started.set()
+                if report.log:
+                    self._moved.set()
                 if report.exit_code is not None:
                     break
         code = process.wait()
@@ -385,7 +347,11 @@ class SupervisedProcess:
             if owner.entry is not None:
                 owner.entry.ended(self._spec.role, report.left, stopped=self.stopped)
             self._started.set()
+            self._moved.set()
             self.exited.set()
+            control, self._control = self._control, None
+        if control is not None:
+            os.close(control)
         if owner.on_exit is not None:
             owner.on_exit()
 

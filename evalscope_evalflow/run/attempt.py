@@ -243,6 +243,7 @@ class Attempt:
             on_event=self._from_worker,
             output=self.given.output,
             entry=self.given.entry,
+            standby=run.control.standby_worker(),
         )
         cleanup.callback(worker.stop)
         run.emit(WorkerStarted())

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.events.run_events import FilesReadAhead
+from evalscope_evalflow.run.standby_worker import StandbyWorker
 
 
 class JudgeUse(Protocol):
@@ -100,6 +101,13 @@ class Control:
 
     def work_planned(self) -> None:
         """What is left to do is known, and what must not be resumed was archived. Called once, before all else."""
+
+    def standby_worker(self) -> StandbyWorker | None:
+        """A worker that was started ahead, and is the run's from now on; None: there is none.
+
+        It is asked before each worker that the run starts.
+        """
+        return None
 
     def heir_waits(self) -> bool:
         """Whether another model begins with this engine as soon as it is kept: an executor that says so does that.

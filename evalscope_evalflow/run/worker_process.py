@@ -23,12 +23,18 @@ from evalscope_evalflow.events.worker_events import WorkerExited, WorkerFailed
 from evalscope_evalflow.events.worker_requests import JudgeAnswers, ModelReady, StartTask, WorkerRequest
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
+from evalscope_evalflow.run.standby_worker import (
+    STATUS_FD,
+    WORKER_FOLDER,
+    WORKER_GRACE_S,
+    StandbyWorker,
+    base_variables,
+)
 from evalscope_evalflow.run.url_parts import UrlParts
 from evalscope_evalflow.serving.diagnosis import diagnose_process
 from evalscope_evalflow.worker import credentials as secrets
 from evalscope_evalflow.worker.api_clients import URL_PARTS
 
-_FOLDER = Path(secrets.__file__).parent  # run by its path
 # How ModelScope (in Chinese, too), Hugging Face and their HTTP clients say that something cannot be downloaded.
 _DOWNLOAD = re.compile(
     r"Download\w*Error|\u4e0b\u8f7d|Couldn't (?:reach|find a dataset)|couldn't connect|offline mode|Max retries",
@@ -71,8 +77,9 @@ class Worker:
         on_event: Callable[[Event], None],
         output: Callable[[bytes], None] | None = None,
         entry: Registration | None = None,
+        standby: StandbyWorker | None = None,
     ) -> None:
-        """Start it.
+        """Start it, or give the task to one that stands by.
 
         Args:
             request: what to do; keys in it may be SecretStr or `${VAR}`.
@@ -85,6 +92,7 @@ class Worker:
             on_event: is called, in a thread, with every event; the last one is WorkerExited.
             output: is called with what EvalScope prints, as it comes.
             entry: the run's, as `evalflow ps` shows it.
+            standby: a worker that was started ahead; it is ended where it is not what this task wants.
         """
         self.log = log
         self._on_event = on_event
@@ -95,29 +103,37 @@ class Worker:
         if judge_key:
             found[secrets.JUDGE_KEY] = judge_key
         self._keys = sorted({key for key in (api_key, *found.values()) if key != NO_KEY}, key=len, reverse=True)
-        status, status_end = os.pipe()
-        variables = env.variables(os.environ)
+        variables = base_variables(env)
         variables.update(found)
-        variables.update({secrets.MODEL_KEY: api_key, "EVALFLOW_STATUS_FD": str(status_end), "EVALFLOW_DISABLE": "1"})
-        variables.pop("EVALSCOPE_BASE_URL", None)  # a judge without URL would take the model's, or somebody's
-        variables[URL_PARTS] = urls.as_json()
+        variables.update({secrets.MODEL_KEY: api_key, URL_PARTS: urls.as_json()})
         variables.update(no_proxy_variables(variables, urls.bases))
-        self.process = SupervisedProcess(
-            env.wrap([str(env.python), str(_FOLDER)]),
-            env=variables,
-            log=log,
-            run_id=f"{run_id}-worker",
-            secrets=(secrets.MODEL_KEY, *found),
-            grace_s=1.0,  # it has nothing to tidy up: every answer is saved when it comes
-            stdin=subprocess.PIPE,
-            pass_fds=(status_end,),
-            cwd=Path.cwd(),  # a task may name its data by relative paths
-            output=output,
-            entry=entry,
-            role="worker",
-        )
-        self.process.start()
-        os.close(status_end)
+        status = None
+        if standby is not None and entry is not None:
+            status = standby.take(
+                request.worker_half, env, variables, keys=self._keys, log=log, output=output, entry=entry
+            )
+            if status is None:
+                standby.end()
+            else:
+                self.process = standby.process
+        if status is None:
+            status, status_end = os.pipe()
+            self.process = SupervisedProcess(
+                env.wrap([str(env.python), str(WORKER_FOLDER)]),
+                env={**variables, STATUS_FD: str(status_end)},
+                log=log,
+                run_id=f"{run_id}-worker",
+                secrets=(secrets.MODEL_KEY, *found),
+                grace_s=WORKER_GRACE_S,
+                stdin=subprocess.PIPE,
+                pass_fds=(status_end,),
+                cwd=Path.cwd(),  # a task may name its data by relative paths
+                output=output,
+                entry=entry,
+                role="worker",
+            )
+            self.process.start()
+            os.close(status_end)
         self._listener = threading.Thread(target=self._listen, args=(status,), daemon=True, name="evalflow-worker")
         self._listener.start()
         self._write(public)

@@ -40,6 +40,7 @@ from evalscope_evalflow.events.run_events import (
     WorkPlanned,
 )
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.events.worker_events import WorkerStoodBy
 from evalscope_evalflow.state.costs import read_costs
 
 FOLDER = "evalflow"
@@ -166,6 +167,8 @@ class Record:
             self._api(event)
         elif isinstance(event, FilesReadAhead):
             data["read_ahead"] = dataclasses.asdict(event)
+        elif isinstance(event, WorkerStoodBy):
+            data["worker_ahead"] = dataclasses.asdict(event)
         elif isinstance(event, OwnJudgeUsed):
             data["judge"] = {"name": event.judge, "log": event.log}
         elif isinstance(event, OverlapMeasured):

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO, TypeVar
+from typing import NoReturn, TextIO, TypeVar, overload
 
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.worker_events import WorkerAsking, WorkerFailed, WorkerWaiting
@@ -19,6 +19,7 @@ from evalscope_evalflow.events.worker_requests import (
 )
 
 RequestT = TypeVar("RequestT", bound=WorkerRequest)
+OtherT = TypeVar("OtherT", bound=WorkerRequest)
 
 
 class Channel:
@@ -55,14 +56,18 @@ class Channel:
         with self._emitting:
             print(json.dumps(event.as_dict(), default=str), file=self._events)
 
-    def receive(self, kind: type[RequestT]) -> RequestT:
-        """Wait for a request of this kind; others are passed over. The process ends if the parent is gone."""
+    @overload
+    def receive(self, kind: type[RequestT], /) -> RequestT: ...
+    @overload
+    def receive(self, kind: type[RequestT], other: type[OtherT], /) -> RequestT | OtherT: ...
+    def receive(self, *kinds: type[WorkerRequest]) -> WorkerRequest:
+        """Wait for a request of one of these kinds; others are passed over. The process ends if the parent is gone."""
         while True:
             line = self._requests.readline()
             if not line:
                 os._exit(1)
             request = parse_request(json.loads(line))
-            if isinstance(request, kind):
+            if isinstance(request, kinds):
                 return request
 
     def wait_for_model(self, meanwhile: Callable[[], None] | None = None) -> str:

@@ -6,9 +6,11 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 import traceback
 import types
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from evalscope_evalflow.events.worker_events import (
     AnswersSaved,
@@ -16,8 +18,9 @@ from evalscope_evalflow.events.worker_events import (
     WorkerFailed,
     WorkerImported,
     WorkerJudging,
+    WorkerStoodBy,
 )
-from evalscope_evalflow.events.worker_requests import StartTask
+from evalscope_evalflow.events.worker_requests import ImportAhead, SetVariables, StartTask
 from evalscope_evalflow.worker.api_calls import ApiCalls
 from evalscope_evalflow.worker.api_clients import patch_clients
 from evalscope_evalflow.worker.channel import Channel, open_channel
@@ -33,7 +36,10 @@ HALF = "evalflow_worker_half"  # the package that a worker half of another packa
 
 
 class WorkerHalf(Protocol):
-    """What a stock backend does in the worker. It is made with the StartTask request and the channel."""
+    """What a stock backend does in the worker. It is made with the StartTask request and the channel.
+
+    A class method `import_ahead()`, if there is one, imports what every task needs; nothing of the task is known yet.
+    """
 
     def prepare(self) -> None:
         """Import it."""
@@ -45,13 +51,13 @@ class WorkerHalf(Protocol):
         """Score what is saved, and report; `at_once` answers at a time."""
 
 
-def load_half(request: StartTask, channel: Channel) -> WorkerHalf:
-    """The worker half that the request names.
+def load_half(worker_half: str) -> Any:
+    """The class of the worker half that a request names.
 
     It is loaded by its path, as its package need not be installed in this environment: its folder is a package here,
     so that it may import the files beside it.
     """
-    path, _, name = request.worker_half.rpartition(":")
+    path, _, name = worker_half.rpartition(":")
     folder, file = os.path.split(path)
     inside = os.path.relpath(folder, BACKENDS)
     package = HALF if inside.startswith(os.pardir) else f"{OURS}.{inside.replace(os.sep, '.')}"
@@ -59,17 +65,47 @@ def load_half(request: StartTask, channel: Channel) -> WorkerHalf:
         module = types.ModuleType(package)
         module.__path__ = [folder]
         sys.modules[package] = module
-    made = getattr(importlib.import_module(f"{package}.{os.path.splitext(file)[0]}"), name)
-    half: WorkerHalf = made(request, channel)
-    return half
+    return getattr(importlib.import_module(f"{package}.{os.path.splitext(file)[0]}"), name)
 
 
-def run(request: StartTask, channel: Channel) -> None:
-    """Do what the request says."""
+def stand_by(request: ImportAhead, channel: Channel) -> tuple[StartTask, Channel, Callable[[], None]]:
+    """Import what the task will need, at a low priority, and wait for it.
+
+    Returns:
+        What `run` is called with: the task, the channel, and what gives this process its priority again.
+    """
+    began = time.monotonic()
+    restore = give_way()
+    try:
+        getattr(load_half(request.worker_half), "import_ahead", lambda: None)()
+    except Exception:  # noqa: BLE001 - the task that needs it will say so
+        traceback.print_exc()
+    imported = time.monotonic()
+    for name, value in channel.receive(SetVariables).variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    task = channel.receive(StartTask)
+    waited_s = time.monotonic() - imported
+    channel.emit(WorkerStoodBy(round(imported - began, 3), round(waited_s, 3)))
+    return task, channel, restore
+
+
+def run(request: StartTask, channel: Channel, restore: Callable[[], None] | None = None) -> None:
+    """Do what the request says.
+
+    Args:
+        request: it.
+        channel: to the parent.
+        restore: gives this process its priority again, where that was lowered.
+    """
     mask_keys()
     if "infer" in request.phases:
-        channel.on_model_ready = give_way()
-    half = load_half(request, channel)
+        channel.on_model_ready = restore or give_way()
+    elif restore is not None:
+        restore()
+    half: WorkerHalf = load_half(request.worker_half)(request, channel)
     half.prepare()
     calls = ApiCalls(
         Pace(request.stall_timeout_s),
@@ -99,10 +135,13 @@ def run(request: StartTask, channel: Channel) -> None:
 def main() -> None:
     """Run the task, and report how it ended."""
     channel = open_channel()
-    request = channel.receive(StartTask)
+    first = channel.receive(StartTask, ImportAhead)
     code = 0
     try:
-        run(request, channel)
+        if isinstance(first, ImportAhead):
+            run(*stand_by(first, channel))
+        else:
+            run(first, channel)
         channel.emit(WorkerDone())
     except Exception as error:  # noqa: BLE001 - whatever a benchmark raises is the parent's to report
         traceback.print_exc()

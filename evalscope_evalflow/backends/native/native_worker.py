@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import os
 import traceback
 from collections.abc import Callable
@@ -75,11 +76,23 @@ class NativeWorker:
         self.rows = NativeRows(request, channel, self.failures, self.kinds)
         self.performance: dict[str, Any] = {}  # what the first pass has measured, for the reports of the second
 
+    @classmethod
+    def import_ahead(cls) -> None:
+        """Import what every task needs."""
+        cls._import()
+        openai_client()
+        html_report()
+
+    @staticmethod
+    def _import() -> None:
+        with uncollected():
+            for name in ("evalscope.run", "evalscope.evaluator"):
+                importlib.import_module(name)
+
     def prepare(self) -> None:
         """Import EvalScope, and patch it."""
-        with uncollected():
-            import evalscope.run  # noqa: F401
-            from evalscope.evaluator import DefaultEvaluator
+        self._import()
+        from evalscope.evaluator import DefaultEvaluator
 
         self.default = DefaultEvaluator
         self._hold_until_go()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from numbers import Integral
@@ -11,7 +13,10 @@ from typing import Any
 
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
 from evalscope_evalflow.worker.content import content_of
+from evalscope_evalflow.worker.import_ahead import uncollected
 
+# Variables by which VLMEvalKit would write files of another kind, or to another place, or ask another class of client.
+ELSEWHERE = ("MMEVAL_ROOT", "PRED_FORMAT", "EVAL_FORMAT", "FWD_API")
 _REFERENCE = 64  # characters; a shorter picture is the index of another row
 
 
@@ -256,6 +261,19 @@ _WEMATH = {
     "RoteMemorization_loose": "filtered_rows_1_loose",
     "RoteMemorization_strict": "filtered_rows_1_strict",
 }
+
+
+def import_vlmevalkit() -> None:
+    """Import EvalScope and VLMEvalKit, without what that does to this process."""
+    for name in ELSEWHERE:
+        os.environ.pop(name, None)
+    verified = ssl._create_default_https_context
+    with uncollected():
+        importlib.import_module("evalscope.run")
+        give_latex_comparison()
+        for name in ("vlmeval.run", "vlmeval.dataset"):
+            importlib.import_module(name)
+    ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
 
 
 def give_latex_comparison() -> None:

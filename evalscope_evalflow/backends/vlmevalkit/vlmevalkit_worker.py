@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import os
-import ssl
 import threading
 import time
 import traceback
@@ -35,7 +34,7 @@ from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_data import (
     check_same_version,
     correct_wemath,
     data_file,
-    give_latex_comparison,
+    import_vlmevalkit,
     load_dataset,
     naming_rows,
 )
@@ -57,7 +56,7 @@ from evalscope_evalflow.worker.budget import NOWHERE, Budget
 from evalscope_evalflow.worker.channel import Channel
 from evalscope_evalflow.worker.credentials import MODEL_KEY, masked, resolve
 from evalscope_evalflow.worker.evalscope_client import retry_only_what_is_transient
-from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client, uncollected
+from evalscope_evalflow.worker.import_ahead import import_ahead, openai_client
 from evalscope_evalflow.worker.judge_probe import JudgeProbe
 from evalscope_evalflow.worker.progress_meter import ProgressMeter
 from evalscope_evalflow.worker.request_failures import Failures, Unanswered, classify, error_text, run_error
@@ -65,8 +64,6 @@ from evalscope_evalflow.worker.request_failures import Failures, Unanswered, cla
 MODEL = "CustomAPIModel"  # the name under which EvalScope makes VLMEvalKit ask an API
 MODEL_DEFAULTS = {"temperature": 0, "max_tokens": 2048}  # VLMEvalKit's own, where the task says nothing
 MODEL_PATIENCE = {"timeout": 600, "retries": 3}
-# Variables by which VLMEvalKit would write files of another kind, or to another place, or ask another class of client.
-ELSEWHERE = ("MMEVAL_ROOT", "PRED_FORMAT", "EVAL_FORMAT", "FWD_API")
 
 
 class VLMEvalKitWorker:
@@ -101,6 +98,12 @@ class VLMEvalKitWorker:
         self.open: set[tuple[str, str]] = set()  # samples that the model has still to be asked
         self._closing = threading.Lock()
 
+    @classmethod
+    def import_ahead(cls) -> None:
+        """Import what every task needs."""
+        import_vlmevalkit()
+        openai_client()
+
     def prepare(self) -> None:
         """Import VLMEvalKit, patch it, and load the data.
 
@@ -108,17 +111,9 @@ class VLMEvalKitWorker:
             ValueError: a dataset is not there, or is not the published one.
         """
         check_data_folder()
-        for name in ELSEWHERE:
-            os.environ.pop(name, None)
-        verified = ssl._create_default_https_context
-        with uncollected():
-            import evalscope.run  # noqa: F401
+        import_vlmevalkit()
+        from vlmeval.dataset import SUPPORTED_DATASETS
 
-            give_latex_comparison()
-            import vlmeval.run  # noqa: F401
-            from vlmeval.dataset import SUPPORTED_DATASETS
-
-        ssl._create_default_https_context = verified  # VLMEvalKit stops the whole process from looking at certificates
         retry_only_what_is_transient()
         self._patch()
         known = {*SUPPORTED_DATASETS, *self.settings["datasets"], *datasets_in(self.work_dir)}

@@ -31,7 +31,6 @@ from evalscope_evalflow.errors import RESUME, EvalFlowError, ExitCode, Stopped
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.processes.signals import interruptible
 from evalscope_evalflow.results.outcome import ModelResult
-from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.dead_runs import clean_up_before
 from evalscope_evalflow.sweep.cluster import job_folder
 from evalscope_evalflow.sweep.cluster.cluster_work import again, saved_answers
@@ -153,7 +152,7 @@ class _NodeExecutor(Inline):
         super().__init__(reporter)
         self._results = results
 
-    def control_of(self, job: Job, following: Job | None) -> Control:
+    def control_of(self, job: Job, following: Job | None) -> InlineControl:
         return _NodeControl(job, following, self._results)
 
     def finished(self, job: Job, future: Future[ModelResult]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,13 +14,14 @@ from pydantic import Field
 
 from evalscope_evalflow.config.plugin_options import PluginOptions
 from evalscope_evalflow.devices.claims import Claim, busy, settle
-from evalscope_evalflow.devices.nvml import split
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import EvalFlowError, Stopped
 from evalscope_evalflow.events.run_events import FilesReadAhead
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.control import Control, JudgeUse
+from evalscope_evalflow.run.standby_worker import StandbyWorker
+from evalscope_evalflow.sweep.device_shares import among, named, share_of
 from evalscope_evalflow.sweep.engine_groups import release_kept_for_heirs
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
@@ -31,6 +32,7 @@ from evalscope_evalflow.sweep.judge_sharing import lenders
 from evalscope_evalflow.sweep.local_claims import claims_here
 from evalscope_evalflow.sweep.order import Order, Part, heir
 from evalscope_evalflow.sweep.prefetch import Prefetch, weights_of
+from evalscope_evalflow.sweep.standby import Standby
 
 
 @dataclass(eq=False)
@@ -46,6 +48,7 @@ class _LocalRun:
     settings: Mapping[str, Any] = field(default_factory=dict)  # of `deploy`, which give it what it holds
     heir: _LocalRun | None = None  # waits, and begins with this one's engine and devices
     ahead: Prefetch | None = None  # reads its files while it waits
+    has_worker: bool = False  # it has begun with one, or does so now
     reserved: bool = False  # it is somebody's heir
     lends: bool = False  # the judge can go on with its engine
     thread: threading.Thread | None = field(default=None, repr=False)
@@ -74,6 +77,14 @@ class _LocalControl(Control):
 
     def engine_ready(self) -> None:
         self._executor.read_next_ahead()
+        self._executor.stand_by()
+
+    def standby_worker(self) -> StandbyWorker | None:
+        worker = self._executor.standby.take()
+        if self.run is not None:
+            self.run.has_worker = True
+        self._executor.end_standby_if_unneeded()
+        return worker
 
     def read_ahead(self) -> FilesReadAhead | None:
         return None if self.run is None or self.run.ahead is None else self.run.ahead.stop()
@@ -118,6 +129,7 @@ class Local(Executor):
         self.judge: JudgeEngine | None = None
         self._judge_claim = Claim()
         self._lender: _LocalRun | None = None  # the judge goes on with its engine
+        self.standby = Standby(reporter.forward)
 
     def submit(self, jobs: Sequence[Job]) -> list[Future[ModelResult]]:
         judged = [job for job in jobs if job.asks_own_judge]
@@ -146,6 +158,7 @@ class Local(Executor):
 
     def cancel(self) -> None:
         self._drop_waiting()
+        self.standby.end(for_good=True)
         with self._lock:
             running = list(self._running)
         for run in running:
@@ -200,6 +213,20 @@ class Local(Executor):
                 files = weights_of(following.job)
                 following.ahead = Prefetch(files) if files else None
 
+    def stand_by(self) -> None:
+        """Start a worker ahead, if a job waits for whose model one is needed."""
+        with self._lock:
+            following = next((run for run in self._waiting if run.job.asks_model), None)
+            if following is not None:
+                self.standby.begin(following.job)
+
+    def end_standby_if_unneeded(self) -> None:
+        """End the worker that was started ahead, if no job is left that has not begun one."""
+        with self._lock:
+            needed = bool(self._waiting) or any(not run.has_worker for run in self._running)
+        if not needed:
+            self.standby.end()
+
     def reserve_heir(self, run: _LocalRun) -> bool:
         """Choose who begins with a job's engine, as soon as `give_back` is called: a waiting job, or the judge.
 
@@ -237,7 +264,7 @@ class Local(Executor):
             for run in [run for run in self._waiting if not run.reserved]:
                 if run.job.asks_model and self._served() + len(chosen) >= self._most_served:
                     continue
-                mine = _among(run, free)
+                mine = among(run.claim, free)
                 try:
                     taken = self._choose(run, mine)
                 except EvalFlowError as error:  # its future would never be done
@@ -251,7 +278,7 @@ class Local(Executor):
             others = len(self._waiting) - len(chosen)
             for number, (run, taken) in enumerate(chosen):
                 # Devices that no job waits for become replicas of those that begin.
-                spare = [] if others else _part(_among(run, free), len(chosen) - number, run.claim.needs)
+                spare = [] if others else share_of(among(run.claim, free), len(chosen) - number, run.claim.needs)
                 for name in spare:
                     free.pop(name)
                 self._begin(run, [*taken, *spare], others)
@@ -270,7 +297,7 @@ class Local(Executor):
         free = [name for name in wanted.devices if name in self._free]
         settings = settle(judge.engine, judge.model, judge.deploy, wanted, free, waiting=1)
         if settings is not None and self._served() < self._most_served:
-            for name in _named(settings, free[: wanted.needs]):
+            for name in named(settings, free[: wanted.needs]):
                 self._free.pop(name, None)
             judge.begin(settings)
         elif not holders and not self._served():
@@ -287,7 +314,7 @@ class Local(Executor):
         if len(free) < run.claim.needs:
             return None
         settings = self._settle(run, free, waiting=1)
-        return None if settings is None else _named(settings, free[: run.claim.needs])
+        return None if settings is None else named(settings, free[: run.claim.needs])
 
     def _settle(self, run: _LocalRun, free: list[str], waiting: int) -> dict[str, Any] | None:
         job = run.job
@@ -299,7 +326,7 @@ class Local(Executor):
     def _begin(self, run: _LocalRun, devices: list[str], waiting: int) -> None:
         """Begin a job on those of these devices that it can use."""
         settings = self._settle(run, devices, waiting) or {}
-        held = tuple(_named(settings, devices))
+        held = tuple(named(settings, devices))
         for name in held:
             self._free.pop(name, None)
         self._start(run, held, settings)
@@ -335,6 +362,7 @@ class Local(Executor):
             self.judge.end()
             if isinstance(result, ModelResult):
                 result.left += self.judge.left
+        self.end_standby_if_unneeded()
         if last:
             release_kept_for_heirs()
         if isinstance(result, BaseException):
@@ -366,21 +394,3 @@ def _refuse(run: _LocalRun, error: EvalFlowError) -> None:
         run.ahead.stop()
     run.future.set_running_or_notify_cancel()
     run.future.set_exception(error)
-
-
-def _among(run: _LocalRun, free: Iterable[str]) -> list[str]:
-    """The free devices that a job may be given."""
-    there = set(free)
-    return [name for name in run.claim.devices if name in there]
-
-
-def _named(settings: Mapping[str, Any], otherwise: list[str]) -> list[str]:
-    """The devices named by settings of `deploy`, or else these."""
-    named = settings.get("devices")
-    return otherwise if named is None else list(split(named))
-
-
-def _part(spare: list[str], jobs: int, size: int) -> list[str]:
-    """A job's share of spare devices, in multiples of what it needs."""
-    groups = len(spare) // max(1, size)
-    return spare[: -(-groups // jobs) * size]

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from evalscope_evalflow.backends.known_sources import source_hash
-from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_sources
+from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_data, vlmevalkit_sources
 from evalscope_evalflow.backends.vlmevalkit import vlmevalkit_worker as worker
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_backend import VLMEvalKit
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_client import base_url
@@ -171,8 +171,8 @@ def test_tls_is_what_it_was_when_vlmevalkit_is_imported(tmp_path: Path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("vlmeval", "vlmeval.run", "vlmeval.dataset"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    for name in ("retry_only_what_is_transient", "give_latex_comparison"):
-        monkeypatch.setattr(worker, name, lambda: None)
+    monkeypatch.setattr(worker, "retry_only_what_is_transient", lambda: None)
+    monkeypatch.setattr(vlmevalkit_data, "give_latex_comparison", lambda: None)
     monkeypatch.setattr(worker.VLMEvalKitWorker, "_patch", lambda self: None)
     verified = ssl._create_default_https_context
     request = StartTask("", ["infer"], {"work_dir": str(tmp_path)}, str(tmp_path / "failures.jsonl"), "")
