@@ -62,6 +62,27 @@ def execute(data: dict[str, Any], *, verbose: bool, check: bool, as_json: bool =
     return result.exit_code
 
 
+def detach(data: dict[str, Any]) -> int:
+    """Submit a task's models to a cluster, and leave them there.
+
+    Args:
+        data: the task, as a YAML file holds it.
+
+    Returns:
+        The exit code: 0, they are submitted, or nothing is left to do.
+
+    Raises:
+        EvalFlowError: the task cannot work, or its executor runs nothing on its own.
+    """
+    from evalscope_evalflow.config.task import Task
+    from evalscope_evalflow.display.reporter import Reporter
+    from evalscope_evalflow.sweep import runner
+
+    lines = runner.detach(Task.parse(data).without_keep_alive(), Reporter())
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return ExitCode.COMPLETE
+
+
 def _check(task: Task, as_json: bool) -> int:
     from evalscope_evalflow.sweep import show_plan
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evalscope_evalflow.processes.registry import Entry
     from evalscope_evalflow.results.outcome import FlowResult, ModelResult
     from evalscope_evalflow.run.purchase import Amount, Purchase
+    from evalscope_evalflow.sweep.cluster.cluster_list import ListedJob
     from evalscope_evalflow.sweep.plan import ModelPlan, Plan
 
 ENVELOPE = {
@@ -120,6 +121,19 @@ FIELDS: dict[str, dict[str, str]] = {
         "runs[].owner_pid": "the process that owns it",
         "runs[].work_dir": "its run folder; null where it has none",
         "cleaned[]": "what was cleaned up after runs that had died, a line each",
+        "jobs[].id": "the scheduler's id of a cluster job",
+        "jobs[].name": "its name, as the scheduler lists it",
+        "jobs[].executor": "the executor that submitted it",
+        "jobs[].models[]": "its models that are not answered yet",
+        "jobs[].node": "the host that it runs on; empty while it is queued",
+        "jobs[].model": "the model whose turn it is",
+        "jobs[].phase": "`queued`, or what it does: loading, evaluating, …",
+        "jobs[].since": "when it was queued, or began to run, in UTC",
+        "jobs[].done": "samples of that model's dataset that are answered; null while nothing is counted",
+        "jobs[].total": "samples that are to be; null: nobody knows",
+        "jobs[].resubmitted": "how often it was lost and submitted again",
+        "jobs[].followed_by": "host and PID of the process that follows it; empty: nobody does",
+        "jobs[].work_dir": "the task's folder",
     },
     "doctor": {
         "findings[].state": "`ok`, `note` or `bad`; the exit code is 1 where one is bad",
@@ -221,8 +235,8 @@ def _amount(amount: Amount) -> dict[str, Any]:
     return {"number": amount.number, "exact": amount.exact, "unknown_for": amount.more}
 
 
-def ps_document(entries: Iterable[Entry], cleaned: Iterable[object]) -> dict[str, Any]:
-    """The runs of this user on this machine."""
+def ps_document(entries: Iterable[Entry], cleaned: Iterable[object], jobs: Iterable[ListedJob] = ()) -> dict[str, Any]:
+    """The runs of this user on this machine, and cluster jobs."""
     from datetime import datetime, timezone
 
     return {
@@ -244,6 +258,24 @@ def ps_document(entries: Iterable[Entry], cleaned: Iterable[object]) -> dict[str
             for entry in entries
         ],
         "cleaned": [str(item) for item in cleaned],
+        "jobs": [
+            {
+                "id": job.written.id,
+                "name": job.written.name,
+                "executor": job.executor,
+                "models": list(job.left),
+                "node": job.node.host if job.node else "",
+                "model": job.node.model if job.node else "",
+                "phase": job.phase,
+                "since": datetime.fromtimestamp(job.since, timezone.utc),
+                "done": job.progress.done if job.progress else None,
+                "total": job.progress.total if job.progress else None,
+                "resubmitted": job.written.resubmitted,
+                "followed_by": f"{job.submitter.host}:{job.submitter.pid}" if job.submitter else "",
+                "work_dir": job.work_dir,
+            }
+            for job in jobs
+        ],
     }
 
 

@@ -11,12 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalscope_evalflow.cli.cluster_lines import job_of_folder, jobs_submitted_here
 from evalscope_evalflow.cli.stop import choose
 from evalscope_evalflow.cli.terminal import registry_errors
 from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.processes.registry import Entry
+from evalscope_evalflow.sweep.cluster import job_folder
+from evalscope_evalflow.sweep.cluster.cluster_list import ListedJob
 
 ROLES = ("engine", "worker")
 LINES = 20
@@ -46,6 +49,8 @@ class Logs:
             OSError: the list of runs cannot be read.
         """
         folder = self.folder.resolve() if self.folder is not None else None
+        if folder is not None and job_of_folder(folder) is not None:
+            return True
         return any(
             entry.run_id == self.run_id
             or (folder is not None and entry.work_dir and entry.work_dir.resolve() == folder)
@@ -99,6 +104,10 @@ def find_logs(run: str, roles: Sequence[str]) -> Logs:
     named = any(run == entry.model or entry.run_id.startswith(run) for entry in living)
     if not named and (os.path.isdir(place) or os.sep in run):
         return _in_folder(place, roles)
+    for job in jobs_submitted_here():
+        for model in job.left:
+            if run in (model, job.written.id, job.written.name):
+                return _of_job(job, model if run == model or job.node is None else job.node.model or model, roles)
     try:
         return _of_entry(choose(run, living), roles)
     except ConfigError as error:
@@ -115,6 +124,14 @@ def _in_folder(place: Path, roles: Sequence[str]) -> Logs:
         raise ConfigError(Problem(str(place), f"has {len(runs)} runs", f"Give one of them:\n    {listed}"))
     folder = runs[0].folder
     return Logs(tuple(folder / "evalflow" / f"{role}.log" for role in roles), folder)
+
+
+def _of_job(job: ListedJob, model: str, roles: Sequence[str]) -> Logs:
+    """The logs of a model of a cluster job, and the job's own, where all are asked for."""
+    folder = Path(job.written.folders[model])
+    files = [folder / "evalflow" / f"{role}.log" for role in roles]
+    own = [job.folder / job_folder.LOG] if len(roles) == len(ROLES) else []
+    return Logs((*own, *files), folder)
 
 
 def _of_entry(entry: Entry, roles: Sequence[str]) -> Logs:

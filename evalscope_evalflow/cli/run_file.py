@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from evalscope_evalflow.cli.execute import execute, task_from_file
+from evalscope_evalflow.cli.execute import detach, execute, task_from_file
 from evalscope_evalflow.cli.export_flag import add_export, with_exporters
 from evalscope_evalflow.cli.parser import add_file, add_json
 
@@ -14,9 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_export(parser)
     add_json(parser)
     parser.add_argument("--dry_run", action="store_true", help="check the task and print its plan; start nothing")
+    help_text = "submit the models to the executor's cluster, and leave them: the same command without it comes back"
+    parser.add_argument("--detach", action="store_true", help=help_text)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the task in a file."""
     task = with_exporters(task_from_file(args.file, args.work_dir), args.export)
+    if args.detach and not args.dry_run:
+        return detach(task)
     return execute(task, verbose=args.verbose, check=args.dry_run, as_json=args.json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections.abc import Sequence
 
@@ -10,25 +11,60 @@ from rich.console import Console
 from rich.markup import escape
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from evalscope_evalflow.cli.cluster_lines import jobs_in, jobs_submitted_here
 from evalscope_evalflow.cli.terminal import a_console, registry_errors
+from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
 from evalscope_evalflow.processes import registry
 from evalscope_evalflow.processes.registry import Entry, ProcessId
 from evalscope_evalflow.run.dead_runs import clean_up_dead_runs
+from evalscope_evalflow.sweep.cluster.cluster_list import ListedJob
+from evalscope_evalflow.sweep.cluster.end_jobs import end_jobs
 
 STOP_TIMEOUT_S = 60.0  # a guard needs up to 5 s of grace and 30 s of killing; its owner then tidies up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", nargs="?", help="id of the run, as `evalflow ps` shows it, its beginning, or the model")
-    parser.add_argument("--all", action="store_true", help="every run of yours on this machine")
+    help_text = (
+        "id of the run, as `evalflow ps` shows it, its beginning, or the model; or a work_dir, for its cluster jobs"
+    )
+    parser.add_argument("run", nargs="?", help=help_text)
+    parser.add_argument(
+        "--all", action="store_true", help="every run of yours on this machine, and all cluster jobs submitted from it"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
     """End a run, or all of them."""
     if args.all == bool(args.run):
         raise ConfigError(Problem("stop", "which run?", "evalflow stop RUN, or --all; `evalflow ps` lists them."))
+    if args.run and os.path.isdir(user_path(args.run)):
+        return stop_jobs(jobs_in(args.run))
+    with registry_errors():
+        jobs = jobs_submitted_here()
+    if args.all and jobs:
+        code = stop_jobs(jobs)
+        return code if not registry.living() or stop_runs(None) else ExitCode.FAILED
+    named = [job for job in jobs if args.run in (job.written.id, job.written.name, *job.left)]
+    if named and not any(entry.model == args.run for entry in registry.living()):
+        return stop_jobs(named)
     return ExitCode.COMPLETE if stop_runs(args.run) else ExitCode.FAILED
+
+
+def stop_jobs(jobs: Sequence[ListedJob], console: Console | None = None) -> ExitCode:
+    """End cluster jobs, queued or running, and wait until they are gone.
+
+    Raises:
+        ConfigError: their scheduler cannot be reached from here.
+    """
+    console = a_console(console)
+    if not jobs:
+        console.print("No cluster job is queued or running.")
+        return ExitCode.COMPLETE
+    end_jobs(jobs, lambda line: console.print(escape(line), style="yellow"))
+    count = f"{len(jobs)} cluster job{'s are' if len(jobs) > 1 else ' is'}"
+    console.print(f"{count} gone; what was answered is kept.")
+    return ExitCode.COMPLETE
 
 
 def stop_runs(which: str | None, console: Console | None = None) -> bool:

@@ -104,13 +104,16 @@ def end_others(
     cancel_and_wait(jobs, scheduler, warn)
 
 
-def cancel_and_wait(jobs: Collection[ClusterJob], scheduler: Scheduler, warn: Callable[[str], None]) -> None:
+def cancel_and_wait(
+    jobs: Collection[ClusterJob], scheduler: Scheduler, warn: Callable[[str], None], *, keep_folders: bool = False
+) -> None:
     """Cancel jobs, wait until the scheduler runs none of them any more, and remove their folders.
 
     Args:
         jobs: them.
         scheduler: the cluster's.
         warn: is called with a line while it does not answer, or if it takes long.
+        keep_folders: leave the folders to whoever follows the jobs.
     """
     for job in jobs:
         job_folder.mark_stopped(job.folder)
@@ -129,7 +132,7 @@ def cancel_and_wait(jobs: Collection[ClusterJob], scheduler: Scheduler, warn: Ca
             warn(f"{_names(left)} not gone from the cluster after {warned - began:.0f} s; waiting")
         if left:
             time.sleep(GONE_POLL_S)
-    for job in jobs:
+    for job in jobs if not keep_folders else ():
         job_folder.remove(job.folder)
 
 

@@ -82,8 +82,18 @@ def submit_units(units: Sequence[Unit], scheduler: Scheduler, work_dir: Path, ex
             name = job_name(unit.models)
             folder = job_folder.make_folder(work_dir, name, unit.jobs)
             identities = {job.model.name: identity(job) for job in unit.jobs}
-            now, host = round(time.time(), 3), platform.node()
-            written = Written(name, "", executor, unit.models, identities, unit.devices, now, host)
+            run_folders = {job.model.name: str(job.task.folder(job.model)) for job in unit.jobs}
+            written = Written(
+                name,
+                "",
+                executor,
+                unit.models,
+                identities,
+                run_folders,
+                unit.devices,
+                submitted=round(time.time(), 3),
+                host=platform.node(),
+            )
             made.append(ClusterJob(folder, written))
             job_folder.write_submission(folder, written)
         ids = scheduler.submit([job.submission for job in made]) if made else []

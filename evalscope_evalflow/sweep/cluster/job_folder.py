@@ -68,6 +68,7 @@ class Written:
         executor: name and options of the executor, as in the section.
         models: the models, in the order of their turns.
         identities: by model, a hash of all that its answers would be made with.
+        folders: by model, its run folder.
         devices: that it asks for.
         submitted: when it was first submitted (s since the epoch).
         host: where from.
@@ -80,6 +81,7 @@ class Written:
     executor: Any
     models: Sequence[str]
     identities: Mapping[str, str]
+    folders: Mapping[str, str]
     devices: int
     submitted: float
     host: str
