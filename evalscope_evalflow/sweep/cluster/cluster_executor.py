@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import PluginChoice
@@ -192,9 +193,17 @@ class ClusterExecutor(Executor):
             ConfigError: another process follows this folder's jobs, other jobs are in the way, or the cluster refuses.
             Stopped: everything was cancelled meanwhile.
         """
-        work_dir, scheduler, warn = jobs[0].task.work_dir, self.scheduler, self.reporter.warn
+        work_dir = jobs[0].task.work_dir
         self._claim = SubmitterClaim(work_dir, self._claim_lost)
-        submitted_here.remember(work_dir)
+        try:
+            submitted_here.remember(work_dir)
+            self._adopt_and_submit(jobs, work_dir)
+        except BaseException:
+            self._release_claim()
+            raise
+
+    def _adopt_and_submit(self, jobs: Sequence[Job], work_dir: Path) -> None:
+        scheduler, warn = self.scheduler, self.reporter.warn
         wanted = {job.model.name: answering(job) for job in jobs}
         identities = {name: identity(job) for name, job in wanted.items()}
         earlier = look_back(work_dir, identities, self.name, scheduler, warn)
