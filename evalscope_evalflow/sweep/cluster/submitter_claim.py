@@ -8,6 +8,7 @@ by its heartbeat, the time of the file, which is compared with the file server's
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -25,6 +26,7 @@ from evalscope_evalflow.processes.registry import ProcessId, boot_id, pid_namesp
 FILE = "submitter.json"
 BEAT_S = 10.0
 SILENT_S = 60.0  # after which a submitter on another host counts as dead; attribute caches of NFS last as long
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class SubmitterClaim:
         try:
             for _ in range(3):
                 with suppress(FileExistsError):
-                    os.link(new, self._file)
+                    _put_in_place(new, self._file)
                     return
                 before = read_submitter(work_dir)
                 if before is not None and before.lives(_age_s(self._file)):
@@ -139,7 +141,7 @@ class SubmitterClaim:
                 found = json.loads(aside.read_bytes()).get("token")
             if dead is not None and found != dead.token:
                 with suppress(FileExistsError):
-                    os.link(aside, self._file)
+                    _put_in_place(aside, self._file)
             aside.unlink(missing_ok=True)
 
     def _is_mine(self) -> bool:
@@ -157,6 +159,21 @@ class SubmitterClaim:
             if not missed:
                 with suppress(OSError):
                     os.utime(self._file)
+
+
+def _put_in_place(file: Path, target: Path) -> None:
+    """Give a file a second name, in one step.
+
+    Raises:
+        FileExistsError: something has that name.
+    """
+    try:
+        os.link(file, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with target.open("xb") as other:  # a file system without links: whoever makes the file has it
+            other.write(file.read_bytes())
 
 
 def _path(work_dir: Path) -> Path:
