@@ -227,8 +227,9 @@ def read_result(folder: Path) -> NodeResult:
     """What became of the models so far."""
     found = _read_json(folder / RESULT)
     outcomes = {}
-    for name, item in found.get("outcomes", {}).items():
-        with suppress(ValueError, KeyError, TypeError):
+    listed = found.get("outcomes")
+    for name, item in listed.items() if isinstance(listed, dict) else ():
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
             devices = item.get("devices")
             outcomes[str(name)] = Outcome(
                 Fate(item["fate"]),

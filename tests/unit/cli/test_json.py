@@ -17,6 +17,8 @@ from evalscope_evalflow.processes import registry
 from evalscope_evalflow.results import json_output
 from evalscope_evalflow.results.outcome import FlowResult, ModelResult
 from evalscope_evalflow.results.sample_cache import COLUMNS
+from evalscope_evalflow.sweep.cluster import job_folder, submitted_here
+from evalscope_evalflow.sweep.cluster.job_folder import NodeState, Written
 
 OPEN = {
     "skipped",
@@ -106,7 +108,34 @@ def test_check_names_every_problem_with_what_to_do(make_task_file, capsys):
     assert "evalflow.exportrs" in err
 
 
-def test_ps_lists_what_runs(capsys):
+@pytest.fixture
+def cluster_job(tmp_path):
+    """A folder whose cluster job runs, submitted from here."""
+    folder = job_folder.jobs_folder(tmp_path) / "m-and-1-more"
+    folder.mkdir(parents=True)
+    of_models = dict.fromkeys(["m", "n"], str(tmp_path / "m"))
+    job_folder.write_submission(folder, Written(
+        "m-and-1-more", "17", "slurm", ["m", "n"], of_models, of_models, 2, submitted=1.0, host="login1",
+    ))  # fmt: skip
+    progress = asdict(DatasetProgress("gsm8k", False, 12, 40))
+    job_folder.write_node(folder, NodeState("first", "node7", 1, 1.0, "m", "evaluating", progress))
+    submitted_here.remember(tmp_path)
+    return tmp_path
+
+
+def test_ps_lists_cluster_jobs_of_a_folder_and_those_submitted_here(capsys, cluster_job):
+    assert cli.main(["ps", str(cluster_job), "--json"]) == 0
+    (job,) = document(capsys, "ps")["jobs"]
+    assert [job[name] for name in ("id", "executor", "models", "node")] == ["17", "slurm", ["m", "n"], "node7"]
+    assert (job["model"], job["done"], job["total"], job["followed_by"]) == ("m", 12, 40, "")
+    assert cli.main(["ps"]) == 0
+    out = capsys.readouterr().out
+    assert "1 running, 0 queued" in out
+    assert "nobody follows them" in out
+    assert "job 17  m, n  on node7  m: evaluating  gsm8k  12/40" in out
+
+
+def test_ps_lists_what_runs(capsys, cluster_job):
     assert cli.main(["ps", "--json"]) == 0
     assert document(capsys, "ps")["runs"] == []
     registration = registry.Registration("20260101-000000-abcd", model="m", engine="e", api_url="u", devices="0")
