@@ -19,6 +19,7 @@ from evalscope_evalflow.cli.json_documents import ENVELOPE, FIELDS
 from evalscope_evalflow.config.flag_hints import COMMAND_ONLY, FLAG_PLACES
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig, Section
 from evalscope_evalflow.config.setting_effects import MEANINGS, TABLE, Effect, effect_of
+from evalscope_evalflow.config.watch_settings import WatchConfig, WatchGate
 from evalscope_evalflow.engines import load_engine
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import ExitCode
@@ -31,7 +32,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.FAILED: "a model failed, or something of an engine could not be released",
     ExitCode.BAD_CONFIG: "the configuration is wrong; nothing was started",
     ExitCode.INCOMPLETE: "finished, but a score is missing or does not cover every sample",
-    ExitCode.BLOCKED: "`evalflow gate`: a score fell by more than its policy allows",
+    ExitCode.BLOCKED: "`evalflow gate`, or the gate of `evalflow watch`: a score fell by more than is allowed",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C, a signal or `evalflow stop`; saved answers are kept",
 }
 
@@ -62,6 +63,16 @@ def deploy_keys() -> str:
     return _keys(DeployConfig)
 
 
+def watch_keys() -> str:
+    """The keys of `watch`."""
+    return _keys(WatchConfig)
+
+
+def watch_gate_keys() -> str:
+    """The keys of `watch.gate`."""
+    return _keys(WatchGate)
+
+
 def commands() -> str:
     """The commands of `evalflow`."""
     return _table(("command", "what it does"), [(f"`evalflow {name}`", text) for name, text in COMMANDS.items()])
@@ -84,7 +95,15 @@ def effects_parts() -> str:
 
 def effects_section() -> str:
     """What the section's keys change."""
-    return _effects("evalflow", "evalflow.reuse", "evalflow.models[]", "evalflow.judge", "evalflow.deploy")
+    return _effects(
+        "evalflow",
+        "evalflow.reuse",
+        "evalflow.models[]",
+        "evalflow.judge",
+        "evalflow.deploy",
+        "evalflow.watch",
+        "evalflow.watch.gate",
+    )
 
 
 def effects_flags() -> str:
@@ -124,6 +143,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "section-keys": section_keys,
     "model-keys": model_keys,
     "deploy-keys": deploy_keys,
+    "watch-keys": watch_keys,
+    "watch-gate-keys": watch_gate_keys,
     "commands": commands,
     "exit-codes": exit_codes,
     "effects": effects,

@@ -18,6 +18,7 @@ from evalscope_evalflow.results.json_output import alone, print_error
 
 COMMANDS: dict[str, str] = {
     "run": "run a task from a YAML or JSON file",
+    "watch": "evaluate checkpoints as training writes them",
     "check": "check such a task and print its plan; start nothing",
     "demo": "fetch a small model, evaluate it on two small benchmarks, here and now",
     "init": "write a commented YAML file to begin with",

@@ -146,6 +146,8 @@ FIELDS: dict[str, dict[str, str]] = {
     "gate": GATE,
 }
 
+FIELDS["watch"] = {**FIELDS["run"], "blocked": "whether the gate has had training stopped"}
+
 
 def run_document(result: FlowResult) -> dict[str, Any]:
     """The results of a task."""

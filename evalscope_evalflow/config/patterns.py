@@ -94,18 +94,54 @@ def matches(pattern: str, where: str) -> list[str]:
     Raises:
         ConfigError: there is nothing.
     """
-    full = os.path.abspath(os.path.expanduser(pattern))
-    found = sorted(glob.glob(full), key=_natural)
-    if pattern.endswith(os.sep):
-        found = [path for path in found if os.path.isdir(path)]
+    found = _found(pattern)
     if not found:
+        full = os.path.abspath(os.path.expanduser(pattern))
         raise ConfigError(Problem(where, f"nothing matches {pattern}", _nearest_folder(full)))
-    models = [path for path in found if os.path.isdir(path) or path.lower().endswith(".gguf")]
+    models = _models_of(found)
     if not models:
         raise ConfigError(
             Problem(where, f"all {len(found)} matches of {pattern} are files, and none is a .gguf, such as {found[0]}")
         )
     return models
+
+
+def matches_now(pattern: str) -> list[str]:
+    """What a pattern matches now, as `matches` has it; empty where there is nothing yet."""
+    return _models_of(_found(pattern))
+
+
+def steady_name(pattern: str, path: str, name: str | None = None) -> str:
+    """A name for a match that stays the same whatever else matches later.
+
+    Args:
+        pattern: the pattern.
+        path: one of its matches.
+        name: as of `names`; None: the match's own name where the last part of the pattern alone has stars, else what
+            the stars stand for.
+    """
+    if name is None and not _MAGIC.search(os.path.dirname(pattern.rstrip(os.sep))):
+        return _own_name(path)
+    return names(pattern, [path], PLACE if name is None else name)[0]
+
+
+def step_of_match(pattern: str, path: str) -> int | None:
+    """The training step that a match is of: the last number in what the stars stand for; None: there is none."""
+    numbers = _NUMBER.findall(_stood_for(pattern, path))
+    return int(numbers[-1]) if numbers else None
+
+
+def given_name(entry: Mapping[Any, Any], pattern: str) -> str | None:
+    """The name that an entry of `models` with a pattern has; None where it has none, or the pattern's own."""
+    given = entry.get("name")
+    if given is None or str(given) in (_own_name(pattern.rstrip(os.sep)), ""):
+        return None  # a ModelConfig names itself after its path
+    return str(given)
+
+
+def natural_order(path: str) -> list[tuple[int, str]]:
+    """A key that sorts `step-2` before `step-10`."""
+    return _natural(path)
 
 
 def names(pattern: str, paths: Sequence[str], name: str | None = None) -> list[str]:
@@ -124,13 +160,20 @@ def names(pattern: str, paths: Sequence[str], name: str | None = None) -> list[s
     return [name.replace(PLACE, part) if PLACE in name else f"{name}-{part}" for part in stood]
 
 
+def _found(pattern: str) -> list[str]:
+    found = sorted(glob.glob(os.path.abspath(os.path.expanduser(pattern))), key=_natural)
+    return [path for path in found if os.path.isdir(path)] if pattern.endswith(os.sep) else found
+
+
+def _models_of(paths: Iterable[str]) -> list[str]:
+    """Folders, and .gguf files."""
+    return [path for path in paths if os.path.isdir(path) or path.lower().endswith(".gguf")]
+
+
 def _expanded(entry: Mapping[Any, Any], key: str, where: str) -> Iterable[dict[Any, Any]]:
     pattern = str(entry[key])
     paths = matches(pattern, where)
-    given = entry.get("name")
-    if given is not None and str(given) in (_own_name(pattern.rstrip(os.sep)), ""):
-        given = None  # a ModelConfig names itself after its path
-    for path, name in zip(paths, names(pattern, paths, None if given is None else str(given)), strict=True):
+    for path, name in zip(paths, names(pattern, paths, given_name(entry, pattern)), strict=True):
         yield {**entry, "name": name, key: path, "pattern": pattern}
 
 

@@ -19,6 +19,7 @@ from evalscope_evalflow.config.keys import Key
 from evalscope_evalflow.config.model_name import LONGEST, is_name, name_of
 from evalscope_evalflow.config.section_part import SECTIONS, Section
 from evalscope_evalflow.config.setting_effects import ACCEPTABLE
+from evalscope_evalflow.config.watch_settings import WatchConfig, WatchGate
 from evalscope_evalflow.errors import nearest
 
 AUTO: Literal["auto"] = "auto"
@@ -295,6 +296,9 @@ class FlowConfig(Section):
         description="how results are exported at the end, beside the reports: csv, jsonl, parquet, mlflow, wandb, or a "
         "plug-in; with options: [{name: NAME, …}]",
     )
+    watch: WatchConfig | None = Field(
+        None, description="how `evalflow watch` takes checkpoints while training writes them: {quiet_s: 60, …}"
+    )
     verify_md5: bool = Field(True, description="take only the published files under the names of VLMEvalKit's datasets")
     verbose: bool = Field(False, description="show what EvalScope prints; it is in worker.log all the same")
     dry_run: bool = Field(False, description="check and print the plan, start nothing")
@@ -351,4 +355,4 @@ class FlowConfig(Section):
         return self.deploy.model_copy(update=DeployConfig.model_validate(model.deploy).model_dump(exclude_unset=True))
 
 
-SECTIONS.update(models=ModelConfig, judge=ModelConfig, deploy=DeployConfig)
+SECTIONS.update(models=ModelConfig, judge=ModelConfig, deploy=DeployConfig, watch=WatchConfig, gate=WatchGate)

@@ -168,6 +168,7 @@ SECTION: Mapping[str, Setting] = {
     "models": Setting(_P),
     "deploy": Setting(_P),
     "judge": Setting(_P),
+    "watch": Setting(_P),
     "verify_md5": Setting(_A, note="by the data's content"),
     **_all(_N, "judge_max_num_seqs budget executor exporters dry_run verbose on_incomplete"),
 }
@@ -209,6 +210,13 @@ DEPLOY: Mapping[str, Setting] = {
 
 REUSE: Mapping[str, Setting] = {"accept": Setting(_N, note="what it names is noted beside the scores")}
 
+# When checkpoints are taken, and when training is stopped.
+WATCH: Mapping[str, Setting] = {
+    **_all(_N, "marker quiet_s poll_s order every until idle_timeout_s round_size late_s"),
+    "gate": Setting(_P),
+}
+WATCH_GATE: Mapping[str, Setting] = _all(_N, "baseline command policy level timeout_s")
+
 # By the place where they are written.
 TABLE: Mapping[str, Mapping[str, Setting]] = {
     "": STOCK,
@@ -223,6 +231,8 @@ TABLE: Mapping[str, Mapping[str, Setting]] = {
     "evalflow.models[]": MODEL,
     "evalflow.judge": OWN_JUDGE,
     "evalflow.deploy": DEPLOY,
+    "evalflow.watch": WATCH,
+    "evalflow.watch.gate": WATCH_GATE,
 }
 
 # What `reuse: {accept: […]}` may name: settings that change answers, as a refusal names them.

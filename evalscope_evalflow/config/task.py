@@ -67,6 +67,8 @@ class Task:
         request_slots: folder and number of the slots that requests to the model's API share with those of other
             models of a sweep (worker.request_slots); None: there are no others.
         judge_slots: the same for requests to the judge.
+        whole: digest of the files of each checkpoint that was found whole while training writes others, by the model's
+            name (run.checkpoint_changes.digest_of); a run with other files asks nothing.
     """
 
     flow: FlowConfig
@@ -77,6 +79,7 @@ class Task:
     notes: tuple[str, ...] = ()
     request_slots: tuple[str, int] | None = None
     judge_slots: tuple[str, int] | None = None
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def datasets(self) -> list[str]:

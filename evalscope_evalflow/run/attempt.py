@@ -152,6 +152,7 @@ class Attempt:
             worker = self._start_worker(cleanup, session.deployment.api_key)
             run.control.check()  # it may have come before there was anything to end
             endpoint = self._wait_ready(session)
+        run.checkpoint.check("while the engine loaded it", deleted_counts=True)
         saved = True
         if endpoint is None:
             run.emit(EngineNotNeeded(self.engine.name))
@@ -162,6 +163,7 @@ class Attempt:
             worker.process.ask_to_stop()
         session.close()
         run.emit(DevicesFree())
+        run.checkpoint.check("while it was evaluated", deleted_counts=False)
         if not saved:  # every answer is safe, and the engine gone; the backend's own files are made of the answers
             with run.phase(Phase.SAVE):
                 self._wait_for(AnswersSaved, phase=Phase.SAVE)

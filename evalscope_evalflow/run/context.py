@@ -19,6 +19,7 @@ from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, PhaseEnded
 from evalscope_evalflow.processes.registry import new_run_id
+from evalscope_evalflow.run.checkpoint_changes import CheckpointFiles
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.folder_lock import folder_in_use, refuse_by_record
 from evalscope_evalflow.state import cells
@@ -40,6 +41,7 @@ class Run:
         control: whoever runs it: cancels it, and lends it devices and the judge.
         run_id: identifies every process of the run.
         folder: the run folder.
+        checkpoint: the checkpoint's files as they are at the run's start.
         left: what of its engines could not be released, a line each.
     """
 
@@ -47,6 +49,7 @@ class Run:
         self.task, self.model, self.control = task, model, control
         self.run_id = new_run_id()
         self.folder = task.folder(model)
+        self.checkpoint = CheckpointFiles(model, task.whole.get(model.name))
         self.left: list[str] = []
         self._subscribers: list[Subscriber] = []
         self._lock = threading.RLock()

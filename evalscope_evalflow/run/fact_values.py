@@ -30,7 +30,7 @@ _PLACES, _BLOCK_BYTES = 8, 16 * 1024  # samples of a large file
 _NOT_READ = (
     "*.md", "LICENSE*", "USE_POLICY*", "*.log", "*.png", "*.jpg", "*.svg", "*.pdf", "optimizer*.pt", "optimizer*.bin",
     "scheduler*.pt", "rng_state*.pth", "trainer_state.json", "training_args.*", "all_results.json",
-    "train_results.json", "eval_results.json", "events.out.tfevents.*",
+    "train_results.json", "eval_results.json", "events.out.tfevents.*", "STABLE",
 )  # fmt: skip
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _NAME_AND_VALUE = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from contextlib import ExitStack, suppress
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
@@ -41,6 +38,7 @@ from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run import fact_values, fingerprints
 from evalscope_evalflow.run.answer_batches import BatchesSubscriber
 from evalscope_evalflow.run.attempt import Attempt, EngineLost, Given, JudgeLost
+from evalscope_evalflow.run.checkpoint_changes import CheckpointChanged, new_archive
 from evalscope_evalflow.run.collect import collect, finished, with_samples
 from evalscope_evalflow.run.context import Run
 from evalscope_evalflow.run.control import Control
@@ -101,7 +99,13 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
         run.subscribe(ExecutorSubscriber(run.control))
         output = reporter.output_of(run.model.name) if reporter.forward else None
         try:
+            run.checkpoint.check_first()
             datasets = _evaluate(run, Given(entry, output, live=reporter.is_live))
+        except CheckpointChanged as error:
+            _void(run)
+            with suppress(OSError):
+                run.emit(RunFinished(RunState.FAILED, str(error)))
+            raise
         except BaseException as error:
             state = RunState.INTERRUPTED if isinstance(error, (KeyboardInterrupt, Stopped)) else RunState.FAILED
             words = str(error) or (state.value if state is RunState.INTERRUPTED else type(error).__name__)
@@ -112,6 +116,13 @@ def _do(run: Run, reporter: Reporter) -> ModelResult:
         state = RunState.FAILED if result.left else RunState.COMPLETE if result.complete else RunState.INCOMPLETE
         run.emit(RunFinished(state, "; ".join(result.left) or None, result.as_record()))
         return result
+
+
+def _void(run: Run) -> None:
+    """Archive all that was answered with files that have changed."""
+    archive = new_archive(run.record_folder)
+    if run.backend.archive(run.task, run.model, archive):
+        run.emit(ResultsArchived(str(archive)))
 
 
 def _record(run: Run) -> Record:
@@ -174,7 +185,7 @@ def _prepare(run: Run) -> Remaining:
     """Archive what must not be resumed, and write down what the answers to come depend on."""
     task, model, backend = run.task, run.model, run.backend
     left = remaining(task, model)
-    archive = _new_folder(run.record_folder / "kept" / time.strftime("%Y%m%d-%H%M%S"))
+    archive = new_archive(run.record_folder)
     if not task.flow.reuse and task.flow.mode != "judge":
         if backend.archive(task, model, archive):
             run.emit(ResultsArchived(str(archive)))
@@ -196,9 +207,3 @@ def _prepare(run: Run) -> Remaining:
             changes[dataset]["mixed"] = True
     run.update_cells(changes)
     return left
-
-
-def _new_folder(path: Path) -> Path:
-    """This path, or one beside it, that nothing is at."""
-    paths = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in count(1))
-    return next(path for path in paths if not path.exists())

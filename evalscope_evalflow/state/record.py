@@ -119,16 +119,7 @@ class Record:
         Raises:
             OSError: it cannot be written.
         """
-        new = self.folder / ".run.json.new"  # one run a folder: nobody else writes it
-        try:
-            new.write_text(
-                json.dumps(self._data, indent=2, ensure_ascii=False, default=str) + "\n",
-                encoding="utf-8",
-                errors=ESCAPED,
-            )
-            new.replace(self.folder / "run.json")
-        finally:
-            new.unlink(missing_ok=True)
+        _write(self.folder, self._data)
 
     def _is_due(self, event: DatasetProgress) -> bool:
         """Whether this is the first or the last report on a dataset, or the first since a minute."""
@@ -283,13 +274,36 @@ def mark_dead(run_folder: Path, run_id: str) -> None:
     data = read(run_folder)
     if data is None or data.get("run_id") != run_id or data["state"] != DIED:
         return
-    new = run_folder / FOLDER / ".run.json.new"
     with suppress(OSError):
-        try:
-            new.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPED)
-            new.replace(run_folder / FOLDER / "run.json")
-        finally:
-            new.unlink(missing_ok=True)
+        _write(run_folder / FOLDER, data)
+
+
+def mark_void(run_folder: Path, why: str) -> None:
+    """Write down that nothing in a run folder counts any more: its record has no results, and says why.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    data = read(run_folder)
+    if data is None:
+        return
+    kept = {name: value for name, value in data.items() if name not in ("results", "earlier_results", "answers_from")}
+    _write(run_folder / FOLDER, {**kept, "state": "failed", "error": why})
+
+
+def _write(folder: Path, data: Mapping[str, Any]) -> None:
+    """Write run.json as a whole, or leave the old one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    new = folder / ".run.json.new"  # one run a folder: nobody else writes it
+    try:
+        text = json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n"
+        new.write_text(text, encoding="utf-8", errors=ESCAPED)
+        new.replace(folder / "run.json")
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _start_of(pid: Any) -> float | None:

@@ -30,7 +30,7 @@ def without_incomplete(task: Task) -> tuple[Task, dict[str, str]]:
         ConfigError: nothing is left, or `on_incomplete: refuse` and something is incomplete.
     """
     matched = [model for model in task.models if model.pattern and task.flow.mode != "judge"]
-    found = {model.name: why for model in matched if (why := _why_incomplete(model))}
+    found = {model.name: why for model in matched if (why := why_incomplete(model))}
     if not found:
         return task, {}
     left = [model for model in task.models if model.name not in found]
@@ -49,7 +49,7 @@ def without_incomplete(task: Task) -> tuple[Task, dict[str, str]]:
     )
 
 
-def _why_incomplete(model: ModelConfig) -> str:
+def why_incomplete(model: ModelConfig) -> str:
     """Why a match cannot be loaded yet, in words; empty if it can."""
     if model.adapter and not model.adapter.lower().endswith(".gguf"):
         try:

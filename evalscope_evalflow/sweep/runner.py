@@ -39,24 +39,41 @@ def run(task: Task, reporter: Reporter | None = None) -> FlowResult:
     reporter = reporter or Reporter(quiet=True)
     clean_up_before(reporter.warn)
     prepared = prepare(task, reporter.log)
-    task = prepared.task
     for note in prepared.notes:
         reporter.warn(note)
-    if prepared.executor.on_this_machine:
-        refuse_cluster_jobs(task.work_dir)
-        refuse_folders_in_use([task.folder(model) for model in task.models])
-    jobs = jobs_of(task, prepared.survey)
-    if (
-        len(jobs) == 1 and prepared.executor is Local and not jobs[0].asks_own_judge
-    ):  # in this thread, which Ctrl-C interrupts
-        result = FlowResult(task, [_outcome(jobs[0], partial(jobs[0].run, reporter))], prepared.skipped)
-    else:
-        result = FlowResult(task, _run_all(jobs, prepared, reporter), prepared.skipped)
-    if task.multi_model:
+    result = run_prepared(prepared, reporter)
+    if prepared.task.multi_model:
         write_sweep_files(result, reporter.warn)
     export(result, prepared.exporters, reporter.warn, reporter.log)
     _raise_if_nothing_finished(result)
     return result
+
+
+def run_prepared(
+    prepared: Prepared, reporter: Reporter, finished: Callable[[ModelResult], None] | None = None
+) -> FlowResult:
+    """Run a task that has been checked; nothing is exported.
+
+    Args:
+        prepared: the task.
+        reporter: reports to the user.
+        finished: is called with each model's result as soon as it is there, in this thread; what it raises ends all.
+
+    Raises:
+        ConfigError: a run folder is in use, or a model fits nowhere.
+        KeyboardInterrupt: everything was ended.
+    """
+    task = prepared.task
+    finished = finished or (lambda result: None)
+    if prepared.executor.on_this_machine:
+        refuse_cluster_jobs(task.work_dir)
+        refuse_folders_in_use([task.folder(model) for model in task.models])
+    jobs = jobs_of(task, prepared.survey)
+    if len(jobs) == 1 and prepared.executor is Local and not jobs[0].asks_own_judge:
+        found = _outcome(jobs[0], partial(jobs[0].run, reporter))  # in this thread, which Ctrl-C interrupts
+        finished(found)
+        return FlowResult(task, [found], prepared.skipped)
+    return FlowResult(task, _run_all(jobs, prepared, reporter, finished), prepared.skipped)
 
 
 def detach(task: Task, reporter: Reporter | None = None) -> list[str]:
@@ -106,7 +123,9 @@ def _raise_if_nothing_finished(result: FlowResult) -> None:
         raise EvalFlowError("\n".join(["no model could be finished:", *lines]))
 
 
-def _run_all(jobs: Sequence[Job], prepared: Prepared, reporter: Reporter) -> list[ModelResult]:
+def _run_all(
+    jobs: Sequence[Job], prepared: Prepared, reporter: Reporter, finished: Callable[[ModelResult], None]
+) -> list[ModelResult]:
     """Each model's result, or the error that ended it.
 
     Raises:
@@ -117,20 +136,26 @@ def _run_all(jobs: Sequence[Job], prepared: Prepared, reporter: Reporter) -> lis
     for job in jobs:
         if not job.phases:  # a matter of milliseconds
             results[job.model.name] = _outcome(job, partial(job.run, reporter))
+            finished(results[job.model.name])
     with reporter.several([job.model.name for job in left]) as live:
         executor = prepared.start_executor(live)
         try:
             futures = executor.submit(left)
-            names = {future: job.model.name for future, job in zip(futures, left, strict=True)}
+            of = dict(zip(futures, left, strict=True))
             for future in as_completed(futures):  # here: a future's callbacks may come after those that wait for it
-                live.ended(names[future], future)
+                name = of[future].model.name
+                live.ended(name, future)
+                if isinstance(future.exception(), (EvalFlowError, type(None))):
+                    results[name] = _outcome(of[future], future.result)
+                    finished(results[name])
         except BaseException:
             executor.cancel()
             raise
         finally:
             executor.close()
-    for job, future in zip(left, futures, strict=True):
-        results[job.model.name] = _outcome(job, future.result)
+    for future in futures:
+        if not isinstance(future.exception(), (EvalFlowError, type(None))):
+            future.result()  # a fault of this program, which is raised when the others have ended
     return [results[job.model.name] for job in jobs]
 
 

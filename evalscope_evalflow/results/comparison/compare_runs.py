@@ -153,13 +153,18 @@ def compare(runs: Sequence[LoadedRun], rules: Rules | None = None) -> Comparison
     )
 
 
-def decide(found: Sequence[CellComparison]) -> list[CellComparison]:
-    """The cells with their Holm-adjusted p values and verdicts; all of them are one family."""
+def decide(found: Sequence[CellComparison], level: float = LEVEL) -> list[CellComparison]:
+    """The cells with their Holm-adjusted p values and verdicts; all of them are one family.
+
+    Args:
+        found: the cells.
+        level: the adjusted p value below which a difference counts as shown.
+    """
     from evalscope_evalflow.results.statistics.holm import holm
 
     adjusted = holm([cell.p for cell in found])
     return [
-        cell if p is None else replace(cell, p_adjusted=p, verdict=_verdict(cell.gain or 0.0, p))
+        cell if p is None else replace(cell, p_adjusted=p, verdict=_verdict(cell.gain or 0.0, p, level))
         for cell, p in zip(found, adjusted, strict=True)
     ]
 
@@ -316,8 +321,8 @@ def _negated(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _verdict(gain: float, p_adjusted: float) -> Verdict:
-    if p_adjusted >= LEVEL or gain == 0:
+def _verdict(gain: float, p_adjusted: float, level: float) -> Verdict:
+    if p_adjusted >= level or gain == 0:
         return Verdict.NOT_SHOWN
     return Verdict.ROSE if gain > 0 else Verdict.FELL
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
-from evalscope_evalflow.results.comparison.compare_runs import decide
+from evalscope_evalflow.results.comparison.compare_runs import LEVEL, decide
 from evalscope_evalflow.results.comparison.comparison_data import CellComparison, Comparison, Verdict
 from evalscope_evalflow.results.comparison.comparison_table import number, signed
 from evalscope_evalflow.results.comparison.run_description import unfinished
@@ -77,7 +77,9 @@ class GateResult:
         return codes.get(self.status, ExitCode.COMPLETE)
 
 
-def judge(comparison: Comparison, policy: Policy, datasets: Iterable[str], path: str = "policy") -> GateResult:
+def judge(
+    comparison: Comparison, policy: Policy, datasets: Iterable[str], path: str = "policy", level: float = LEVEL
+) -> GateResult:
     """Judge a comparison by a policy.
 
     Args:
@@ -85,6 +87,7 @@ def judge(comparison: Comparison, policy: Policy, datasets: Iterable[str], path:
         policy: the policy.
         datasets: all datasets that either side has, or was to have: one that is missing is not decidable.
         path: the policy's file, for messages.
+        level: the Holm-adjusted p value below which a score fell for sure.
 
     Raises:
         ConfigError: runs cannot be compared on a dataset that decides, or a line allows any fall there is.
@@ -98,8 +101,8 @@ def judge(comparison: Comparison, policy: Policy, datasets: Iterable[str], path:
     idle = list(dict.fromkeys(idle_lines(comparison.cells, rules, path)))
     if idle:
         raise ConfigError(*idle)
-    deciding = decide([cell for cell in comparison.cells if rules[cell.dataset].tier.decides])
-    others = decide([cell for cell in comparison.cells if not rules[cell.dataset].tier.decides])
+    deciding = decide([cell for cell in comparison.cells if rules[cell.dataset].tier.decides], level)
+    others = decide([cell for cell in comparison.cells if not rules[cell.dataset].tier.decides], level)
     by_place = {(cell.run, cell.dataset): cell for cell in (*deciding, *others)}
     found = []
     for run in comparison.runs:

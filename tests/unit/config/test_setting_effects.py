@@ -24,6 +24,7 @@ from evalscope_evalflow.config.setting_effects import (
     settings_with,
     without_defaults,
 )
+from evalscope_evalflow.config.watch_settings import WatchConfig, WatchGate
 from evalscope_evalflow.engines import known_engines, load_engine
 from evalscope_evalflow.engines.options.answer_options import answer_options, answer_variables, parallel_options
 
@@ -46,6 +47,8 @@ def stock_models():
         "evalflow.models[]": ModelConfig,
         "evalflow.judge": ModelConfig,
         "evalflow.deploy": DeployConfig,
+        "evalflow.watch": WatchConfig,
+        "evalflow.watch.gate": WatchGate,
     }
 
 

@@ -14,6 +14,7 @@ from evalscope_evalflow.cli.flags import FLAGS
 from evalscope_evalflow.cli.json_documents import ENVELOPE, FIELDS
 from evalscope_evalflow.config.section import DeployConfig, FlowConfig, ModelConfig
 from evalscope_evalflow.config.setting_effects import TABLE, Effect
+from evalscope_evalflow.config.watch_settings import WatchConfig, WatchGate
 from evalscope_evalflow.engines import known_engines
 from evalscope_evalflow.errors import ExitCode
 
@@ -25,6 +26,8 @@ EXPECTED = {
     "section-keys": list(FlowConfig.model_fields),
     "model-keys": list(ModelConfig.model_fields),
     "deploy-keys": list(DeployConfig.model_fields),
+    "watch-keys": list(WatchConfig.model_fields),
+    "watch-gate-keys": list(WatchGate.model_fields),
     "commands": [f"evalflow {name}" for name in COMMANDS],
     "exit-codes": [str(int(code)) for code in ExitCode],
 }

@@ -1,0 +1,1 @@
+"""Evaluates checkpoints as training writes them: `evalflow watch`."""
