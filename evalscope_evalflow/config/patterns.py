@@ -117,12 +117,18 @@ def steady_name(pattern: str, path: str, name: str | None = None) -> str:
     Args:
         pattern: the pattern.
         path: one of its matches.
-        name: as of `names`; None: the match's own name where the last part of the pattern alone has stars, else what
-            the stars stand for.
+        name: as of `names`; None: the match's own name, after what stars in the folders before it stand for.
     """
-    if name is None and not _MAGIC.search(os.path.dirname(pattern.rstrip(os.sep))):
-        return _own_name(path)
-    return names(pattern, [path], PLACE if name is None else name)[0]
+    folders = os.path.dirname(pattern.rstrip(os.sep))
+    if name is not None or not varies_at_its_end(pattern):
+        return names(pattern, [path], PLACE if name is None else name)[0]
+    before = f"{_stood_for(folders, os.path.dirname(path))}-" if _MAGIC.search(folders) else ""
+    return f"{before}{_own_name(path)}"
+
+
+def varies_at_its_end(pattern: str) -> bool:
+    """Whether the last part of a pattern has stars, so that its matches lie beside each other."""
+    return bool(_MAGIC.search(os.path.basename(pattern.rstrip(os.sep))))
 
 
 def step_of_match(pattern: str, path: str) -> int | None:

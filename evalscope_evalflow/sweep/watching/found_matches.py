@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ class Match:
     Attributes:
         name: the model's, which stays the same whatever else matches later.
         path: the checkpoint, or the adapter.
-        series: the pattern; matches of one are written by one training.
+        series: the folder that one training writes into, or else the pattern.
         step: of the training; None: its name has no number.
         entry: its entry of `models`.
     """
@@ -90,7 +91,8 @@ class WatchedTask:
             for path in patterns.matches_now(pattern):
                 name = patterns.steady_name(pattern, path, given)
                 entry = {**item, "name": name, key: path, "pattern": pattern}
-                found.setdefault(name, Match(name, path, pattern, patterns.step_of_match(pattern, path), entry))
+                series = os.path.dirname(path) if patterns.varies_at_its_end(pattern) else pattern
+                found.setdefault(name, Match(name, path, series, patterns.step_of_match(pattern, path), entry))
         return [match for name, match in found.items() if name not in taken]
 
     def task(self, chosen: Sequence[Match], *, fixed: bool = True) -> Task:

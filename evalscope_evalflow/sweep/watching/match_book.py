@@ -19,6 +19,7 @@ from evalscope_evalflow.sweep.watching.wholeness import is_marked
 # A checkpoint that was last written so many times `quiet_s` ago counts as quiet at the first look.
 LONG_QUIET = 10
 _REST_S = 60.0  # and at least so long ago
+RELOOK_S = 60.0  # between two looks at a checkpoint that was evaluated, if that is more than `poll_s`
 
 
 class State(Enum):
@@ -206,7 +207,7 @@ class MatchBook:
         elif files != known.files:
             self._note_change(known, files, now_s)
         elif known.state is State.DONE:
-            known.next_look_s = now_s + 2 * max(self._settings.poll_s, now_s - known.since_s)
+            known.next_look_s = now_s + max(self._settings.poll_s, RELOOK_S)
         if known.state is State.WRITING:
             self._judge(known, now_s)
 
@@ -216,9 +217,6 @@ class MatchBook:
             known.next_look_s = now_s + self._settings.poll_s
             if not self._changed(known.match):  # nothing that an engine reads
                 return
-            self._say(
-                f"{known.match.name}: its files changed after it was evaluated; its score does not count any more"
-            )
         known.state, known.why, known.since_s = State.WRITING, "", now_s
         self.last_change_s = now_s
 

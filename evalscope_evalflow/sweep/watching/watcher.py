@@ -96,7 +96,7 @@ class Watcher:
         self._to_gate: list[str] = []
         self._fixed_done = not self._watched.fixed
         self._checked_once = False
-        self._gate_waits = False
+        self._gate_waits = self._is_alone = False
 
     def run(self) -> WatchResult:
         """Watch until the settings say that it ends.
@@ -255,6 +255,7 @@ class Watcher:
         now_s = time.monotonic()
         for name in prepared.skipped:
             self.book.settle(name, State.WRITING, "", now_s)
+        self._is_alone = len(prepared.task.models) == 1
         try:
             with self._looking():
                 result = run_prepared(prepared, self._reporter, self._finished)
@@ -329,11 +330,12 @@ class Watcher:
     def _finished(self, item: ModelResult) -> None:
         """A model's evaluation has ended."""
         name, error = item.model.name, item.error
+        if error is not None and self._is_alone:  # of several, the live view says it
+            self._reporter.warn(f"{name}: {error}")
         if isinstance(error, CheckpointChanged):
             self._results.pop(name, None)
             self.book.settle(name, State.WRITING, "", time.monotonic())
         elif error is not None:
-            self._reporter.warn(f"{name}: {error}")
             self._fail(name, item)
         else:
             self._results[name] = item

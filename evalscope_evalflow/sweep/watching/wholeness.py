@@ -54,7 +54,7 @@ def why_not_whole(
         return f"{files.unfinished[0]} is being written"
     place = str(model.adapter or model.path)
     if os.path.isdir(place):
-        missing = list(_missing_shards(Path(place), files))
+        missing = list(dict.fromkeys(_missing_shards(Path(place), files)))
         if missing:
             return _listed(missing, "missing")
         torn = [name for name in files.entries if _is_torn(Path(place, name), files)]

@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from evalscope_evalflow.cli import flags
+from evalscope_evalflow.config import patterns
 from evalscope_evalflow.config.task import Task
 from evalscope_evalflow.errors import ConfigError
 from evalscope_evalflow.plugin.evalflow_backend import prepare
@@ -136,3 +137,20 @@ def test_on_the_command_line_names_may_be_left_out_or_be_as_many(ckpts):
         by_flags(*every, "--eval_model_name", "a", "b")
     with pytest.raises(ConfigError, match="--eval_model_path: nothing matches"):
         by_flags("--eval_model_path", f"{ckpts}/no-*")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "given", "name", "step"),
+    [
+        ("/c/step-*", "/c/step-10", None, "step-10", 10),
+        ("/c/step-*/", "/c/step-10", None, "step-10", 10),
+        ("/c/*.gguf", "/c/m-7.gguf", None, "m-7", 7),
+        ("/runs/*/step-*", "/runs/a/step-10", None, "a-step-10", 10),
+        ("/runs/*/hf", "/runs/step_20/hf", None, "step_20", 20),
+        ("/c/step-*", "/c/step-10", "sft-{}", "sft-10", 10),
+        ("/c/*", "/c/final", None, "final", None),
+    ],
+)
+def test_a_name_that_stays_whatever_else_matches_and_its_step(pattern, path, given, name, step):
+    assert patterns.steady_name(pattern, path, given) == name
+    assert patterns.step_of_match(pattern, path) == step
