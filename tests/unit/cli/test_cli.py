@@ -56,7 +56,7 @@ def test_version(capsys):
 
 def test_an_unknown_command_names_the_nearest(capsys):
     assert cli.main(["chekc", "f.yaml"]) == 2
-    assert "Did you mean 'check'? Known: run, check, demo, init" in capsys.readouterr().err
+    assert "Did you mean 'check'? Known: run, watch, check, demo, init" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
