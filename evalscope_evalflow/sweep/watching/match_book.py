@@ -45,6 +45,7 @@ class Known:
         why: why it is not whole, or what failed.
         reported: whether it has been said that it is unfinished for long.
         next_look_s: when an evaluated one is looked at again.
+        changed: whether its files changed since its evaluation was begun.
     """
 
     match: Match
@@ -55,6 +56,7 @@ class Known:
     why: str = ""
     reported: bool = False
     next_look_s: float = 0.0
+    changed: bool = False
 
 
 @dataclass
@@ -113,10 +115,12 @@ class MatchBook:
     def next_round(self) -> list[Match]:
         """The checkpoints that are whole and not evaluated, in the order of the settings, as many as a round takes."""
         with self._lock:
-            ready = [known.match for known in self._known.values() if known.state is State.WHOLE]
-        newest = self._settings.order == "newest"
-        ready.sort(key=_order_of, reverse=newest)
-        return ready[: self._settings.round_size]
+            ready = [known for known in self._known.values() if known.state is State.WHOLE]
+            ready.sort(key=lambda known: _order_of(known.match), reverse=self._settings.order == "newest")
+            chosen = ready[: self._settings.round_size]
+            for known in chosen:
+                known.changed = False
+            return [known.match for known in chosen]
 
     def next_look_s(self, now_s: float) -> float:
         """In how many seconds the next look is due: sooner than `poll_s`, where a checkpoint would be quiet by then."""
@@ -141,6 +145,8 @@ class MatchBook:
             self.last_change_s = now_s
             known = self._known.get(name)
             if known is None:  # deleted meanwhile
+                return
+            if state is State.FAILED and known.changed:  # which may be why it failed
                 return
             if state is State.DONE and self._changed(known.match):  # after it was compared for the last time
                 state = State.WRITING
@@ -212,7 +218,7 @@ class MatchBook:
             self._judge(known, now_s)
 
     def _note_change(self, known: Known, files: MatchFiles, now_s: float) -> None:
-        known.files = files
+        known.files, known.changed = files, True
         if known.state is State.DONE:
             known.next_look_s = now_s + self._settings.poll_s
             if not self._changed(known.match):  # nothing that an engine reads
