@@ -44,12 +44,14 @@ class Control:
         clean: whether the engines of the run that have ended left nothing on their devices.
         shares_engine: whether other models of the sweep can use the run's engine after it, or have used it before.
         swaps_weights: whether weights are replaced in that engine then; else it serves all of them as it is.
+        continues: whether it scores what another run has answered, as on a cluster, whose engine its record describes.
     """
 
     def __init__(self) -> None:
         self.clean = True
         self.shares_engine = False
         self.swaps_weights = False
+        self.continues = False
         self._lock = threading.Lock()
         self._cancelled = False
         self._ends: list[Callable[[], None]] = []

@@ -135,7 +135,7 @@ def _record(run: Run) -> Record:
             found = fact_values.checkpoint(path)
             digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
             start[name] = {"fingerprint": digest, "files": found}
-    return Record(run.folder, run.run_id, versions=versions, **start)
+    return Record(run.folder, run.run_id, versions=versions, continues=run.control.continues, **start)
 
 
 def _evaluate(run: Run, given: Given) -> list[DatasetResult]:

@@ -50,6 +50,9 @@ CLOCK_ERROR_S = 5.0  # a start time is counted from the boot, by a clock that ma
 MEASURED = (Phase.LOAD, Phase.INFER, Phase.SAVE, Phase.RELEASE, Phase.JUDGE)
 NOT_RECORDED = (Progress,)
 PROGRESS_EVERY_S = 60.0
+# What a run that only scores goes on to say of the run that has answered.
+_OF_ANSWERING = ("engine", "command", "placement", "weights", "reused", "read_ahead", "worker_ahead", "overlap",
+                 "release", "engine_held_s", "phases_s")  # fmt: skip
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
 
@@ -62,7 +65,13 @@ class Record:
     """
 
     def __init__(
-        self, run_folder: Path, run_id: str, *, versions: Mapping[str, str | None] | None = None, **start: Any
+        self,
+        run_folder: Path,
+        run_id: str,
+        *,
+        versions: Mapping[str, str | None] | None = None,
+        continues: bool = False,
+        **start: Any,
     ) -> None:
         """Begin a new run.json, and go on with events.jsonl.
 
@@ -70,6 +79,7 @@ class Record:
             run_folder: the run folder.
             run_id: the run's name.
             versions: of packages in the worker's environment, by name; the engine's comes when it is started.
+            continues: whether it scores what the last run has answered, whose engine the record goes on to describe.
             start: fields of run.json that are known from the start, such as `task` and `model`.
         """
         self.folder = run_folder / FOLDER
@@ -88,6 +98,9 @@ class Record:
             "answers_from": (before or {}).get("answers_from") or [],
             **_redacted(start),
         }
+        if continues and before:
+            self._data |= _of_answering(before)
+            self._data["versions"] = {**(before.get("versions") or {}), **self._data["versions"]}
         earlier = _earlier_results(before or {}, (start.get("task") or {}).get("datasets") or ())
         if earlier:
             self._data["earlier_results"] = earlier
@@ -208,6 +221,13 @@ class Record:
     def _held(self, seconds: float) -> None:
         """Add to the seconds that an engine was there for this run, from its start to its end."""
         self._data["engine_held_s"] = round(self._data.get("engine_held_s", 0) + seconds, 3)
+
+
+def _of_answering(before: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of its engine, with where and in which run that answered."""
+    found = {name: before[name] for name in _OF_ANSWERING if name in before}
+    by = {name: before.get(name) for name in ("run_id", "host", "started", "ended")}
+    return {**found, "answered": before.get("answered") or by}
 
 
 def _earlier_results(before: Mapping[str, Any], datasets: Collection[str]) -> dict[str, Any]:

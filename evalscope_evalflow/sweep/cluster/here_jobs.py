@@ -81,6 +81,7 @@ class HereJobs:
 
     def _run(self, job: Job) -> ModelResult:
         control = _HereControl(self._budget)
+        control.continues = not job.asks_model
         with self._lock:
             if self._cancelled:
                 raise Stopped.all("interrupted before it began")

@@ -112,6 +112,9 @@ def test_the_submitter_and_a_node_are_killed_and_nothing_is_answered_twice(run: 
         assert f"{ITEMS}/{ITEMS}" in next(line for line in out.splitlines() if f"│ {model} " in line)
         record = json.loads((run.work / model / "evalflow" / "run.json").read_text())
         assert record["state"] == "complete"
+        assert (record["engine"], record["answered"]["host"]) == ("scripted", record["host"])
+        assert {"load", "infer", "release", "judge"} <= set(record["phases_s"])
+        assert "mode" not in record["task"]["evalflow"]
     assert "adopted" in err
     jobs = run.machine.jobs()
     assert [job["name"].split("-")[0] for job in jobs.values()] in (["a", "b", "a"], ["b", "a", "a"])

@@ -13,7 +13,7 @@ _PATH = re.compile(r"`([\w.-]+(?:/[\w.-]+)*(?:/[\w.-]+\.(?:py|yaml|ipynb|pth|sta
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)")
 # Folders and files of a run, of an environment or of the reader's own.
 OF_A_RUN = re.compile(
-    r"(predictions|reviews|reports|logs|configs|outputs|kept|saved|vlmevalkit|evalflow|questions|evalflow\.yaml|flow\.yaml|.*my_.*)/?"
+    r"(predictions|reviews|reports|logs|jobs|configs|outputs|kept|saved|vlmevalkit|evalflow|questions|evalflow\.yaml|flow\.yaml|.*my_.*)/?"
 )
 
 
