@@ -96,7 +96,9 @@ def scoring(job: Job, devices: str | None = None) -> Job:
     job = job if devices is None else job.with_deploy(devices=devices)
     flow = job.task.flow.model_copy(update={"mode": "judge"})
     flow.model_fields_set.discard("mode")  # it is not the user's, and the record has what the user set
-    return dataclasses.replace(job, task=dataclasses.replace(job.task, flow=flow), phases=("judge",))
+    # Its checkpoint was compared on the node when the last answer had come, and may be deleted by now.
+    task = dataclasses.replace(job.task, flow=flow, whole={})
+    return dataclasses.replace(job, task=task, phases=("judge",))
 
 
 def again(job: Job) -> Job:
