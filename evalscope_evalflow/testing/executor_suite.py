@@ -59,6 +59,7 @@ class ExecutorSuite:
         broken: settings of `deploy` with which that engine does not start.
         slow: settings of `deploy` with which an answer takes a good part of a second; default: the model's own pace.
         devices: as in `deploy`: devices, or slots where no driver knows any, for two jobs at once.
+        machines: how many machines jobs run on; devices have the same names on each.
     """
 
     choice: ClassVar[str | Mapping[str, Any]]
@@ -66,6 +67,7 @@ class ExecutorSuite:
     broken: ClassVar[Mapping[str, Any]] = {"extra_args": ["--no-such-option"]}
     slow: ClassVar[Mapping[str, Any]] = {}
     devices: ClassVar[str] = "0,1"
+    machines: ClassVar[int] = 1
 
     @pytest.fixture(autouse=True)
     def _own_registry(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +114,10 @@ class ExecutorSuite:
             assert isinstance(result, ModelResult), result
             assert (result.model.name, result.complete) == (name, True)
             assert pickle.loads(pickle.dumps(result)) == result
-        held = {name: sweep.held(name) for name in results}
-        for one, other in combinations(held.values(), 2):
-            assert not one.overlaps(other) or one.devices.isdisjoint(other.devices)
+        held = [sweep.held(name) for name in results]
+        for some in combinations(held, self.machines + 1):
+            if all(one.overlaps(other) for one, other in combinations(some, 2)):
+                assert not frozenset.intersection(*(one.devices for one in some))
         assert sweep.running() == []
 
     def test_cancelled_it_ends_what_runs_begins_nothing_more_and_returns_when_nothing_is_left(

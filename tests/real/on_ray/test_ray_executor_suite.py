@@ -21,6 +21,7 @@ class TestRay(ExecutorSuite):
     model: ClassVar[dict[str, Any]] = {"path": "any", "deploy": {"engine": "scripted"}}
     broken: ClassVar[dict[str, Any]] = {"extra_args": ["--exit-after-start", "7"]}
     slow: ClassVar[dict[str, Any]] = {"extra_args": ["--answer-seconds", "0.5"]}
+    machines: ClassVar[int] = 2
 
     @pytest.fixture(autouse=True)
     def _on_the_cluster(self, ray_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch) -> None:
