@@ -14,7 +14,7 @@ import psutil
 
 from evalscope_evalflow.sweep.cluster.ray_node_job import NodeJob
 
-GPUS = 2
+GPUS, CPUS = 2, 4
 # A node that is killed is noticed within seconds, not after half a minute.
 QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 
@@ -42,7 +42,7 @@ class TwoNodes:
         self._second = self._add("second")
 
     def _add(self, name: str) -> Any:
-        return self._cluster.add_node(num_cpus=4, num_gpus=GPUS, node_name=name, include_dashboard=False)
+        return self._cluster.add_node(num_cpus=CPUS, num_gpus=GPUS, node_name=name, include_dashboard=False)
 
     def _kill(self, node: Any, kind: str) -> None:
         for found in node.all_processes[kind]:
@@ -56,7 +56,13 @@ def two_nodes() -> Iterator[TwoNodes]:
     from ray.cluster_utils import Cluster
 
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    head = {"num_cpus": 4, "num_gpus": GPUS, "node_name": "first", "include_dashboard": False, "_system_config": QUICK}
+    head = {
+        "num_cpus": CPUS,
+        "num_gpus": GPUS,
+        "node_name": "first",
+        "include_dashboard": False,
+        "_system_config": QUICK,
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         yield TwoNodes(cluster)

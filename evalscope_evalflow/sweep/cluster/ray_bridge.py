@@ -11,6 +11,7 @@ detached actors and go on.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import sys
@@ -197,7 +198,7 @@ def main() -> int:
     try:
         import ray
 
-        ray.init(address=settings["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=settings["address"], namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # noqa: BLE001 - Ray raises many kinds, and its words go to the user
         reply({REFUSED: words_of(error) or type(error).__name__, "kind": type(error).__name__})
         return 1

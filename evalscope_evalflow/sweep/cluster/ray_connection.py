@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -47,23 +48,33 @@ class RayConnection:
         self._process: subprocess.Popen[str] | None = None
         self._replies: queue.Queue[str] = queue.Queue()
         self._errors: IO[str] | None = None
+        self._was_there = False
 
     def connect(self) -> None:
         """Connect, unless that is done.
 
         Raises:
             ConfigError: Ray is not installed, or there is no cluster that takes this process.
-            SchedulerSilent: the cluster does not answer.
+            SchedulerSilent: the cluster does not answer, or was there before and is not now.
         """
         if self._process is not None and self._process.poll() is None:
             return
+        try:
+            self._connect()
+        except ConfigError as error:
+            if self._was_there:
+                raise SchedulerSilent(error.problems[0].what) from None
+            raise
+        self._was_there = True
+
+    def _connect(self) -> None:
         if find_spec("ray") is None:
             todo = "pip install 'evalscope-evalflow[ray]', in the version that the cluster has; or use executor: local."
             raise ConfigError(Problem(f"{WHERE}.name", "ray is not installed in this environment", todo))
         _reach(self.address)
         self.close()
         self._replies = queue.Queue()
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - `close` closes
         self._process = subprocess.Popen(
             [sys.executable, "-m", ray_bridge.__name__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
@@ -103,10 +114,8 @@ class RayConnection:
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None
-            try:
+            with suppress(OSError):  # it has ended, and what was to be written is lost
                 process.stdin.close()
-            except OSError:  # it has ended, and what was to be written is lost
-                pass
             try:
                 process.wait(END_S)
             except subprocess.TimeoutExpired:
@@ -185,4 +194,6 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host, port), timeout=REACH_S).close()
     except OSError as error:
-        raise ConfigError(Problem(f"{WHERE}.address", f"no Ray cluster answers at {address!r}: {error}", todo)) from None
+        raise ConfigError(
+            Problem(f"{WHERE}.address", f"no Ray cluster answers at {address!r}: {error}", todo)
+        ) from None

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 PACKAGE = "evalscope_evalflow"
@@ -72,16 +73,14 @@ class NodeJob:
 
     def stop(self) -> None:
         """Ask the job to end in order; returns at once."""
-        try:
+        with suppress(ProcessLookupError):  # it has ended, and this actor is about to
             signal.pidfd_send_signal(self._guard, signal.SIGTERM)
-        except ProcessLookupError:
-            pass  # it has ended, and this actor is about to
 
     def leave(self) -> None:
         """End this actor, which gives its resources back."""
         import ray
 
-        ray.actor.exit_actor()
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
     def _until_gone(self, status: int, me: Any) -> None:
         """Wait until nothing of the job is left, and end the actor then."""

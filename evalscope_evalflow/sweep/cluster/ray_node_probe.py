@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LOOK = (
-    "import importlib.metadata as m, platform\n"
-    "print(platform.python_version())\n"
-    "print(m.version('evalscope-evalflow'))"
+    "import importlib.metadata as m, platform\nprint(platform.python_version())\nprint(m.version('evalscope-evalflow'))"
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,15 +93,18 @@ class RayScheduler(Scheduler):
             }
             for job, submission in zip(ids, submissions, strict=True)
         ]
-        with _refusals("it takes no job"):
+        try:
             for first in range(0, len(jobs), BATCH):
                 self._connection.ask("submit", jobs=jobs[first : first + BATCH])
+        except Refused as error:
+            self.cancel(ids)
+            raise _refused("it takes no job", error) from None
         return ids
 
     def statuses(self, ids: Collection[str]) -> Mapping[str, JobStatus]:
         try:
             found = self._connection.ask("statuses", ids=list(ids))
-        except (Refused, ConfigError) as error:  # it was there when jobs were submitted
+        except Refused as error:
             raise SchedulerSilent(str(error)) from None
         return {
             job: JobStatus(
@@ -112,7 +116,7 @@ class RayScheduler(Scheduler):
     def cancel(self, ids: Collection[str]) -> None:
         try:
             self._connection.ask("cancel", ids=list(ids))
-        except (Refused, ConfigError) as error:
+        except Refused as error:
             raise SchedulerSilent(str(error)) from None
 
     def problems(self, folders: Sequence[Path]) -> list[str]:
@@ -122,7 +126,9 @@ class RayScheduler(Scheduler):
         if large:
             return large
         chosen = [node for node in nodes if self._fits(node["resources"])] or nodes
-        with _tokens(folders) as wanted, _refusals("its nodes cannot be looked at"):
+        # The Python that submits need not be on the nodes: jobs run by the one that Ray has there, or that is named.
+        shared = [folder for folder in folders if folder.absolute() != Path(sys.prefix).absolute()]
+        with _tokens(shared) as wanted, _refusals("its nodes cannot be looked at"):
             found = self._connection.ask(
                 "probe", nodes=[node["id"] for node in chosen[:PROBED]], folders=wanted, python=self.settings.python
             )
@@ -216,7 +222,12 @@ def _refusals(what: str) -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        words = re.sub(r"\s+", " ", str(error))
-        raise ConfigError(Problem(WHERE, f"Ray refuses: {what}: {words}", "See the executor's options.")) from None
+        raise _refused(what, error) from None
     except SchedulerSilent as error:
         raise ConfigError(Problem(WHERE, f"{error}", "See `ray status` on a node of the cluster.")) from None
+
+
+def _refused(what: str, error: Refused) -> ConfigError:
+    """The cluster's refusal, in its own words."""
+    words = re.sub(r"\s+", " ", str(error))
+    return ConfigError(Problem(WHERE, f"Ray refuses: {what}: {words}", "See the options of the executor ray."))

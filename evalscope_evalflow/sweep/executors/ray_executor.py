@@ -28,7 +28,7 @@ class RayOptions(ClusterOptions):
     )
     resources: dict[str, float] = Field(
         default_factory=dict,
-        description="what each job reserves beside its GPUs, by Ray's names: CPU (default: 1), memory (bytes), your own",
+        description="what each job reserves beside its GPUs, by Ray's names: CPU (default: 1), memory (bytes), others",
     )
     runtime_env: dict[str, Any] = Field(
         default_factory=dict, description="Ray's runtime environment of the jobs, such as pip or image_uri"

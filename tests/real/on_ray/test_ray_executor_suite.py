@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from ray_cluster import TwoNodes
+from ray_cluster import CPUS, TwoNodes
 
 from evalscope_evalflow.testing.executor_suite import ExecutorSuite
 
@@ -27,5 +27,8 @@ class TestRay(ExecutorSuite):
     def _on_the_cluster(self, ray_nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nodes know the scripted engine, and register runs where the test looks."""
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(SCRIPTED), os.environ.get("PYTHONPATH")])))
-        options = {"name": "ray", "address": ray_nodes.address, "pass_env": ["PYTHONPATH", "EVALFLOW_RUNTIME_DIR"]}
+        options: dict[str, Any] = {"name": "ray", "address": ray_nodes.address}
+        options["pass_env"] = ["PYTHONPATH", "EVALFLOW_RUNTIME_DIR"]
+        options["resources"] = {"CPU": CPUS}  # one job on each node
+        options["max_requeues"] = 0  # a job that dies has failed
         monkeypatch.setattr(TestRay, "choice", options)
