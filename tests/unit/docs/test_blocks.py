@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from doc_blocks import PAGES, ROOT, Block, all_blocks, commands_in
+from kubernetes_doc import entrypoint_of
 
 from evalscope_evalflow.cli import main
 from evalscope_evalflow.config import FlowConfig
@@ -102,6 +103,12 @@ def check_pytest(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             assert (ROOT / word).exists(), word
 
 
+def check_ray(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray job submit` with what it is to run."""
+    assert words[1:3] == ["job", "submit"]
+    check_evalflow(words[words.index("--") + 1 :], monkeypatch)
+
+
 def check_mkdocs(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert words[1:] in (["serve"], ["build", "--strict"])
 
@@ -119,6 +126,7 @@ COMMANDS: dict[str, Callable[[list[str], pytest.MonkeyPatch], None]] = {
     "uv": check_uv,
     "pytest": check_pytest,
     "mkdocs": check_mkdocs,
+    "ray": check_ray,
     **dict.fromkeys(("ruff", "mypy", "export", "source", "mkdir", "cd"), check_nothing),
 }
 
@@ -147,6 +155,9 @@ def check_yaml(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalscope_evalflow.config.section.known_backends", lambda: backends)
     if block.fragment == "gate":
         Policy.model_validate(data)
+        return
+    if block.fragment == "kubernetes":
+        check_evalflow(entrypoint_of(data), monkeypatch)
         return
     if block.fragment == "github":
         check_job(data, monkeypatch)
