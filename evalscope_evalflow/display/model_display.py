@@ -96,6 +96,8 @@ def _line(event: Event) -> str:
     match event:
         case run.NothingLeft():
             return "nothing is left to do; nothing was started"
+        case run.ResultsArchived(folder, None, changed) if changed:
+            return f"the checkpoint's files changed; what was answered is kept in {folder}, and does not count"
         case run.ResultsArchived(folder, None):
             return f"reuse is off; earlier results are kept in {folder}"
         case run.ResultsArchived(folder, datasets) if datasets:

@@ -113,11 +113,13 @@ class ResultsArchived(Event):
 
     Attributes:
         folder: where they are now.
-        datasets: those whose verdicts another judge gave; None: everything, as `reuse` is off.
+        datasets: those whose verdicts another judge gave; None: everything.
+        changed: whether that is because the checkpoint's files changed; else `reuse` is off.
     """
 
     folder: str
     datasets: list[str] | None = None
+    changed: bool = False
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _void(run: Run) -> None:
     """Archive all that was answered with files that have changed."""
     archive = new_archive(run.record_folder)
     if run.backend.archive(run.task, run.model, archive):
-        run.emit(ResultsArchived(str(archive)))
+        run.emit(ResultsArchived(str(archive), changed=True))
 
 
 def _record(run: Run) -> Record:

@@ -29,6 +29,7 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NOT_ANSWERS = {
     *("models", "mode", "judge", "judge_max_num_seqs", "executor", "exporters", "on_incomplete", "verbose", "dry_run"),
     "budget",
+    "watch",
 }
 _OF_OTHERS = {"adapters", "base_name"}  # of a model: those that share its engine, which may be done by now
 _OF_JUDGES = ("judge", "judge_strategy", "judge_model_args", "analysis_report")

@@ -32,6 +32,9 @@ SHOWN = {
     "another vllm was kept": engine_events.EngineNotice("another vllm was kept"),
     "nothing is left to do; nothing was started": run_events.NothingLeft(),
     "reuse is off; earlier results are kept in /k": run_events.ResultsArchived("/k"),
+    "the checkpoint's files changed; what was answered is kept in /k, and does not count": run_events.ResultsArchived(
+        "/k", changed=True
+    ),
     "another judge; earlier verdicts on a, b are kept (reports: /k)": run_events.ResultsArchived("/k", ["a", "b"]),
     "3 verdicts on a were not the judge's own; they are made again": worker_events.VerdictsDropped("a", 3),
     "a has an evaluator of its own: it is judged while the engine runs": worker_events.DatasetNotSplit("a"),

@@ -232,9 +232,9 @@ def test_what_is_broken_unfinished_deleted_or_fails_is_said_once_and_the_others_
 def test_a_failed_one_is_tried_again_when_its_files_change(task, write, runs, tmp_path):
     folder = write("step-1")
     runs.failing = {"step-1"}
-    timer = threading.Timer(1.0, lambda: (runs.failing.clear(), (folder / "config.json").write_text('{"content": 3}')))
+    timer = threading.Timer(0.5, lambda: (runs.failing.clear(), (folder / "config.json").write_text('{"content": 3}')))
     timer.start()
-    watch(task, Said(), **{**ENDS, "idle_timeout_s": 3})
+    watch(task, Said(), **{**ENDS, "idle_timeout_s": 2})
     timer.join()
     assert runs.begun == ["step-1", "step-1"]
     assert scores(tmp_path / "work") == {"step-1"}
@@ -362,7 +362,7 @@ def test_thirty_trainings_write_in_pieces_at_once_and_each_has_one_score_of_whol
     threads = [threading.Thread(target=train, args=(number,)) for number in range(TRAININGS)]
     for thread in threads:
         thread.start()
-    watch(task, Said(), **{**ENDS, "idle_timeout_s": 4})
+    watch(task, Said(), **{**ENDS, "idle_timeout_s": 2.5})
     for thread in threads:
         thread.join()
     assert runs.facts == finals
