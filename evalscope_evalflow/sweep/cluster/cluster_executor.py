@@ -167,6 +167,8 @@ class ClusterExecutor(Executor):
         self._cancelled = True
         with self._lock:
             here, follower, jobs = self._here, self._follower, self._cluster_jobs
+        if follower is not None:
+            follower.request_cancel()
         if here is not None:
             here.cancel()
         if follower is not None:

@@ -70,10 +70,14 @@ class ClusterFollower:
         """Begin."""
         self._thread.start()
 
-    def cancel(self) -> None:
-        """End every job, and return when the cluster runs none of them any more."""
+    def request_cancel(self) -> None:
+        """Begin to end every job, and return at once."""
         self._cancelled = True
         self._wake.set()
+
+    def cancel(self) -> None:
+        """End every job, and return when the cluster runs none of them any more."""
+        self.request_cancel()
         self.join()
 
     def abandon(self, error: EvalFlowError) -> None:
@@ -88,6 +92,8 @@ class ClusterFollower:
 
     def _live(self) -> None:
         try:
+            for job in self._left:
+                self._shown.status(job)
             while self._left and not self._cancelled and self._abandoned is None:
                 self._step()
                 self._wake.wait(POLL_S)
@@ -200,7 +206,8 @@ class ClusterFollower:
             return self._close_all(job, Stopped(f"stopped by `evalflow stop`; {RESUME}"))
         end = f"job {job.id} ended before its work was done ({why}), and was submitted again"
         if written.resubmitted >= options.max_requeues:
-            much = f"{end} {written.resubmitted} times, which is max_requeues; {RESUME}"
+            said = job_folder.last_words(job.folder)
+            much = f"{end} {written.resubmitted} times, which is max_requeues{said}; {RESUME}"
             return self._close_all(job, EvalFlowError(much))
         if options.total_time_h is not None and hours >= options.total_time_h:
             return self._close_all(job, EvalFlowError(f"{end} for {hours:.1f} h, which is total_time_h; {RESUME}"))

@@ -35,7 +35,10 @@ class ShownProgress:
         """The scheduler has said something new of a job."""
         stage, where = job.status.stage, job.status.nodes
         for name in sorted(job.open):
-            self._show(name, "queued" if stage is Stage.QUEUED else "starting", where)
+            if stage is Stage.RUNNING:
+                self._show(name, "starting", where)
+            elif name in self._shown:  # else it waits, as it is shown to do from the start
+                self._show(name, "queued", where)
         if stage is Stage.RUNNING:
             self._reporter.log(f"{job.written.name}: job {job.id} runs on {where or 'a node'}")
 

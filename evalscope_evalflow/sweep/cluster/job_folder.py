@@ -26,6 +26,7 @@ from evalscope_evalflow.sweep.job import Job
 JOBS = "jobs"
 WORK, SUBMITTED, NODE, RESULT, STOPPED = "work.pickle", "submission.json", "node.json", "result.json", "stopped"
 LOG = "job.log"
+_LAST_BYTES = 2048
 
 
 class Fate(str, Enum):
@@ -249,6 +250,17 @@ def mark_stopped(folder: Path) -> None:
 def is_stopped(folder: Path) -> bool:
     """Whether a job was ended on purpose."""
     return (folder / STOPPED).exists()
+
+
+def last_words(folder: Path) -> str:
+    """The last line of a job's log, for a message; empty where it has none."""
+    try:
+        with (folder / LOG).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    except OSError:
+        return ""
+    return f"; its log ends with: {lines[-1].strip()}" if lines else ""
 
 
 def clear_for_resubmission(folder: Path) -> None:

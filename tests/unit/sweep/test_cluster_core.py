@@ -336,11 +336,12 @@ class TestLost:
         for number in "123":
             until(lambda n=number: n in desk.folders)
             desk.runs("a")
+            (desk.of("a")[1] / job_folder.LOG).write_text("loading\nslurmstepd: error: oom_kill\n")
             desk.ends("a", reason="TIMEOUT")
         error = future.exception(WAIT_S)
         assert isinstance(error, EvalFlowError)
         assert "TIMEOUT" in str(error)
-        assert "2 times, which is max_requeues" in str(error)
+        assert "2 times, which is max_requeues; its log ends with: slurmstepd: error: oom_kill" in str(error)
         assert len(set(desk.folders.values())) == 1
 
     def test_it_goes_on_where_it_was_interrupted(self, make, cluster, desk):
