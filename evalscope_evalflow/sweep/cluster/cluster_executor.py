@@ -180,6 +180,8 @@ class ClusterExecutor(Executor):
         self._release_claim()
 
     def close(self) -> None:
+        if self._here is not None:
+            self._here.close()
         if self._follower is not None:
             self._follower.join(END_S)
             self._follower.abandon(EvalFlowError("nobody waits for it any more"))

@@ -124,8 +124,15 @@ class ClusterFollower:
                 self._take(job, result)
                 if job.status.stage is Stage.RUNNING and not result.ended:
                     self._shown.node(job)
+                    self._stand_by(job)
                 elif job.status.stage is Stage.GONE:
                     self._is_gone(job, result)
+
+    def _stand_by(self, job: ClusterJob) -> None:
+        """A model answers: have a worker import what scoring needs meanwhile."""
+        wanted = [self._with.jobs[name] for name in job.open if name in self._with.jobs]
+        if wanted and wanted[0].task.flow.mode != "infer":
+            self._with.here.stand_by(wanted[0])
 
     def _ask(self) -> None:
         """Ask the scheduler where the jobs are, the less often the longer there are no news."""

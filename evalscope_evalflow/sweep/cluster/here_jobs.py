@@ -16,17 +16,22 @@ from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.control import Control
+from evalscope_evalflow.run.standby_worker import StandbyWorker
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.judge_limit import JudgeBudget
 from evalscope_evalflow.sweep.local_claims import AT_ONCE
+from evalscope_evalflow.sweep.standby import Standby
 
 
 class _HereControl(Control):
-    """Lets a job judge within the judge's limit."""
+    """Lets a job judge within the judge's limit, and use the worker that was started ahead."""
 
-    def __init__(self, budget: JudgeBudget) -> None:
+    def __init__(self, budget: JudgeBudget, standby: Standby) -> None:
         super().__init__()
-        self._budget = budget
+        self._budget, self._standby = budget, standby
+
+    def standby_worker(self) -> StandbyWorker | None:
+        return self._standby.take()
 
     def cancel(self) -> None:
         super().cancel()
@@ -51,6 +56,7 @@ class HereJobs:
         """
         self._reporter, self._stopped = reporter, stopped
         self._budget = JudgeBudget(verdicts_at_once)
+        self._standby = Standby(reporter.forward)
         self._lock = threading.Lock()
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._running: set[_HereControl] = set()
@@ -69,10 +75,19 @@ class HereJobs:
         future = pool.submit(self._run, job)
         future.add_done_callback(lambda ended: done(_what_became(ended)))
 
+    def stand_by(self, job: Job) -> None:
+        """Start a worker ahead, if there is none, for a job that is to be scored soon: its imports take seconds."""
+        self._standby.begin(job)
+
+    def close(self) -> None:
+        """End the worker that was started ahead, if no job has taken it."""
+        self._standby.end(for_good=True)
+
     def cancel(self) -> None:
         """End what runs, begin nothing more, and return when nothing runs any more."""
         with self._lock:
             self._cancelled = True
+            self._standby.end(for_good=True)
             running, pools = set(self._running), list(self._pools.values())
         for control in running:
             control.cancel()
@@ -80,7 +95,7 @@ class HereJobs:
             pool.shutdown(wait=True)
 
     def _run(self, job: Job) -> ModelResult:
-        control = _HereControl(self._budget)
+        control = _HereControl(self._budget, self._standby)
         control.continues = not job.asks_model
         with self._lock:
             if self._cancelled:

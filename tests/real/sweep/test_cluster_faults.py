@@ -20,6 +20,7 @@ from scripted_cluster import ClusterMachine
 
 from evalscope_evalflow.sweep.cluster import job_folder
 from evalscope_evalflow.sweep.cluster.cluster_list import listed_jobs
+from evalscope_evalflow.sweep.cluster.submitter_claim import read_submitter
 
 pytestmark = pytest.mark.real
 SCRIPTED = Path(__file__).parents[2] / "scripted"
@@ -36,16 +37,17 @@ class ClusterRun:
         self.file = folder / "task.yaml"
         self._stock = stock_task
 
-    def write(self, *models: str, judge: JudgeServer | None = None, seconds: float = 0.4, **section: Any) -> None:
+    def write(self, judge: JudgeServer | None = None, **seconds: float) -> None:
+        """A task of these models, each with the seconds that an answer takes."""
         listed = [
             {
                 "name": name,
                 "path": "any",
-                "deploy": {"extra_args": ["--answer-seconds", str(seconds), "--journal", str(self.journal(name))]},
+                "deploy": {"extra_args": ["--answer-seconds", str(pace), "--journal", str(self.journal(name))]},
             }
-            for name in models
+            for name, pace in seconds.items()
         ]
-        section = {"backend": "Native", "models": listed, "executor": self.machine.choice, **section}
+        section: dict[str, Any] = {"backend": "Native", "models": listed, "executor": self.machine.choice}
         section["deploy"] = {"engine": "scripted", "tensor_parallel": 1}
         asked = (
             {"models": [{"model_id": "j", "api_url": judge.url, "api_key": KEY}], "strategy": "llm"} if judge else {}
@@ -64,6 +66,10 @@ class ClusterRun:
     def saved(self, model: str) -> int:
         files = (self.work / model).glob(f"predictions/{model}/*.jsonl")
         return sum(path.read_bytes().count(b"\n") for path in files)
+
+    def follows(self, process: subprocess.Popen[str]) -> bool:
+        found = read_submitter(self.work)
+        return found is not None and found.pid == process.pid
 
     def asked(self, model: str) -> list[str]:
         """Prompts that its engines were asked, but for the one by which a start is known to be ready."""
@@ -88,17 +94,16 @@ def run(stock_task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_submitter_and_a_node_are_killed_and_nothing_is_answered_twice(run: ClusterRun) -> None:
     """SIGKILL of `evalflow run`, which is run again and adopts; SIGKILL of a job, which is submitted again."""
     with JudgeServer() as judge:
-        run.write("a", "b", judge=judge, seconds=2.0)
+        run.write(judge, a=4.0, b=0.5)
         first = run.start()
-        wait_for(lambda: 0 < run.saved("a") < ITEMS and 0 < run.saved("b") < ITEMS, "both answer", 120)
+        wait_for(lambda: 0 < run.saved("a") < ITEMS and run.saved("b"), "both answer", 120)
         shown = subprocess.run([BIN / "evalflow", "ps", run.work], capture_output=True, text=True, check=True).stdout
-        assert "2 running, 0 queued" in shown
+        assert "  a  on " in shown
         assert f"followed by PID {first.pid}" in shown
         first.kill()
         first.communicate(timeout=60)
         second = run.start()
-        claim = run.work / "evalflow" / "submitter.json"
-        wait_for(lambda: json.loads(claim.read_text())["pid"] == second.pid, "the second run follows", 60)
+        wait_for(lambda: run.follows(second), "the second run follows", 120)
         process = run.job_of("a")
         below = process.children(recursive=True)
         process.kill()
@@ -125,7 +130,7 @@ def test_the_submitter_and_a_node_are_killed_and_nothing_is_answered_twice(run: 
 
 
 def test_detached_jobs_go_on_alone_and_stop_ends_them(run: ClusterRun) -> None:
-    run.write("a", "b", "c")
+    run.write(a=0.4, b=0.4, c=0.4)
     detached = run.start("--detach")
     out, err = detached.communicate(timeout=120)
     assert detached.returncode == 0, err
@@ -144,7 +149,7 @@ def test_detached_jobs_go_on_alone_and_stop_ends_them(run: ClusterRun) -> None:
 
 
 def test_ctrl_c_ends_what_is_queued_and_what_runs(run: ClusterRun) -> None:
-    run.write("a", "b", "c")
+    run.write(a=0.4, b=0.4, c=0.4)
     process = run.start()
     wait_for(lambda: run.saved("a") > 0, "it answers", 120)
     job = run.job_of("a")

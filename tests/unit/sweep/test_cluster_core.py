@@ -26,8 +26,10 @@ from evalscope_evalflow.sweep.device_needs import Offer
 from evalscope_evalflow.sweep.engine_groups import Group
 from evalscope_evalflow.sweep.job import Job
 from evalscope_evalflow.sweep.jobs import jobs_of
+from evalscope_evalflow.sweep.standby import Standby
 
 WAIT_S = 30.0
+stood_by = []  # models for which a worker was to be started ahead
 KEY = "sk-a-very-secret-key"
 
 
@@ -112,6 +114,8 @@ class Cluster(ClusterExecutor):
 
 @pytest.fixture(autouse=True)
 def desk(monkeypatch):
+    monkeypatch.setattr(Standby, "begin", lambda self, job: stood_by.append(job.model.name))
+    stood_by.clear()
     Cluster.desk = Obedient()
     Remembered.ran.clear()
     for module, name, seconds in (
@@ -226,6 +230,7 @@ def test_models_that_share_an_engine_are_one_job_and_each_is_judged_as_it_is_ans
     job_folder.write_result(folder, NodeResult({"a": Outcome(Fate.ANSWERED)}))
     assert futures[0].result(WAIT_S).model.name == "a"
     assert not futures[1].done()
+    until(lambda: "b" in stood_by)  # its scoring finds a worker that has imported
 
 
 def test_no_file_of_a_job_has_a_key_and_nobody_else_can_read_one(make, cluster, desk):
