@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from enum import IntEnum
 from typing import Any
 
+from evalscope_evalflow.terminal_text import printable
+
 
 class ExitCode(IntEnum):
     """Exit codes of `evalflow`, and of `evalscope eval --eval-backend evalflow`."""
@@ -31,6 +33,10 @@ class EvalFlowError(Exception):
     """Anything that EvalFlow reports as its own failure. It can be pickled, whatever a subclass's `__init__` takes."""
 
     exit_code = ExitCode.FAILED
+
+    def __str__(self) -> str:
+        """The message; a terminal obeys none of it, whatever a server or a log has said."""
+        return printable(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args), self.__dict__
@@ -70,8 +76,8 @@ class ConfigError(EvalFlowError):
 
     def __str__(self) -> str:
         if len(self.problems) == 1:
-            return str(self.problems[0])
-        return "\n".join([f"{len(self.problems)} problems:", *(f"- {problem}" for problem in self.problems)])
+            return printable(str(self.problems[0]))
+        return printable("\n".join([f"{len(self.problems)} problems:", *(f"- {problem}" for problem in self.problems)]))
 
 
 class EngineError(EvalFlowError):

@@ -15,6 +15,7 @@ from evalscope_evalflow.display.output_streams import steady_output
 from evalscope_evalflow.errors import RESUME, ConfigError, EvalFlowError, ExitCode, Problem, nearest
 from evalscope_evalflow.processes.signals import interruptible
 from evalscope_evalflow.results.json_output import alone, print_error
+from evalscope_evalflow.terminal_text import printable
 
 COMMANDS: dict[str, str] = {
     "run": "run a task from a YAML or JSON file",
@@ -73,7 +74,7 @@ def _show_warning(
     """A warning of ours as one line; those of libraries as Python prints them."""
     ours = filename.startswith(os.path.dirname(os.path.dirname(__file__)))
     text = f"evalflow: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno, line)
-    (file or sys.stderr).write(text)
+    (file or sys.stderr).write(printable(text))
 
 
 def _with_output(argv: list[str]) -> int:

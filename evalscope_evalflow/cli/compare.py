@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
 from evalscope_evalflow.results.json_output import print_text
 
@@ -200,10 +201,10 @@ def write(text: str, path: str | None, *, append: bool = False) -> None:
 
 def a_wide_console(file: object = None) -> Console:
     """A console for tables that wrap by themselves; a file is 120 columns wide, unless COLUMNS says another width."""
-    console = Console(emoji=False, highlight=False, file=file)  # type: ignore[arg-type]
+    console = SafeConsole(emoji=False, highlight=False, file=file)  # type: ignore[arg-type]
     if console.is_terminal or os.environ.get("COLUMNS"):
         return console
-    return Console(emoji=False, highlight=False, file=file, width=FILE_WIDTH)  # type: ignore[arg-type]
+    return SafeConsole(emoji=False, highlight=False, file=file, width=FILE_WIDTH)  # type: ignore[arg-type]
 
 
 def _show(comparison: Comparison, path: str | None) -> None:

@@ -30,6 +30,7 @@ from evalscope_evalflow.cli.parser import add_json
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.devices.nvml import Device, devices
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.engines import known_engines, load_engine
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
 from evalscope_evalflow.processes import cleanup, registry
@@ -94,7 +95,7 @@ def show_findings(env: str | None = None, console: Console | None = None) -> boo
     Raises:
         ConfigError: there is no such environment.
     """
-    console = console or Console(emoji=False, highlight=False, soft_wrap=True)
+    console = console or SafeConsole(emoji=False, highlight=False, soft_wrap=True)
     well = True
     for finding in examine(env):
         well = well and finding.state != BAD

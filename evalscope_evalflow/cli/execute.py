@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from evalscope_evalflow.cli.json_documents import check_document, run_document
 from evalscope_evalflow.errors import ExitCode
 from evalscope_evalflow.results.json_output import print_document
+from evalscope_evalflow.terminal_text import printable
 
 if TYPE_CHECKING:
     from evalscope_evalflow.config.task import Task
@@ -58,7 +59,7 @@ def execute(data: dict[str, Any], *, verbose: bool, check: bool, as_json: bool =
         print_document("run", run_document(result), result.exit_code)
         return result.exit_code
     show_table(result.rows())
-    sys.stdout.write(where_to_look(task) + "\n")
+    sys.stdout.write(printable(where_to_look(task)) + "\n")
     return result.exit_code
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
+from evalscope_evalflow.terminal_text import printable
 
 if TYPE_CHECKING:
     from evalscope_evalflow.results.run_folders import RunFolder
@@ -124,4 +125,4 @@ def _check_target(folder: Path, shown: Path, runs: Sequence[RunFolder]) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"evalflow: {line}\n")
+    sys.stderr.write(f"evalflow: {printable(line)}\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem
+from evalscope_evalflow.terminal_text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
         if data.backend == data_kind.VLMEVALKIT and (link := data_kind.link_into_lmudata(data.files[0])):
             said.append(f"VLMEvalKit reads {link}, which is a link to it now.")
     write_template(args.file, Filling(**filling))
-    sys.stdout.write("".join(f"{line}\n" for line in said) + _next(args))
+    sys.stdout.write(printable("".join(f"{line}\n" for line in said)) + _next(args))
     return ExitCode.COMPLETE
 
 

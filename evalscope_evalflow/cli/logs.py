@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,12 +19,13 @@ from evalscope_evalflow.processes import registry
 from evalscope_evalflow.processes.registry import Entry
 from evalscope_evalflow.sweep.cluster import job_folder
 from evalscope_evalflow.sweep.cluster.cluster_list import ListedJob
+from evalscope_evalflow.terminal_text import printable, printable_log
 
 ROLES = ("engine", "worker")
 LINES = 20
 POLL_S = 0.25
 _BLOCK = 1 << 16
-_COLOURS = re.compile(r"\x1b\[[0-9;:]*[mK]")  # which only a terminal understands
+_PLAIN_AGAIN = "\x1b[0m"  # a colour that is begun and not ended must not reach the prompt
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,10 @@ class _Printer:
     def _print(self, path: Path, data: bytes) -> None:
         if len(self._places) > 1 and path != self._shown:
             gap = "\n" if self._shown is not None else ""
-            sys.stdout.write(f"{gap}==> {path} <==\n")
+            sys.stdout.write(f"{gap}==> {printable(str(path))} <==\n")
         self._shown = path
-        text = data.decode("utf-8", "replace")
-        sys.stdout.write(text if sys.stdout.isatty() else _COLOURS.sub("", text))
+        text = printable_log(data.decode("utf-8", "replace"), colours=sys.stdout.isatty())
+        sys.stdout.write(f"{text}{_PLAIN_AGAIN}" if "\x1b" in text else text)
         sys.stdout.flush()
 
 

@@ -14,7 +14,9 @@ from rich.console import Console
 
 from evalscope_evalflow.cli.export_flag import add_export, export_finished
 from evalscope_evalflow.config.user_paths import user_path
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
+from evalscope_evalflow.terminal_text import printable
 
 if TYPE_CHECKING:
     from evalscope_evalflow.results.run_folders import RunFolder
@@ -75,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
         _write_json(runs, args)
     elif args.output:
         with _opened(args.output) as file:
-            _print(runs, args, Console(file=file, emoji=False, highlight=False, width=FILE_WIDTH))
+            _print(runs, args, SafeConsole(file=file, emoji=False, highlight=False, width=FILE_WIDTH))
     else:
         _print(runs, args, _console())
     return ExitCode.COMPLETE
@@ -225,15 +227,15 @@ def _check_datasets(runs: Sequence[RunFolder], names: Sequence[str] | None) -> N
 
 
 def _console() -> Console:
-    console = Console(emoji=False, highlight=False)
+    console = SafeConsole(emoji=False, highlight=False)
     if console.is_terminal or os.environ.get("COLUMNS"):
         return console
-    return Console(emoji=False, highlight=False, width=FILE_WIDTH)
+    return SafeConsole(emoji=False, highlight=False, width=FILE_WIDTH)
 
 
 def _write(text: str, path: str | None) -> None:
     if path is None:
-        sys.stdout.write(text)
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         return
     with _opened(path) as file:
         file.write(text)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.errors import EvalFlowError
 
 FILE_WIDTH = 200  # a file has no width, and rich would take 80
@@ -14,10 +15,10 @@ FILE_WIDTH = 200  # a file has no width, and rich would take 80
 
 def a_console(console: Console | None) -> Console:
     """A console for lines and tables; wide where it writes to a file or a pipe."""
-    console = console or Console(emoji=False, highlight=False)
+    console = console or SafeConsole(emoji=False, highlight=False)
     if console.is_terminal:
         return console
-    return Console(file=console.file, emoji=False, highlight=False, width=FILE_WIDTH)
+    return SafeConsole(file=console.file, emoji=False, highlight=False, width=FILE_WIDTH)
 
 
 @contextmanager

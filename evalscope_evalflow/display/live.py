@@ -23,6 +23,7 @@ from evalscope_evalflow.display.progress_text import duration
 from evalscope_evalflow.display.reporter import Reporter
 from evalscope_evalflow.errors import Stopped
 from evalscope_evalflow.events.progress_events import DatasetProgress
+from evalscope_evalflow.terminal_text import printable_log
 
 REFRESHES_PER_S = 2
 LEAST_ROWS = 3
@@ -199,5 +200,6 @@ class _Lines:
     def write(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data.decode("utf-8", "replace")).split("\n")
         with suppress(OSError, ValueError, AttributeError):  # the stream is broken, closed, or None
-            sys.stderr.write("".join(f"{self._model} | {line}\n" for line in lines))
+            text = printable_log("".join(f"{self._model} | {line}\n" for line in lines), colours=sys.stderr.isatty())
+            sys.stderr.write(text)
             sys.stderr.flush()

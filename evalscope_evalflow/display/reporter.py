@@ -9,12 +9,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
 from evalscope_evalflow.display.live_rows import LiveRow, in_one_line
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.events.progress_events import DatasetProgress
+from evalscope_evalflow.terminal_text import printable_log
 
 if TYPE_CHECKING:
     from evalscope_evalflow.display.live import LiveReporter
@@ -33,7 +34,7 @@ class Reporter:
             quiet: print nothing.
         """
         self.forward = forward
-        self._console = Console(stderr=True, emoji=False, highlight=False, quiet=quiet, soft_wrap=True)
+        self._console = SafeConsole(stderr=True, emoji=False, highlight=False, quiet=quiet, soft_wrap=True)
         self._start = time.monotonic()
         self._status: Status | None = None
         self._busy_since = self._start
@@ -106,5 +107,5 @@ class Reporter:
 
 def _pass_on(data: bytes) -> None:
     with suppress(OSError, ValueError, AttributeError):  # the stream is broken, closed, or None
-        sys.stderr.write(data.decode("utf-8", "replace"))
+        sys.stderr.write(printable_log(data.decode("utf-8", "replace"), colours=sys.stderr.isatty()))
         sys.stderr.flush()

@@ -10,13 +10,13 @@ from html import escape
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-
 from evalscope_evalflow.display.live import LiveReporter
 from evalscope_evalflow.display.live_rows import LiveRow, in_one_line
 from evalscope_evalflow.display.progress_text import duration
 from evalscope_evalflow.display.reporter import Reporter
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.events.progress_events import DatasetProgress
+from evalscope_evalflow.terminal_text import printable
 
 UPDATE_EVERY_S = 1.0
 MOST_MODELS = 4  # in one line
@@ -60,7 +60,7 @@ class Line:
             if text == self._text or not (now or time.monotonic() - self._last >= UPDATE_EVERY_S):
                 return
             self._last, self._text = time.monotonic(), text
-            data = {"text/plain": text, "text/html": f"<code>{escape(text)}</code>"}
+            data = {"text/plain": printable(text), "text/html": f"<code>{escape(text)}</code>"}
             try:
                 if self._handle is None:
                     self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
@@ -81,7 +81,7 @@ class CellReporter(Reporter):
         super().__init__()
         # Plain text on standard output, which frontends show as one block; what is on standard error is red in some.
         plain = {"force_jupyter": False, "force_terminal": False, "color_system": None}
-        self._console = Console(emoji=False, highlight=False, soft_wrap=True, **plain)  # type: ignore[arg-type]
+        self._console = SafeConsole(emoji=False, highlight=False, soft_wrap=True, **plain)  # type: ignore[arg-type]
         self.line = line
 
     @property

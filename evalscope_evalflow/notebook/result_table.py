@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from evalscope_evalflow.results.score_rows import ScoreRow
+from evalscope_evalflow.terminal_text import printable
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +53,7 @@ class ResultTable(dict[str, Any]):
         lines = [shown, *([row[name] for name in shown] for row in cells)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         texts = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-        return "\n".join(texts)
+        return printable("\n".join(texts))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))

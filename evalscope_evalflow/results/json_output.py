@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from evalscope_evalflow.display.output_streams import steady_stream
 from evalscope_evalflow.errors import ConfigError, EvalFlowError, ExitCode
+from evalscope_evalflow.terminal_text import printable
 
 VERSION = 1
 
@@ -134,7 +135,7 @@ def print_text(text: str) -> None:
     """Print on standard output a text that is a document already, also from within `alone`."""
     state = _alone[-1] if _alone else None
     stream = state.stream if state else sys.stdout
-    stream.write(text)
+    stream.write(printable(text) if stream.isatty() else text)
     stream.flush()
     if state:
         state.written = True

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalscope_evalflow.backends import DatasetResult
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.results import marks
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def show_table(
             beside = [*([str(row.score.cut_off)] if cut else []), *([str(row.score.empty)] if empty else [])]
             table.add_row(*cells, *beside, style=None if row.complete else "yellow")
     if console is None:
-        console = Console(emoji=False)
+        console = SafeConsole(emoji=False)
         if not console.is_terminal:
-            console = Console(emoji=False, width=120)  # a file has no width; rich would take 80
+            console = SafeConsole(emoji=False, width=120)  # a file has no width; rich would take 80
     console.print(table)
     if any(row.score.few_groups and row.score.interval for _, rows, _ in results for row in rows):
         console.print(FEW_GROUPS)

@@ -20,6 +20,7 @@ from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.processes.registry import new_run_id
 from evalscope_evalflow.serving.deployment import Deployment
 from evalscope_evalflow.serving.remote_api import check_api
+from evalscope_evalflow.terminal_text import printable
 
 
 def deploy(
@@ -138,7 +139,9 @@ def _deployment(config: ModelConfig, settings: DeployConfig, log_dir: str | Path
     """
     chosen = resolve_engine(config, settings)
     problems = list(
-        check_engine(chosen, config, settings, notify=lambda text: print(f"evalflow: {text}", file=sys.stderr))
+        check_engine(
+            chosen, config, settings, notify=lambda text: print(f"evalflow: {printable(text)}", file=sys.stderr)
+        )
     )
     if chosen.local:
         problems += check_placement(chosen, config, settings, warnings.warn)

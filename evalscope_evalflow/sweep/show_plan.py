@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.sweep.plan import ModelPlan, Plan, plan_of
 
 
@@ -18,7 +19,7 @@ def check(task: Task) -> Plan:
     Raises:
         ConfigError: it cannot work.
     """
-    errors = Console(stderr=True, emoji=False, soft_wrap=True, highlight=False)
+    errors = SafeConsole(stderr=True, emoji=False, soft_wrap=True, highlight=False)
     return plan_of(task, lambda text: errors.print(escape(text), style="dim"))
 
 
@@ -28,7 +29,7 @@ def show_plan(task: Task, console: Console | None = None) -> None:
     Raises:
         ConfigError: it cannot work.
     """
-    console = console or Console(emoji=False, soft_wrap=True, highlight=False)
+    console = console or SafeConsole(emoji=False, soft_wrap=True, highlight=False)
     plan = check(task)
     console.print(f"{len(plan.models)} model(s) × {escape(', '.join(plan.datasets))}, backend {plan.backend}")
     for note in plan.notes:

@@ -20,6 +20,7 @@ from evalscope_evalflow.results.comparison.comparison_table import (
 )
 from evalscope_evalflow.results.comparison.comparison_text import flip_title, shortened
 from evalscope_evalflow.results.csv_cells import write_rows
+from evalscope_evalflow.terminal_text import printable
 
 CSV_COLUMNS = (
     "run", "baseline", "dataset", "metric", "verdict", "score", "baseline_score", "difference", "low", "high", "p",
@@ -90,7 +91,7 @@ def escaped(text: str) -> str:
     """A text that Markdown takes for nothing but text, on one line of a table."""
     for character in "\\`*_[]<>|#~":
         text = text.replace(character, f"&#{ord(character)};" if character in "<>|`" else f"\\{character}")
-    return "<br>".join(text.splitlines())
+    return "<br>".join(printable(text).splitlines())
 
 
 def _block(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from rich import box
@@ -26,6 +25,7 @@ from evalscope_evalflow.results.comparison.comparison_table import (
     signed,
     wide_rows,
 )
+from evalscope_evalflow.terminal_text import printable
 
 GAP = 2  # columns between columns
 MOST_NAME = 24  # columns of a run's label; longer ones are folded, nothing is cut off
@@ -157,7 +157,6 @@ def _show_flip(flip: Flip, console: Console) -> None:
 
 
 MOST_TEXT = 600
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def shortened(text: str, most: int = MOST_TEXT) -> str:
@@ -167,7 +166,7 @@ def shortened(text: str, most: int = MOST_TEXT) -> str:
     """
     if len(text) > most:
         text = f"{text[: most // 2]} … ({len(text) - most} characters) … {text[-most // 2 :]}"
-    return _OBEYED.sub("\ufffd", text)
+    return printable(text)
 
 
 def _said(answer: Answer) -> str:
