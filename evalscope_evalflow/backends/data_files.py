@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events import any_json
+
 LOOK_S = 1.0  # of this thread's computing, for all files of a task
 WAIT_S = 3.0  # the same with waiting for disks, and for a share of a busy processor
 ALWAYS = 1 << 20  # bytes of each file that are looked at even when that time is over
@@ -186,7 +188,7 @@ class DataFile:
             if not stripped:
                 continue
             try:
-                values = json.loads(stripped)
+                values = any_json.loads(stripped)
             except json.JSONDecodeError as error:
                 what = f"it is no JSON: {error.msg} (column {error.colno})"
                 raise BrokenFile(line, what, "Mend the line: each is one JSON object.") from error

@@ -6,13 +6,13 @@ package's backend says for itself. Whoever has answered in the run folders keeps
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.config import catalog, plugins
 from evalscope_evalflow.errors import ConfigError, Problem, nearest
+from evalscope_evalflow.events import any_json
 
 AUTO = "auto"
 GROUP = "evalflow.backends"
@@ -64,7 +64,7 @@ def backend_for(
 def answered_by(folder: Path) -> set[str]:
     """The backends that have answered in a run folder, as `evalflow/cells.json` in it says (see state/cells.py)."""
     try:
-        cells = json.loads((folder / "evalflow" / "cells.json").read_text(encoding="utf-8"))
+        cells = any_json.load_file(folder / "evalflow" / "cells.json")
         cells = cells.get("datasets", {}) if isinstance(cells.get("schema"), int) else cells
         return {str(cell["predictions"]["backend"]) for cell in cells.values() if cell.get("predictions")}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

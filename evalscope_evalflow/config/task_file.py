@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.errors import ConfigError, Problem
 
 _MOST_BYTES = 1 << 26
+_MOST_VALUES = 10_000_000  # a handful of bytes can stand for more than any memory holds
 _TODO = "Indent with spaces; put texts with `: `, `#`, `{`, `[`, `*`, `&`, `!` or `@` into quotes."
 
 
@@ -28,7 +30,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
             text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
             raise ConfigError(Problem(where, f"is larger than {_MOST_BYTES >> 20} MiB, which no task is"))
-        data = yaml.safe_load(text)  # JSON is YAML; bytes, as a byte order mark says which Unicode they are
+        data = _safe_load(text, where)
     except OSError as error:
         raise ConfigError(Problem(where, f"cannot be read: {error.strerror}", _looked_for(where))) from error
     except yaml.reader.ReaderError as error:
@@ -49,6 +51,45 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(Problem(where, "does not hold a mapping of keys to values"))
     return data
+
+
+def _safe_load(text: bytes, where: str) -> Any:
+    """What YAML's safe loader makes of a text, unless a few bytes of it stand for more than any memory holds.
+
+    JSON is YAML; bytes, as a byte order mark says which Unicode they are.
+
+    Raises:
+        ConfigError: it does.
+        yaml.YAMLError: it is no YAML, or has tags of Python objects.
+    """
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if _values(node) > _MOST_VALUES:
+            what = f"stands for more than {_MOST_VALUES:,} values, as aliases (*) of what has aliases repeat it"
+            raise ConfigError(Problem(where, what, "Write out what is meant."))
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _values(node: Any) -> float:
+    """How many values a YAML node stands for, aliases written out; infinite: it holds itself."""
+    known: dict[int, float] = {}
+
+    def count(node: Any) -> float:
+        if not isinstance(getattr(node, "value", None), list):
+            return 1
+        if id(node) not in known:
+            known[id(node)] = math.inf  # until it is known: what comes back to it never ends
+            known[id(node)] = 1 + sum(
+                count(item) for child in node.value for item in (child if isinstance(child, tuple) else (child,))
+            )
+        return known[id(node)]
+
+    return count(node)
 
 
 def with_data_beside(data: Mapping[str, Any], file: str | Path) -> dict[str, Any]:

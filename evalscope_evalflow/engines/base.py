@@ -5,7 +5,6 @@ A new engine is one file with a subclass of `Engine`, and an entry point in the 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -23,6 +22,7 @@ from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
 from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.events import any_json
 
 INTERFACE_VERSION = 2  # 1: EvalFlow 0.1
 # Settings of `deploy` that mean something to some engines only.
@@ -188,8 +188,7 @@ def shown_template(template: str) -> str:
 def holds_json(path: str) -> bool:
     """Whether a file holds a JSON object, whatever its name."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return isinstance(json.load(file), dict)
+        return isinstance(any_json.load_file(path, any_json.MOST_BYTES), dict)
     except (OSError, ValueError):
         return False
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from evalscope_evalflow.events import any_json
 
 
 def objects_in(path: Path) -> Iterator[dict[str, Any]]:
@@ -15,7 +16,7 @@ def objects_in(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
-                item = json.loads(line)
+                item = any_json.loads(line)
             except ValueError:
                 continue
             if isinstance(item, dict):

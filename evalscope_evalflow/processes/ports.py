@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from evalscope_evalflow.config.file_locks import has_no_locks
+from evalscope_evalflow.processes.private_folder import private_folder
 
 # Below Linux's range of ephemeral ports (32768–60999): no outgoing connection can take one meanwhile.
 RANGE = range(20000, 32000)
@@ -86,5 +87,4 @@ def _candidates(first: int | None) -> Iterator[int]:
 
 def _lock_folder() -> Path:
     folder = Path(tempfile.gettempdir(), f"evalflow-ports-{os.getuid()}")  # of this machine, unlike a home folder
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return private_folder(folder, "set TMPDIR to another folder")  # a lock's file is emptied, also behind a link

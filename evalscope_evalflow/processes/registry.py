@@ -11,7 +11,6 @@ import os
 import platform
 import secrets
 import signal
-import stat
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from typing_extensions import Self
 
 from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.processes import guard, orphans
+from evalscope_evalflow.processes.private_folder import private_folder
 
 FOLDER_VARIABLE = "EVALFLOW_RUNTIME_DIR"
 END_S = 45.0  # a guard's grace, and its time for killing
@@ -154,11 +154,7 @@ def folder() -> Path:
     given = os.environ.get(FOLDER_VARIABLE)
     base = Path("/tmp") if os.access("/tmp", os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
     path = Path(given) if given else base / f"evalflow-{os.getuid()}"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{path} is not a folder that only this user can write; set {FOLDER_VARIABLE} to another")
-    return path
+    return private_folder(path, f"set {FOLDER_VARIABLE} to another")
 
 
 def entries() -> list[Entry]:

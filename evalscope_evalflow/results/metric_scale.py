@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.results.run_folders import RunFolder
 
 LOWER = "lower_is_better"
@@ -66,7 +66,7 @@ def metric_scale(run: RunFolder, dataset: str) -> MetricScale:
     """
     path = run.folder / "reports" / run.model / f"{dataset}.json"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = any_json.load_file(path)
     except (OSError, ValueError):
         return MetricScale()
     semantics = _semantics(report)

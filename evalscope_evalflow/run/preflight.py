@@ -8,13 +8,14 @@ from typing import Any
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig, keys
 from evalscope_evalflow.config.own_judge import judge_deploy
-from evalscope_evalflow.config.task import Task
+from evalscope_evalflow.config.task import Task, safe_name
 from evalscope_evalflow.devices.nvml import cached_reads
 from evalscope_evalflow.devices.placement_check import check_placement
 from evalscope_evalflow.engines import check_engine, resolve_engine, version_note
 from evalscope_evalflow.engines.remote import is_url
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.run import host_checks
+from evalscope_evalflow.run.foreign_folders import foreign_folder, foreign_links
 from evalscope_evalflow.run.resume import Survey, asks_own_judge, check_there_is_something_to_judge
 from evalscope_evalflow.run.saved_identity import identities, refusals
 from evalscope_evalflow.run.saved_identity import notes as identity_notes
@@ -58,6 +59,9 @@ def _problems(
     task: Task, notify: Callable[[str], None], log: Callable[[str], None] | None, survey: Survey, on_this_machine: bool
 ) -> Iterator[Problem]:
     yield from host_checks.check_folder(task.work_dir, notify)
+    yield from foreign_folder(task.work_dir)
+    for model in task.models:
+        yield from foreign_links(task.folder(model), safe_name(model.name))
     known = False
     try:
         backend = load_backend(task.flow.backend)

@@ -10,14 +10,20 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 from urllib.parse import urlsplit
 
 from evalscope_evalflow.config.api_url import split_authorization
 from evalscope_evalflow.config.keys import mask_text
 from evalscope_evalflow.config.loopback import is_loopback
+from evalscope_evalflow.events import any_json
+from evalscope_evalflow.events.redirects import refused_redirect
 from evalscope_evalflow.serving import socks_proxy
+from evalscope_evalflow.serving.timed_replies import TimedHTTP, TimedHTTPS
+
+MOST_BYTES = 1 << 25  # of a reply; a list of a thousand models has some hundred KiB
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Reply:
     def json(self) -> Any:
         """The body as JSON, or None where it is none."""
         with contextlib.suppress(ValueError):
-            return json.loads(self.text if self.body is None else self.body)
+            return any_json.loads(self.text if self.body is None else self.body)
         return None
 
     @property
@@ -65,9 +71,11 @@ class Reply:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and takes the key to no other server."""
+    """Follows redirects, but not further in than the server is, and takes the key to no other server."""
 
     def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
+        if refused := refused_redirect(req.full_url, args[-1]):
+            raise urllib.error.URLError(refused)
         new = super().redirect_request(req, *args)
         if new is not None and not _same_server(req.full_url, new.full_url):
             new.remove_header("Authorization")
@@ -87,6 +95,8 @@ def request(
 ) -> Reply:
     """GET a URL, or POST `body` as JSON. Never raises for what the server or the network does.
 
+    The whole reply has twice `timeout_s`, and MOST_BYTES of room: a server may send a byte a second, or without end.
+
     `direct`: ask no proxy; for loopback none is asked anyway.
 
     Servers like to repeat a key that they refuse; it is masked in the reply.
@@ -104,16 +114,18 @@ def request(
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
     if not direct and not is_loopback(url) and socks_proxy.applies_to(url):
-        status, text, asked = socks_proxy.ask(url, headers, data, timeout_s)
+        status, text, asked = socks_proxy.ask(url, headers, data, timeout_s, MOST_BYTES)
         shown = mask_text(text, [api_key])
         return Reply(status, shown, retry_after=seconds_of(asked), body=text if status else None, key=api_key)
     try:
-        with _opener(url, direct).open(urllib.request.Request(url, data, headers), timeout=timeout_s) as answer:
-            status, text = answer.status, answer.read().decode("utf-8", "replace")
-    except urllib.error.HTTPError as error:
-        with error:
-            status, text = error.code, error.read().decode("utf-8", "replace")
-            retry_after = seconds_of(error.headers.get("Retry-After"))
+        opener = _opener(url, direct, time.monotonic() + 2 * timeout_s)
+        try:
+            with opener.open(urllib.request.Request(url, data, headers), timeout=timeout_s) as answer:
+                status, text = answer.status, _body(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                status, text = error.code, _body(error)
+                retry_after = seconds_of(error.headers.get("Retry-After"))
     except (OSError, HTTPException, ValueError) as error:  # refused, reset, timed out; no HTTP; no URL
         reason = getattr(error, "reason", "") or error
         status, text, cut = 0, str(reason) or type(error).__name__, isinstance(reason, ConnectionError)
@@ -124,21 +136,37 @@ def request(
     return Reply(status, shown, cut, untrusted, tls, retry_after, body=text if status else None, key=api_key)
 
 
-def _opener(url: str, direct: bool) -> urllib.request.OpenerDirector:
-    """What opens a URL; `direct`: without a proxy."""
+def _body(answer: Any) -> str:
+    """
+    Raises:
+        ValueError: it is larger than anything that is asked for here.
+        HTTPException: it ends too early.
+    """
+    data = bytearray()
+    while more := answer.read(min(_BLOCK, MOST_BYTES + 1 - len(data))):
+        data += more
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"its reply has more than {MOST_BYTES >> 20} MiB")
+    if getattr(answer, "length", None):  # bytes that are still to come
+        raise IncompleteRead(bytes(data), answer.length)
+    return data.decode("utf-8", "replace")
+
+
+def _opener(url: str, direct: bool, deadline: float) -> urllib.request.OpenerDirector:
+    """What opens a URL, but for proxies where it is `direct`; the deadline is of the monotonic clock."""
     direct = direct or is_loopback(url)
     if direct and urlsplit(url).scheme == "http":
         # As `build_opener` makes it, but without TLS, for which that reads every authority that is trusted: 20 ms each
         # time, which would be most of a core where an engine is asked ten times a second whether it is ready.
         opener = urllib.request.OpenerDirector()
-        kinds = (
-            urllib.request.UnknownHandler, urllib.request.HTTPHandler, urllib.request.HTTPDefaultErrorHandler,
-            _Redirects, urllib.request.HTTPErrorProcessor,
-        )  # fmt: skip
-        for kind in kinds:
-            opener.add_handler(kind())
+        handlers: list[urllib.request.BaseHandler] = [
+            TimedHTTP(deadline), urllib.request.UnknownHandler(), urllib.request.HTTPDefaultErrorHandler(),
+            _Redirects(), urllib.request.HTTPErrorProcessor(),
+        ]  # fmt: skip
+        for handler in handlers:
+            opener.add_handler(handler)
         return opener
-    handlers: list[urllib.request.BaseHandler] = [_Redirects()]
+    handlers = [TimedHTTP(deadline), TimedHTTPS(deadline), _Redirects()]
     if direct:
         handlers.append(urllib.request.ProxyHandler({}))
     return urllib.request.build_opener(*handlers)

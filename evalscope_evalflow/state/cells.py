@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.schema import SCHEMA
 
 FILE = "cells.json"  # {"schema": 2, "datasets": {…}}; 0.1 wrote the datasets alone
@@ -73,7 +74,7 @@ def path_in(folder: Path) -> Path:
 def read(folder: Path) -> dict[str, Cell]:
     """The cells of a run folder by their datasets; none where the file is not there, or is broken."""
     try:
-        data = json.loads(path_in(folder).read_text(encoding="utf-8"))
+        data = any_json.load_file(path_in(folder))
     except (OSError, ValueError):
         return {}
     if not isinstance(data, dict):

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.api_events import ApiBack, ApiEvent, ApiGivenUp, ApiSilent
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.engine_events import (
@@ -268,7 +269,7 @@ def read(run_folder: Path) -> dict[str, Any] | None:
     A run that was killed had no time to write how it ended: its state is then `died`.
     """
     try:
-        data = json.loads((run_folder / FOLDER / "run.json").read_text(encoding="utf-8"))
+        data = any_json.load_file(run_folder / FOLDER / "run.json")
     except (OSError, ValueError):
         return None
     if not isinstance(data, dict):

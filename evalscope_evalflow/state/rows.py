@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
+
+from evalscope_evalflow.events import any_json
 
 _BLOCK = 64 * 1024
 
@@ -31,7 +32,7 @@ def end_torn_rows(paths: Iterable[Path]) -> list[Path]:
                 continue
             file.seek(whole)
             try:
-                json.loads(file.read())
+                any_json.loads(file.read())
             except ValueError:
                 file.truncate(whole)
             else:

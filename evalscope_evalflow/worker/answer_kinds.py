@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.answers import FILE, AnswerKind, kinds_of
 from evalscope_evalflow.events.schema import SCHEMA
 
@@ -49,7 +50,7 @@ class KindsFile:
             with open(self._path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     try:
-                        item = json.loads(line)
+                        item = any_json.loads(line)
                         self._known.add((str(item["dataset"]), str(item["subset"]), str(item["sample"])))
                     except (ValueError, KeyError, TypeError):
                         continue
@@ -103,7 +104,7 @@ class KindsFile:
 
 def _is_of(line: str, dataset: str, subset: str) -> bool:
     try:
-        item = json.loads(line)
+        item = any_json.loads(line)
         return (item["dataset"], item["subset"]) == (dataset, subset)
     except (ValueError, KeyError, TypeError):
         return False

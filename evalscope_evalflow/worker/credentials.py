@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from evalscope_evalflow.events import any_json
+
 KEY_PREFIX = "EVALFLOW_KEY_"  # variables that the parent puts keys into
 MODEL_KEY = "EVALSCOPE_API_KEY"  # read by EvalScope where a task has no key of its own
 JUDGE_KEY = f"{KEY_PREFIX}OWN_JUDGE"  # of a judge that is an engine of this sweep's
@@ -91,7 +93,7 @@ def mask_body(body: bytes, keys: Iterable[str]) -> bytes:
     if not any(key in text for key in keys):
         return body
     try:
-        data = json.loads(text)
+        data = any_json.loads(text)
     except ValueError:
         return mask_text(text, keys).encode()
     return json.dumps(mask_fields({"": data}, keys)[""]).encode()

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.worker.api_clients import is_loopback
 
 _TELLS_FORMS = ("role", "type")  # keys whose values decide what others mean
@@ -199,7 +200,7 @@ class QuickRequests:
         if not kind.endswith("json") or "content-encoding" in headers:
             return None
         try:
-            data = json.loads(outcome.content)
+            data = any_json.loads(outcome.content)
         except ValueError:
             return None
         return self._construct(data) if isinstance(data, dict) else None

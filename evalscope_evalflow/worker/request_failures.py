@@ -10,10 +10,14 @@ import re
 import ssl
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Collection
+from http.client import HTTPException
 from typing import Any
 
+from evalscope_evalflow.events import any_json
+from evalscope_evalflow.events.redirects import refused_redirect
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
 from evalscope_evalflow.worker.api_clients import is_loopback
 from evalscope_evalflow.worker.credentials import masked
@@ -30,6 +34,7 @@ _REFUSED = re.compile(
 )
 _NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota", re.IGNORECASE)
 SHOWN = 200  # characters of a reason
+LIST_S, MOST_LISTED_BYTES = 10.0, 1 << 22  # for a list of models, and of it
 LISTED = 10  # names of models that a message shows
 WHOLE_RUN = {  # no sample will fare better
     401: "the key is refused",
@@ -91,7 +96,7 @@ class Failures:
             with open(file, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     try:
-                        item = json.loads(line)
+                        item = any_json.loads(line)
                         self._known[str(item["dataset"]), str(item["subset"]), str(item["sample"])] = item
                     except (ValueError, KeyError, TypeError):
                         continue  # half a line, of a process that was killed
@@ -166,18 +171,36 @@ def models_listed(error: Any) -> str:
     request = getattr(error, "request", None)
     if getattr(error, "status_code", None) != 404 or request is None:
         return ""
+    names: list[str] = []
+    # In a thread that is left alone after that time: a server may send a byte a second.
+    asking = threading.Thread(target=lambda: names.extend(_names_of(request)), daemon=True)
+    asking.start()
+    asking.join(LIST_S)
+    more = ", …" if len(names) > LISTED else ""
+    return f"; it lists: {', '.join(names[:LISTED])}{more}" if names else ""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows none that leads further in than the server is."""
+
+    def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
+        if refused := refused_redirect(req.full_url, args[-1]):
+            raise urllib.error.URLError(refused)
+        return super().redirect_request(req, *args)
+
+
+def _names_of(request: Any) -> list[str]:
     url = str(request.url).split("?")[0].removesuffix("/chat/completions") + "/models"
-    handlers = [urllib.request.ProxyHandler({})] if is_loopback(str(request.url)) else []
+    handlers: list[urllib.request.BaseHandler] = [_Redirects()]
+    handlers += [urllib.request.ProxyHandler({})] if is_loopback(str(request.url)) else []
     try:
         ask = urllib.request.Request(url)
         if "authorization" in request.headers:  # not for where a redirect leads
             ask.add_unredirected_header("Authorization", request.headers["authorization"])
-        with urllib.request.build_opener(*handlers).open(ask, timeout=10) as answer:
-            names = [str(item["id"]) for item in json.load(answer)["data"]]
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
-    more = ", …" if len(names) > LISTED else ""
-    return f"; it lists: {', '.join(names[:LISTED])}{more}" if names else ""
+        with urllib.request.build_opener(*handlers).open(ask, timeout=LIST_S) as answer:
+            return [str(item["id"])[:SHOWN] for item in any_json.loads(answer.read(MOST_LISTED_BYTES))["data"]]
+    except (OSError, ValueError, LookupError, TypeError, HTTPException):
+        return []
 
 
 def retry_after(error: BaseException) -> float | None:

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.schema import SCHEMA
 
 # What changes scores and no answers: such answers are scored anew, which the parent sees to.
@@ -81,7 +82,7 @@ def _digest(value: Any) -> str:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = any_json.load_file(file)
     except (OSError, ValueError):
         return {}
     if not isinstance(data, dict):

@@ -6,10 +6,11 @@ files, Parquet, the benchmarks of EvalScope's own, and files that vanish while a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
+
+from evalscope_evalflow.events import any_json
 
 _SHOWN = 300  # characters of an error
 _READERS = ("jsonl_to_list", "csv_to_list", "tsv_to_list", "parquet_to_list")
@@ -113,7 +114,7 @@ def broken_line(path: str) -> int | None:
                 try:
                     text = line.decode("utf-8-sig").strip()
                     if text and path.endswith(".jsonl"):
-                        json.loads(text)
+                        any_json.loads(text)
                 except ValueError:
                     return number
     except OSError:

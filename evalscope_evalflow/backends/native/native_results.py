@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Collection, Mapping
@@ -21,6 +20,7 @@ from evalscope_evalflow.backends.native.rows_files import SavedRows, judge_id
 from evalscope_evalflow.backends.selection import CHOOSING, Change, change, chosen
 from evalscope_evalflow.config import catalog
 from evalscope_evalflow.config.user_paths import user_path
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.json_lines import objects_in
 from evalscope_evalflow.state import cells, failures
 from evalscope_evalflow.state.failures import Failure
@@ -256,7 +256,7 @@ def local_path(task: Task, dataset: str) -> Path | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is none that can be read."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = any_json.load_file(path)
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from evalscope_evalflow.backends import data_images
 from evalscope_evalflow.errors import nearest
+from evalscope_evalflow.events import any_json
 
 # Other names that people give to the right answer, to the question and to the options.
 _ANSWERS = ("answer", "answers", "label", "labels", "target", "gold", "response", "reference", "solution", "output",
@@ -124,7 +125,7 @@ def check_picture_question(values: Mapping[str, Any], use: Use, add: Add) -> Non
     messages = values.get("messages")
     if isinstance(messages, str):
         try:
-            messages = json.loads(messages)
+            messages = any_json.loads(messages)
         except ValueError as error:
             add("messages", f"its `messages` are no JSON: {error}", "Mend them.")
             return
@@ -329,7 +330,7 @@ def _listed(value: Any) -> list[str] | None:
     """Options as EvalScope reads them: a list, or the text of one."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = any_json.loads(value)
         except ValueError:
             try:
                 value = ast.literal_eval(value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.answers import AnswerKind, kinds_of
 
 # How the worker's judge says why a request failed (native_judging.py); EvalScope writes the exception's name before it.
@@ -96,7 +96,7 @@ def drop_fallbacks(files: Iterable[Path]) -> int:
         for line in re.findall(r"[^\n]*\n|[^\n]+", text):
             fallback = incomplete = False
             with contextlib.suppress(ValueError):  # half a line, of a process that was killed
-                row = json.loads(line)
+                row = any_json.loads(line)
                 fallback, incomplete = is_fallback(row), lacks_a_metric(row)
             lost, rows = lost + fallback, rows + 1
             if not fallback and not incomplete:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.backends.native.native_verdicts import is_fallback
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.schema import SCHEMA
 
 TAG = "evalflow"
@@ -117,7 +118,7 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             with contextlib.suppress(ValueError):
-                row = json.loads(line)
+                row = any_json.loads(line)
                 if isinstance(row, dict):
                     yield row
 
@@ -190,7 +191,7 @@ def archive_verdicts(
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = any_json.load_file(path)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}

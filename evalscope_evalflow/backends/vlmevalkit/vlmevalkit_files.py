@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
 
 FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
@@ -89,7 +90,7 @@ class Files:
     def read(self) -> dict[str, Any]:
         """What the last run knew."""
         try:
-            data = json.loads(self.state.read_text(encoding="utf-8"))
+            data = any_json.load_file(self.state)
         except (OSError, ValueError):
             return {}
         return data if isinstance(data, dict) else {}
@@ -105,7 +106,7 @@ class Files:
     def rows(self) -> dict[str, list[str]]:
         """Of each row that answers are to, by index as text: digests of what is asked, and of all of it."""
         try:
-            data = json.loads(self._rows.read_text(encoding="utf-8"))
+            data = any_json.load_file(self._rows)
         except (OSError, ValueError):
             return {}
         found = data.get("rows") if isinstance(data, dict) else None
@@ -133,7 +134,7 @@ class Files:
     def verdicts_of(self, judge: str) -> dict[str, str]:
         """What the verdicts of a judge that is not the last one are on, by index as text."""
         try:
-            data = json.loads((self._earlier / judge / "verdicts_on.json").read_text(encoding="utf-8"))
+            data = any_json.load_file(self._earlier / judge / "verdicts_on.json")
         except (OSError, ValueError):
             return {}
         return dict(data.get("verdicts_on") or {}) if isinstance(data, dict) else {}
@@ -175,7 +176,7 @@ class Files:
 
     def _long(self) -> dict[str, str]:
         try:
-            data = json.loads(self.long.read_text(encoding="utf-8"))
+            data = any_json.load_file(self.long)
         except (OSError, ValueError):
             return {}
         return data if isinstance(data, dict) else {}
@@ -195,7 +196,7 @@ class Files:
             with self.journal.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line, of a killed process
-                        item = json.loads(line)
+                        item = any_json.loads(line)
                         found[str(item["index"])] = str(item["prediction"])
         return found
 

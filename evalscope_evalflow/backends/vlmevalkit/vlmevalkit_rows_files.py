@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events import any_json
+
 NOT_ASKED = ("index", "answer")  # columns that say where a row is, and what is right
 
 
@@ -88,7 +90,7 @@ def read_aside(path: Path) -> list[tuple[str, str]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                item = json.loads(line)
+                item = any_json.loads(line)
                 found.append((str(item["asked"]), str(item["prediction"])))
     return found
 

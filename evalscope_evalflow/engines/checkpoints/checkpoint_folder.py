@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from evalscope_evalflow.engines.checkpoints.checkpoint_location import (
 )
 from evalscope_evalflow.engines.checkpoints.shape import language_config
 from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.events import any_json
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 ADAPTER_TODO = (
@@ -98,7 +98,7 @@ def _no_checkpoint(path: str, folder: Path, where: str) -> Problem:
 def read_adapter(folder: Path) -> dict[str, Any] | None:
     """The adapter_config.json of an adapter's folder; None if it is none."""
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        config = any_json.load_file(folder / "adapter_config.json", any_json.MOST_BYTES)
     except (OSError, ValueError):
         return None
     return config if isinstance(config, dict) else None
@@ -127,7 +127,7 @@ def read_config(path: str) -> dict[str, Any] | None:
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = any_json.load_file(folder / "config.json", any_json.MOST_BYTES)
     except (OSError, ValueError):
         return None
     return config if isinstance(config, dict) else None

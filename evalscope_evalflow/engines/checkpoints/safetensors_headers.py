@@ -6,7 +6,6 @@ tensor's type and place: https://huggingface.co/docs/safetensors/index#format.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import struct
@@ -19,6 +18,7 @@ from typing import Any
 
 from evalscope_evalflow.config.one_pass import remembered
 from evalscope_evalflow.config.user_paths import user_path
+from evalscope_evalflow.events import any_json
 
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -132,9 +132,14 @@ def _safetensors(folder: Path) -> list[Path]:
     index = folder / INDEX
     if os.path.isfile(index):
         try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            names = set(any_json.load_file(index, any_json.MOST_BYTES)["weight_map"].values())
         except (ValueError, KeyError, AttributeError, TypeError):
             raise Damaged(f"{index} is no index of safetensors files") from None
+        strange = [
+            name for name in names if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts
+        ]
+        if strange:
+            raise Damaged(f"{index} names {str(strange[0])[:200]!r}, which is no file of this folder")
         missing = sorted(name for name in names if not os.path.isfile(folder / name))
         if missing:
             raise Damaged(
@@ -181,7 +186,7 @@ def _header(file: str, size: int, changed: int) -> _Header:
         opened.seek(8, os.SEEK_SET)
         text = opened.read(length)
     try:
-        header: dict[str, Any] = json.loads(text)
+        header: dict[str, Any] = any_json.loads(text)
         header.pop("__metadata__", None)
         end = max((item["data_offsets"][1] for item in header.values()), default=0)
         total: Counter[str] = Counter()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.engines.checkpoints import safetensors_headers, shape
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import locate
+from evalscope_evalflow.events import any_json
 
 if TYPE_CHECKING:
     from evalscope_evalflow.engines.base import Engine
@@ -130,7 +131,7 @@ def _read(folder: Path) -> Family:
         OSError: a file cannot be read.
         ValueError: config.json is no JSON, or a file of weights is damaged.
     """
-    raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    raw = any_json.load_file(folder / CONFIG, any_json.MOST_BYTES)
     if not isinstance(raw, dict):
         raise ValueError(f"{folder / CONFIG} is no JSON object")
     config = {name: value for name, value in _flat(raw) if name.rpartition(".")[2] not in _NAMES}
@@ -204,7 +205,7 @@ def _hashed(file: str, inode: int, size: int, changed: int, touched: int) -> str
     content = Path(file).read_bytes()
     if os.path.basename(file) == "generation_config.json":  # as config.json, it says which version has written it
         try:
-            found = json.loads(content)
+            found = any_json.loads(content)
             if isinstance(found, dict):
                 named = (*_NAMES, "_from_model_config")
                 kept = {name: value for name, value in found.items() if name not in named}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events import any_json
 from evalscope_evalflow.results.html.page_data import ScoreLine
 from evalscope_evalflow.results.run_folders import RunFolder
 
@@ -100,7 +100,7 @@ def _line(item: Mapping[str, Any], run: str, dataset: str, metric: str, part: st
 def _read(path: Path) -> Mapping[str, Any]:
     """A report file; empty: it is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = any_json.load_file(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, Mapping) else {}
