@@ -8,7 +8,7 @@ import re
 _GGUF = re.compile(r"\.gguf$", re.IGNORECASE)
 _HUB_FOLDER = re.compile(r"models--(?:.+--)?(.+)")
 LONGEST = 160  # bytes; file systems take 255, and a dataset and an ending come after it
-_NO_NAME = re.compile(r"\.*|.*[\0-\x1f\x7f].*", re.DOTALL)
+_NO_NAME = re.compile(r"\s*\.*\s*|.*[\0-\x1f\x7f].*", re.DOTALL)  # empty: at the ends of an absolute path
 
 
 def name_of(path: str) -> str:
@@ -22,5 +22,9 @@ def name_of(path: str) -> str:
 
 
 def is_name(name: str) -> bool:
-    """Whether a model can be called so: folders and files have its name."""
-    return not _NO_NAME.fullmatch(name.strip()) and len(name.encode(errors="replace")) <= LONGEST
+    """Whether a model or dataset can be called so: folders and files have its name, below the folder that they are for.
+
+    It may have several parts, such as `org/model`.
+    """
+    parts = name.strip().split("/")
+    return not any(map(_NO_NAME.fullmatch, parts)) and len(name.encode(errors="replace")) <= LONGEST

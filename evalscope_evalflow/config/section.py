@@ -163,7 +163,8 @@ class ModelConfig(Section):
     def _names_a_folder(cls, value: str) -> str:
         if not is_name(value):
             shown = repr(value) if len(value) < LONGEST else f"{value[:40]!r}… ({len(value)} characters)"
-            raise ValueError(f"{shown} is no name for a model: results are filed under it")
+            more = ", and may go nowhere else; `model_id` is what an API knows it by" if "/" in value else ""
+            raise ValueError(f"{shown} is no name for a model: results are filed under it{more}")
         return value
 
     @property

@@ -300,6 +300,8 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 def _read(folder: Path) -> RunFolder:
     record = records.read(folder) or {}
     model = record.get("model")
+    if model and (os.path.isabs(str(model)) or ".." in Path(str(model)).parts):
+        model = None  # of a record that somebody else has written: its files would be looked for anywhere
     return RunFolder(folder, str(model) if model else _model_name(folder), record, str(model or folder.name))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import ModelConfig, keys
+from evalscope_evalflow.config.model_name import LONGEST, is_name
 from evalscope_evalflow.config.own_judge import judge_deploy
 from evalscope_evalflow.config.task import Task, safe_name
 from evalscope_evalflow.devices.nvml import cached_reads
@@ -58,6 +59,10 @@ def preflight(
 def _problems(
     task: Task, notify: Callable[[str], None], log: Callable[[str], None] | None, survey: Survey, on_this_machine: bool
 ) -> Iterator[Problem]:
+    unusable = list(_names_of_no_file(task))
+    yield from unusable
+    if unusable:
+        return  # the checks to come look for files of these names
     yield from host_checks.check_folder(task.work_dir, notify)
     yield from foreign_folder(task.work_dir)
     for model in task.models:
@@ -122,6 +127,20 @@ def _problems(
             keys.reveal(keys.protect(judge.get("api_key")), f"{where}.api_key")
         except ConfigError as error:
             yield from error.problems
+
+
+def _names_of_no_file(task: Task) -> Iterator[Problem]:
+    """Names of datasets and subsets, by which files are called, that would lead out of the run folder."""
+    for name in task.datasets:
+        if not is_name(name):
+            yield Problem("datasets", f"{name[:LONGEST]!r} is no name for a dataset: files are called by it")
+    settings = task.stock.get("dataset_args")
+    for dataset, given in settings.items() if isinstance(settings, Mapping) else ():
+        subsets = given.get("subset_list") if isinstance(given, Mapping) else None
+        for subset in subsets if isinstance(subsets, (list, tuple)) else ():
+            if isinstance(subset, str) and not is_name(subset):
+                where = f"dataset_args.{dataset}.subset_list"
+                yield Problem(where, f"{subset[:LONGEST]!r} is no name for a subset: files are called by it")
 
 
 def _own_judge_problems(

@@ -187,7 +187,8 @@ def test_a_deep_row_of_data_is_told_with_its_line(tmp_path, capsys):
     data = tmp_path / "qa.jsonl"
     data.write_text(f'{{"query": "1+1?", "response": "2"}}\n{{"query": {DEEP}}}\n')
     task = {
-        "datasets": ["general_qa"], "dataset_args": {"general_qa": {"local_path": str(tmp_path), "subset_list": ["qa"]}},
+        "datasets": ["general_qa"],
+        "dataset_args": {"general_qa": {"local_path": str(tmp_path), "subset_list": ["qa"]}},
         "work_dir": str(tmp_path / "work"),
         "evalflow": {"models": [{"name": "m", "api_url": "http://127.0.0.1:9/v1"}]},
     }  # fmt: skip
