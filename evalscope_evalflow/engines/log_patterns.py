@@ -7,6 +7,11 @@ from evalscope_evalflow.engines.base import LogPattern
 REJECTED = r"error: (unrecognized arguments: .+|argument \S+: .+|the following arguments are required: .+)"
 WHERE_IS_IT = (
     LogPattern(
+        r"The repository (\S+) (?:.+ )?contains custom code which must be executed",
+        "the checkpoint {0} brings code of its own, which the engine runs only if you say so",
+        "Read it. If you trust it: deploy.extra_args: [--trust-remote-code].",
+    ),
+    LogPattern(
         r"(?:LocalEntryNotFoundError|OfflineModeIsEnabled): (.+)",
         "the model is not on this machine, and the hub cannot be asked: {0}",
         "Download it first (`hf download NAME`), or give the checkpoint's folder.",

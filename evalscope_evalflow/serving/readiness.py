@@ -79,7 +79,7 @@ class Readiness:
         self._process, self._address, self._model = process, address, model
         self._stall_timeout_s, self._health_path = stall_timeout_s, health_path
         self._progress = Progress(process)
-        self._healthy = self._listed = False
+        self._healthy = self._listed = self._has_port = False
         self._healthy_since = 0.0
         self._listening_since = 0.0
         self._last_reply = ""  # that was no success, in words
@@ -134,8 +134,10 @@ class Readiness:
     def _is_healthy(self) -> bool:
         if self._health_path is None:
             return self._lists_model()
-        reply = self._request(self._health_path, api_key=self._address.api_key, timeout_s=2)
-        if reply.status in NO_SUCH_PATH and self._process.listens_at(self._address.port):
+        # To nobody else who may have taken the port in the meantime, such as another user, goes the key.
+        key = self._address.api_key if self._is_ours() else None
+        reply = self._request(self._health_path, api_key=key, timeout_s=2)
+        if reply.status in NO_SUCH_PATH and self._is_ours():
             raise EngineError(
                 f"the engine answers GET {self._health_path} with {reply.status}, so that it cannot be told when it is "
                 "ready\n    The class of the engine has to name the path that its server has, as `health_path`; "
@@ -143,6 +145,11 @@ class Readiness:
                 f"\n    log: {self._process.log}"
             )
         return reply.ok
+
+    def _is_ours(self) -> bool:
+        """Whether the engine itself has the port, which takes a look at all of its processes."""
+        self._has_port = self._has_port or self._process.listens_at(self._address.port)
+        return self._has_port
 
     def _connects(self) -> bool:
         """Whether something listens there."""
@@ -166,11 +173,11 @@ class Readiness:
     def _lists_model(self) -> bool:
         if self._listed:
             return True
+        if not self._is_ours():
+            return False  # nothing yet, or somebody else: our engine is about to say that the port is taken
         reply = self._request(MODELS_PATH, api_key=self._address.api_key)
         if not reply.ok and reply.status not in (401, 403):
             return False
-        if not self._process.listens_at(self._address.port):
-            return False  # somebody else's: our engine is about to say that the port is taken
         if not reply.ok:
             raise EngineError(
                 f"the engine is up, but refuses the key that it was given ({reply.status}): {reply.message}"

@@ -36,6 +36,7 @@ from evalscope_evalflow.serving.diagnosis import diagnose
 pytestmark = pytest.mark.real
 BIN = Path(sys.executable).parent
 VARIABLES = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+RAN = "ran"  # a file that a checkpoint's own code writes
 TEMPLATES = {"chat.jinja": "{{ messages }}"}
 
 # Name: (model, arguments, cause, hint). {name} is a checkpoint of `models`.
@@ -47,6 +48,13 @@ VLLM = {
     "no config": ("{empty}", [], "'{empty}' is not a checkpoint: it has no config.json", "config.json"),
     "type": ("{type}", [], "this engine cannot run the model: model type `newmodel`", "Upgrade"),
     "architecture": ("{architecture}", [], "Model architectures ['NewForCausalLM'] are not supported", "Upgrade"),
+    "code": (
+        "{code}",
+        [],
+        "the checkpoint {code} brings code of its own, which the engine runs only",
+        "If you trust it",
+    ),
+    "trusted code": ("{trusted}", ["--trust-remote-code"], "the checkpoint's code runs", ""),
     "port": ("{good}", ["--port", "{taken}"], "the port is taken", "another port"),
     "context": ("{good}", ["--max-model-len", "99999"], "User-specified max_model_len (99999)", "Lower max_model_len"),
     "template": ("{good}", ["--chat-template", "/no/x.jinja"], "the chat template /no/x.jinja does not", "Jinja"),
@@ -97,6 +105,8 @@ def models(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "torn": {},
         "shapes": {"intermediate_size": config["intermediate_size"] + 64},
         "long": {"max_position_embeddings": 400000},
+        "code": {"model_type": "brought", "auto_map": {"AutoConfig": "brought.Config"}},
+        "trusted": {"model_type": "brought", "auto_map": {"AutoConfig": "brought.Config"}},
     }.items():
         folder = tmp / name
         folder.mkdir()
@@ -109,6 +119,10 @@ def models(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     data = weights.read_bytes()[:1000]
     weights.unlink()
     weights.write_bytes(data)
+    for name in ("code", "trusted"):
+        ran = str(tmp / name / RAN)
+        code = f"open({ran!r}, 'w').close()\nraise RuntimeError('the checkpoint\\'s code runs')\n"
+        (tmp / name / "brought.py").write_text(code)
     (tmp / "empty").mkdir()
     found["empty"] = str(tmp / "empty")
     return found
@@ -158,6 +172,13 @@ def test_vllms_start_failures(
     assert "initialization failed" not in found.cause
     assert hint in found.hint
     assert found.tail
+
+
+def test_code_of_a_checkpoint_runs_only_if_the_user_says_so(
+    vllm_logs: tuple[dict[str, Path], dict[str, int]], models: dict[str, str]
+) -> None:
+    assert not Path(models["code"], RAN).exists()
+    assert Path(models["trusted"], RAN).exists()
 
 
 @pytest.fixture(scope="module")

@@ -227,6 +227,17 @@ def test_somebody_elses_server_without_a_health_path_is_no_failure(beside, api):
         assert wait(process, ready) is None
 
 
+def test_the_key_goes_to_nobody_else_who_has_the_port(beside, api):
+    """Another user may have taken it between our choice and the engine's start."""
+    api.replies["/health"] = sequence((401, {}), (401, {}), (401, {}), (200, {}))
+    with beside(key=KEY) as (process, ready):
+        process.listens_at = lambda port: len(api.seen) >= 3
+        assert wait(process, ready) is None
+    keys = [headers.get("Authorization") for _, path, headers, _ in api.seen if path == "/health"]
+    assert keys[:3] == [None] * 3
+    assert keys[-1] == f"Bearer {KEY}"
+
+
 def test_another_health_path(beside, api):
     api.replies = {"/health": (404, {}), "/v1/ok": (200, {})}
     with beside(health_path="/v1/ok") as (process, ready):
