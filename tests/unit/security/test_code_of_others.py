@@ -1,6 +1,7 @@
 """Code that a checkpoint, a dataset or a run folder brings is never run, and by engines only if the user says so."""
 
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -16,17 +17,25 @@ from evalscope_evalflow.engines.base import Address
 PACKAGE = Path(evalscope_evalflow.__file__).parent
 SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
 # Pickles are a job's and its result's alone, in a folder of mode 0700.
-MAY_UNPICKLE = {"sweep/job_process.py", "testing/executor_suite.py"}
+MAY_UNPICKLE = {"sweep/job_process.py", "sweep/cluster/job_folder.py", "testing/executor_suite.py"}
 MAY_RENDER = {"results/html/page_rendering.py"}  # the report's own templates
 
 
-def calls(text):
-    """Full names of what a source calls, such as `pickle.loads`."""
-    return {ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)}
+@functools.cache
+def calls():
+    """Of each file, all calls: the full name of what is called, such as `pickle.loads`, and the names of arguments."""
+    return {
+        name: [
+            (ast.unparse(node.func), {word.arg for word in node.keywords})
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.Call)
+        ]
+        for name, text in SOURCES.items()
+    }
 
 
 def who_calls(pattern):
-    return {name for name, text in SOURCES.items() if any(re.fullmatch(pattern, call) for call in calls(text))}
+    return {name for name, found in calls().items() if any(re.fullmatch(pattern, call) for call, _ in found)}
 
 
 def test_pickles_are_read_of_jobs_alone():
@@ -53,20 +62,12 @@ def test_templates_of_checkpoints_are_the_engines_alone():
 def test_nothing_evaluates_text_as_python():
     found = who_calls(r"eval|exec|compile|builtins\.(eval|exec)|os\.(system|popen)")
     assert found == {"config/catalog.py"}  # annotations of the installed EvalScope, without builtins
-    shells = {name for name, text in SOURCES.items() if _asks_for_a_shell(text)}
+    shells = {
+        name
+        for name, found in calls().items()
+        if any((call.startswith("subprocess.") and "shell" in words) or "_shell" in call for call, words in found)
+    }
     assert shells == set()
-
-
-def _asks_for_a_shell(text):
-    calls_of = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
-    ours = [
-        node
-        for node in calls_of
-        if ast.unparse(node.func).startswith(("subprocess.", "asyncio.create_subprocess_shell"))
-    ]
-    return any(
-        "_shell" in ast.unparse(node.func) or any(word.arg == "shell" for word in node.keywords) for node in ours
-    )
 
 
 def test_remote_code_is_trusted_nowhere():
