@@ -31,6 +31,12 @@ class TwoNodes:
         self.address: str = cluster.address
         self._second = self._add("second")
 
+    @property
+    def second_raylet(self) -> int:
+        """PID of the second node's raylet, which is the parent of Ray's processes there."""
+        pid: int = self._second.all_processes["raylet"][0].process.pid
+        return pid
+
     def kill_raylet(self) -> None:
         """SIGKILL the raylet of the second node, and give the cluster a new second node."""
         self._kill(self._second, "raylet")
