@@ -140,6 +140,21 @@ class SlurmCluster:
                     found |= {item.pid: item for item in (process, *process.children(recursive=True))}
         return list(found.values())
 
+    def processes_of(self, job: str) -> list[psutil.Process]:
+        """What runs in one job, by its id, with the slurmstepd that has started it left out."""
+        found = []
+        for process in (item for node in NODES for item in self.processes(node)):
+            with suppress(psutil.Error):
+                env = process.environ()
+                element = env.get("SLURM_ARRAY_TASK_ID")
+                if job == (f"{env['SLURM_ARRAY_JOB_ID']}_{element}" if element else env.get("SLURM_JOB_ID")):
+                    found.append(process)
+        return found
+
+    def node_of(self, job: str) -> str:
+        """The node that a job runs on."""
+        return ask(["squeue", "-h", "-j", job, "-o", "%N"], {0}).stdout.strip()
+
     def steps(self, node: str) -> list[psutil.Process]:
         """The slurmstepds above what runs in jobs on a node."""
         above = {parent.pid: parent for process in self.processes(node) for parent in process.parents()}
