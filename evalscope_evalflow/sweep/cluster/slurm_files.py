@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.sweep.cluster.job_folder import LOG
 
 FILES = "slurm"
 TAIL_BYTES = 4096
@@ -31,18 +32,21 @@ def private_folder(job: Path) -> Path:
     return folder
 
 
-def last_words(folder: Path, job: str) -> str:
-    """The last line that a job, or Slurm for it, wrote to standard error; empty if there is none.
+def last_words(files: Path, job: str, folder: Path) -> str:
+    """The last line that Slurm wrote about a job, or else the job itself; empty if there is none.
 
     Args:
-        folder: of submitit's files.
+        files: the folder of submitit's files.
         job: its id.
+        folder: the job's own folder.
     """
-    with suppress(OSError), (folder / f"{job}_0_log.err").open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - TAIL_BYTES))
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip()[:WORDS_LENGTH] if lines else ""
+    for path in (files / f"{job}_0_log.err", folder / LOG):
+        with suppress(OSError), path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return lines[-1].strip()[:WORDS_LENGTH]
     return ""
 
 

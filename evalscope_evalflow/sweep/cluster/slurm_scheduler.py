@@ -52,7 +52,7 @@ class SlurmScheduler(Scheduler):
         self._asked_at = float("-inf")
         self._known: dict[str, JobStatus] = {}
         self._submitted: dict[str, float] = {}  # after squeue was asked last
-        self._files: dict[str, Path] = {}  # where submitit's files of each job are
+        self._files: dict[str, tuple[Path, Path]] = {}  # of each job: submitit's folder, and its own
         self._shared: list[Path] = []
         self._doubted: dict[str, float] = {}  # jobs that were listed as failed, and since when
 
@@ -141,7 +141,7 @@ class SlurmScheduler(Scheduler):
         finally:
             cloudpickle.unregister_pickle_by_value(slurm_work)
         ids = [job.job_id for job in jobs]
-        self._files |= dict.fromkeys(ids, folder)
+        self._files |= {job: (folder, item.folder) for job, item in zip(ids, submissions, strict=True)}
         return ids
 
     def _parameters(self, name: str, devices: int, folder: Path) -> dict[str, Any]:
@@ -209,8 +209,9 @@ class SlurmScheduler(Scheduler):
             if self._asked_at - since < DOUBT_S:
                 return JobStatus(Stage.RUNNING, now.nodes, now.since)
         if job in self._files:
-            words = last_words(self._files[job], job) if now.reason.startswith("FAILED") else ""
-            remove_files(self._files.pop(job), job)
+            files, folder = self._files.pop(job)
+            words = last_words(files, job, folder) if now.reason.startswith("FAILED") else ""
+            remove_files(files, job)
             return dataclasses.replace(now, reason=f"{now.reason}: {words}" if words else now.reason)
         return now
 

@@ -156,7 +156,7 @@ def test_jobs_are_given_no_variable_but_those_that_are_named(home, submissions, 
     slurm = scheduler()
     (first,) = slurm.submit(submissions(1))
     (second,) = scheduler(pass_env=("HF_HOME", "HF_TOKEN")).submit(submissions(1, devices=0))
-    files = slurm._files[first]
+    files = slurm._files[first][0]
     assert "#SBATCH --export=NONE\n" in (files / f"{first}_submission.sh").read_text()
     assert "#SBATCH --export=HF_HOME,HF_TOKEN\n" in (files / f"{second}_submission.sh").read_text()
     assert os.environ["SBATCH_EXPORT"] == "ALL"
@@ -210,7 +210,30 @@ def test_a_job_that_is_listed_as_failed_for_a_moment_before_it_is_queued_again_i
         stages.append(slurm.statuses([job])[job].stage)
         clock[0] += 10
     assert stages == [Stage.RUNNING, Stage.RUNNING, Stage.QUEUED, Stage.RUNNING]
-    assert (slurm._files[job] / f"{job}_submitted.pkl").exists()
+    assert (slurm._files[job][0] / f"{job}_submitted.pkl").exists()
+
+
+@pytest.mark.parametrize(
+    ("slurm_says", "job_says", "words"),
+    [
+        ("", "Traceback…\nModuleNotFoundError: no torch\n", "ModuleNotFoundError: no torch"),
+        ("bash: line 9: /x/python: not found\n", "", "bash: line 9: /x/python: not found"),
+    ],
+)
+def test_a_job_that_failed_has_its_last_words_in_the_reason(
+    home, submissions, clock, monkeypatch, slurm_says, job_says, words
+):
+    slurm = scheduler()
+    (submission,) = submissions(1)
+    (job,) = slurm.submit([submission])
+    (slurm._files[job][0] / f"{job}_0_log.err").write_text(slurm_says)
+    (submission.folder / "job.log").write_text(job_says)
+    monkeypatch.setattr(
+        slurm_scheduler.SlurmScheduler, "_run", lambda *_: Answer(row(job, "FAILED", "NonZeroExitCode"))
+    )
+    slurm.statuses([job])
+    clock[0] += 10
+    assert slurm.statuses([job])[job].reason == f"FAILED: {words}"
 
 
 def row(job, state, reason="None"):
