@@ -54,6 +54,7 @@ class SlurmScheduler(Scheduler):
         self._submitted: dict[str, float] = {}  # after squeue was asked last
         self._files: dict[str, tuple[Path, Path]] = {}  # of each job: submitit's folder, and its own
         self._shared: list[Path] = []
+        self._given_up: list[str] = []  # jobs that have failed, of which Slurm does not know yet that they stay so
         self._doubted: dict[str, float] = {}  # jobs that were listed as failed, and since when
 
     def offer(self) -> Offer:
@@ -187,6 +188,11 @@ class SlurmScheduler(Scheduler):
         there = read_jobs(done.stdout)
         self._known = {job: self._seen(job, there.get(job)) for job in dict.fromkeys([*self._known, *ids])}
         self._submitted = {job: at for job, at in self._submitted.items() if at > before and job not in there}
+        if (
+            self._given_up
+        ):  # in case that Slurm does put them back, later than it ever should: another job has their work
+            self._run(["scancel", *self._given_up])
+            self._given_up.clear()
         self._start_again([job for job, status in self._known.items() if status.reason == BEGIN_TIME])
 
     def _seen(self, job: str, now: JobStatus | None) -> JobStatus:
@@ -208,6 +214,7 @@ class SlurmScheduler(Scheduler):
             since = self._doubted.setdefault(job, self._asked_at)
             if self._asked_at - since < DOUBT_S:
                 return JobStatus(Stage.RUNNING, now.nodes, now.since)
+            self._given_up.append(job)
         if job in self._files:
             files, folder = self._files.pop(job)
             words = last_words(files, job, folder) if now.reason.startswith("FAILED") else ""

@@ -111,16 +111,17 @@ def are_gone(processes: list[psutil.Process]) -> Callable[[], bool]:
 
 def test_jobs_that_are_cancelled_killed_or_out_of_time_and_those_whose_slurmd_dies_all_finish(a_run: Run) -> None:
     """All at once, as each costs a minute: their models wait, and do not compute."""
-    struck = ("cancelled", "killed", "slurmd")
-    a_run.write({**dict.fromkeys(struck, 1.5), "limit": 5.0}, partition="short", time=1)
+    struck = ("cancelled", "killed", "slurmd", "limit")
+    a_run.write({**dict.fromkeys(struck, 2.0), "limit": 6.0})
     a_run.start()
     cluster = a_run.cluster
-    wait_for(lambda: a_run.answers(*struck), "three models answer", WAIT_S)
+    wait_for(lambda: a_run.answers(*struck), "all models answer", WAIT_S)
     before = {model: set(a_run.rows(model)) for model in struck}
     processes = {model: cluster.processes_of(a_run.job_of(model)) for model in struck}
-    first = {model: a_run.job_of(model) for model in (*struck, "limit")}
+    first = {model: a_run.job_of(model) for model in struck}
     assert all(processes.values())
 
+    ask(["scontrol", "update", f"JobId={first['limit']}", "TimeLimit=1"], {0})  # Slurm warns it within half a minute
     ask(["scancel", first["cancelled"]], {0})
     for process in processes["killed"]:
         with suppress(psutil.NoSuchProcess):
@@ -132,7 +133,7 @@ def test_jobs_that_are_cancelled_killed_or_out_of_time_and_those_whose_slurmd_di
     cluster.bring_back(node)
 
     said = a_run.finish()
-    a_run.assert_nothing_was_answered_twice(*struck, "limit")
+    a_run.assert_nothing_was_answered_twice(*struck)
     for model in struck:
         assert before[model] <= set(a_run.rows(model))
     assert "4 of 4 models finished" in said

@@ -189,7 +189,8 @@ def test_a_job_that_slurm_lists_no_more_keeps_the_reason_for_which_it_went(home,
     slurm = scheduler()
     ids = slurm.submit(submissions(1))
     monkeypatch.setattr(slurm_scheduler.SlurmScheduler, "_run", lambda *_: Answer(lines.pop(0)))
-    lines = [row(ids[0], "TIMEOUT", "TimeLimit"), row(ids[0], "TIMEOUT", "TimeLimit"), "", ""]
+    scancel = ""
+    lines = [row(ids[0], "TIMEOUT", "TimeLimit"), row(ids[0], "TIMEOUT", "TimeLimit"), scancel, "", ""]
     assert slurm.statuses(ids)[ids[0]].stage is Stage.RUNNING
     for _ in range(2):
         clock[0] += 10
@@ -234,6 +235,17 @@ def test_a_job_that_failed_has_its_last_words_in_the_reason(
     slurm.statuses([job])
     clock[0] += 10
     assert slurm.statuses([job])[job].reason == f"FAILED: {words}"
+
+
+def test_a_job_that_is_given_up_is_cancelled_as_another_one_gets_its_work(home, submissions, clock, monkeypatch):
+    slurm = scheduler()
+    (job,) = slurm.submit(submissions(1))
+    rows = {job: JobStatus(Stage.GONE, reason="NODE_FAIL")}
+    monkeypatch.setattr(slurm_scheduler, "read_jobs", lambda text: rows)
+    for _ in range(3):
+        slurm.statuses([job])
+        clock[0] += 10
+    assert calls(home, "scancel") == [f"scancel {job}"]
 
 
 def row(job, state, reason="None"):
