@@ -16,6 +16,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from evalscope_evalflow.events.whole_files import write_whole
+
 Places = Mapping[str, Mapping[str, str]]  # by FILE.py:NAME, hashes of the source, with the versions that have it
 SHOWN = 3
 
@@ -40,8 +42,7 @@ def changed_places(folder: Path, places: Places) -> list[str]:
     sources: dict[str, tuple[str, ast.AST] | None] = {}
     changed = [place for place, known in places.items() if source_hash(folder, place, sources) not in known]
     with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_text(json.dumps(changed), encoding="utf-8")
+        write_whole(cache, json.dumps(changed))
     return changed
 
 

@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EvalFlowError as error:
         sys.stderr.write(f"evalflow: {error}\n")
         return int(error.exit_code)
+    except OSError as error:  # of a file that is no run folder's: those are told of where they happen
+        sys.stderr.write(f"evalflow: {error}\n    See to that, and run the same command again.\n")
+        return int(ExitCode.FAILED)
     except KeyboardInterrupt:
         sys.stderr.write(f"evalflow: interrupted; {RESUME}\n")
         return int(ExitCode.INTERRUPTED)

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
+from evalscope_evalflow.events.whole_files import whole_file
 from evalscope_evalflow.results.json_output import print_text
 
 if TYPE_CHECKING:
@@ -193,10 +194,15 @@ def write(text: str, path: str | None, *, append: bool = False) -> None:
         print_text(text)
         return
     try:
-        with Path(path).open("a" if append else "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
+        if append:
+            with Path(path).open("a", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                file.write(text)
+        else:
+            with whole_file(Path(path), "backslashreplace", "") as file:
+                file.write(text)
     except OSError as error:
-        raise ConfigError(Problem(path, f"cannot be written: {error.strerror}")) from None
+        todo = "Make room, or name another file; an older one is kept."
+        raise ConfigError(Problem(path, f"cannot be written: {error.strerror}", todo)) from None
 
 
 def a_wide_console(file: object = None) -> Console:

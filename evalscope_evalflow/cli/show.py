@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
@@ -16,6 +17,8 @@ from evalscope_evalflow.cli.export_flag import add_export, export_finished
 from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.display.safe_console import SafeConsole
 from evalscope_evalflow.errors import ConfigError, ExitCode, Problem, nearest
+from evalscope_evalflow.events.json_lines import FileError
+from evalscope_evalflow.events.whole_files import whole_file
 from evalscope_evalflow.terminal_text import printable
 
 if TYPE_CHECKING:
@@ -241,13 +244,16 @@ def _write(text: str, path: str | None) -> None:
         file.write(text)
 
 
-def _opened(path: str) -> Any:
-    """A file to write to.
+@contextmanager
+def _opened(path: str) -> Iterator[TextIO]:
+    """A file to write to, which takes the old one's place when it is whole.
 
     Raises:
         ConfigError: it cannot be written.
     """
     try:
-        return Path(path).open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise ConfigError(Problem("--output", f"{path} cannot be written: {error.strerror}")) from None
+        with whole_file(Path(path), "backslashreplace", "") as file:
+            yield file
+    except FileError as error:
+        what = f"{path} cannot be written: {error.strerror}"
+        raise ConfigError(Problem("--output", what, "Make room, or name another file; an older one is kept.")) from None

@@ -19,6 +19,7 @@ from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.errors import ConfigError, Problem
+from evalscope_evalflow.events.whole_files import write_whole
 
 # What the command evaluates on where nothing is said; known without looking into VLMEvalKit.
 DEFAULT_VLM_DATASETS = ("LogicVista", "MathVista_MINI", "WeMath", "MathVision", "MathVerse_MINI", "DynaMath")
@@ -108,9 +109,7 @@ def vlmevalkit_datasets(worker_env: str | None = None, *, ask: bool = True) -> f
         return frozenset(DEFAULT_VLM_DATASETS)
     with locked(file.with_suffix(".lock")):
         if not os.path.exists(file):
-            new = file.with_suffix(".new")
-            new.write_text(_list_vlmevalkit_datasets(env), encoding="utf-8")
-            new.replace(file)
+            write_whole(file, _list_vlmevalkit_datasets(env))
     return frozenset(json.loads(file.read_text(encoding="utf-8")))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,25 @@ def write_template(path: str | Path, filling: Filling | None = None) -> None:
     """
     target = Path(path)
     try:
-        with target.open("x", encoding="utf-8") as file:
+        with target.open("x", encoding="utf-8") as file, _gone_if_it_fails(target):
             file.write(template(filling))
+            file.flush()
     except FileExistsError as error:
         raise ConfigError(Problem(str(target), "is there already", "Give another name.")) from error
     except OSError as error:
-        raise ConfigError(Problem(str(target), f"cannot be written: {error.strerror}")) from error
+        what = f"cannot be written: {error.strerror}"
+        raise ConfigError(Problem(str(target), what, "Make room, or give another name.")) from error
+
+
+@contextmanager
+def _gone_if_it_fails(file: Path) -> Iterator[None]:
+    """Half a file would be in the way when it is written again."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            file.unlink()
+        raise
 
 
 def template(filling: Filling | None = None) -> str:

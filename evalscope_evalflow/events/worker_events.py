@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from evalscope_evalflow.events.base import Event
@@ -167,10 +168,20 @@ class WorkerFailed(WorkerEvent):
     Attributes:
         kind: the exception's class; empty where the API refuses every request.
         message: its words.
+        errno: the number of the error where it is the disk's fault; else 0.
+        file: the file that it came with; empty where that is not known.
     """
 
     kind: str
     message: str
+    errno: int = 0
+    file: str = ""
+
+    @classmethod
+    def of_disk(cls, error: OSError) -> WorkerFailed:
+        """The event for an error that is the disk's fault."""
+        file = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
+        return cls(type(error).__name__, str(error), error.errno or 0, file)
 
 
 @dataclass(frozen=True)

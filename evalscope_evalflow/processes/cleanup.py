@@ -61,6 +61,7 @@ def clean(wait_s: float = 0) -> list[Cleaned]:
     Raises:
         OSError: the registry cannot be read.
     """
+    registry.remove_unfinished()
     if not stale():
         return []
     try:

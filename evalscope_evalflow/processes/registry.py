@@ -25,6 +25,7 @@ from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.processes import guard, orphans
 from evalscope_evalflow.processes.private_folder import private_folder
 
+_NEW = ".new"
 FOLDER_VARIABLE = "EVALFLOW_RUNTIME_DIR"
 END_S = 45.0  # a guard's grace, and its time for killing
 # What tells a guard that its run is to end, and that all else of its owner is to end with it.
@@ -171,6 +172,19 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda entry: (entry.since, entry.run_id))
 
 
+def remove_unfinished() -> None:
+    """Remove what processes that were killed had begun to write.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    for path in folder().glob(f"*{_NEW}"):
+        pid = path.name.removesuffix(_NEW).rpartition(".")[2]
+        if not (pid.isdecimal() and os.path.exists(f"/proc/{pid}")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def living() -> list[Entry]:
     """The runs that live: those whose owner does, and those whose guards are ending what it left.
 
@@ -310,7 +324,7 @@ class Registration:
                 if not self._entry.commands:
                     path.unlink(missing_ok=True)
                 return
-            new = path.with_suffix(".new")
+            new = path.with_suffix(f".{os.getpid()}{_NEW}")
             try:
                 new.write_text(self._entry.model_dump_json(), encoding="utf-8")
                 new.replace(path)

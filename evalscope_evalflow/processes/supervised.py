@@ -93,6 +93,8 @@ class SupervisedProcess:
             OSError: the guard cannot be started; nothing is left of the attempt.
         """
         spec, entry = self._spec, self._owner.entry
+        if entry is not None:  # first: a SIGKILL may come between
+            entry.starting(spec.role, Command(run_id=spec.run_id, scratch=self.scratch, log=self.log.absolute()))
         self.scratch.mkdir(mode=0o700)
         self._owner.log_start, self._owner.oom_kills = _size(self.log), oom_kills()
         status, status_end = os.pipe()
@@ -113,8 +115,6 @@ class SupervisedProcess:
         if cwd is None:
             cwd = self.scratch / "cwd"
             cwd.mkdir()
-        if entry is not None:
-            entry.starting(spec.role, Command(run_id=spec.run_id, scratch=self.scratch, log=self.log.absolute()))
         try:
             self._guard = subprocess.Popen(
                 self._guard_command(status_end, options),

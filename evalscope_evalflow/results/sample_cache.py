@@ -226,6 +226,9 @@ def _write(table: pyarrow.Table, path: Path) -> None:
     import pyarrow.parquet as pq
 
     path.parent.mkdir(exist_ok=True)
+    for old in path.parent.glob(f".{path.name}.*.new"):  # of processes that were killed
+        if not os.path.exists(f"/proc/{old.name.split('.')[-2]}"):
+            old.unlink(missing_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         pq.write_table(table, new, compression="zstd", row_group_size=_ROWS)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events.whole_files import write_whole
 from evalscope_evalflow.results.exporters import export
 from evalscope_evalflow.results.exporters.csv_exporter import FILE as SCORES
 from evalscope_evalflow.results.exporters.csv_exporter import CsvExporter
@@ -30,13 +31,10 @@ def write_sweep_files(result: FlowResult, warn: Callable[[str], None]) -> list[P
     """
     written = export(result, [CsvExporter(CsvExporter.Options(samples=False))], warn)
     path = result.task.work_dir / SUMMARY
-    new = path.with_name(f".{SUMMARY}.new")
     try:
-        new.write_text(json.dumps(summary(result), indent=2) + "\n", encoding="utf-8")
-        os.replace(new, path)
+        write_whole(path, json.dumps(summary(result), indent=2) + "\n")
     except OSError as error:
         warn(f"{path} could not be written: {error.strerror}")
-        new.unlink(missing_ok=True)
         return written
     return [*written, path]
 

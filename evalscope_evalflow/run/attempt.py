@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -347,10 +348,12 @@ class Attempt:
     def _raise_if_worker_ended(self, event: Event) -> None:
         """
         Raises:
-            OSError: the disk is full: EvalScope's own words for that lack what to do.
+            OSError: a file cannot be written: EvalScope's own words for that lack what to do.
             WorkerError: the worker has failed or died.
         """
         if isinstance(event, (WorkerFailed, WorkerExited)):
             assert self.worker is not None
             disk.probe(self.worker.log.parent)
+            if isinstance(event, WorkerFailed) and event.errno:
+                raise OSError(event.errno, os.strerror(event.errno), event.file or None)
             raise self.worker.failure(event) from None

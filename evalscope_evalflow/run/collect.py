@@ -9,6 +9,7 @@ from typing import Any
 
 from evalscope_evalflow.backends import DatasetResult, Saved, Stamps
 from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.disk_errors import disk_error
 from evalscope_evalflow.events.run_events import DatasetIncomplete, FailuresStand, NothingLeft, SamplesUnreadable
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.results.run_folders import RunFolder
@@ -50,7 +51,9 @@ def with_samples(run: Run, results: list[DatasetResult]) -> list[DatasetResult]:
     folder = RunFolder(run.folder, run.model.name, record.read(run.folder) or {})
     try:
         return with_intervals(folder, results)
-    except Exception as error:  # noqa: BLE001 - whatever a file may hold; the scores do not depend on it
+    except Exception as error:
+        if disk_error(error, str(run.folder)):  # they are whole, and can be read when the disk is well again
+            raise
         run.emit(SamplesUnreadable(f"{type(error).__name__}: {error}"))
         return results
 

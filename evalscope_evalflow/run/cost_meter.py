@@ -19,6 +19,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineReused,
     EngineStarting,
 )
+from evalscope_evalflow.events.json_lines import append
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import Phase, PhaseBegan, RunFinished
 from evalscope_evalflow.events.schema import SCHEMA
@@ -146,5 +147,5 @@ class CostMeter:
                 lines.append(json.dumps({"schema": SCHEMA, **line}) + "\n")
                 self._seconds[key], self._readings[key] = 0.0, []
             self._written = self._clock()
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        with suppress(OSError):
+            append(self._path, "".join(lines))

@@ -163,7 +163,8 @@ class Worker:
         """The error for a worker that failed, or died without reporting anything."""
         if isinstance(event, WorkerFailed):
             what = f"EvalScope failed: {event.kind}: " if event.kind else ""  # none: it is about the API
-            return WorkerError(f"{what}{event.message}{data_hint(event.message)}\n  log: {self.log}")
+            again = "See to that, and run the same command again: it resumes with the answers that were saved."
+            return WorkerError(f"{what}{event.message}{data_hint(event.message)}\n    {again}\n  log: {self.log}")
         found = diagnose_process(self.process, less="lower eval_batch_size or judge_max_num_seqs")
         tail = "\n".join(f"    {line}" for line in found.tail)
         hint = f"\n    {found.hint}" if found.hint else ""

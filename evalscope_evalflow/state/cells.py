@@ -13,6 +13,7 @@ from typing import Any
 
 from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 
 FILE = "cells.json"  # {"schema": 2, "datasets": {…}}; 0.1 wrote the datasets alone
 
@@ -72,10 +73,14 @@ def path_in(folder: Path) -> Path:
 
 
 def read(folder: Path) -> dict[str, Cell]:
-    """The cells of a run folder by their datasets; none where the file is not there, or is broken."""
+    """The cells of a run folder by their datasets; none where the file is not there, or is broken.
+
+    Raises:
+        OSError: it is there, and cannot be read: what it holds must not be taken for nothing, and be overwritten.
+    """
     try:
         data = any_json.load_file(path_in(folder))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     if not isinstance(data, dict):
         return {}
@@ -113,8 +118,6 @@ def update_all(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> dict[s
     path = path_in(folder)
     if cells == before:
         return cells
-    new = path.with_suffix(".new")
     data = {"schema": SCHEMA, "datasets": {name: asdict(item) for name, item in cells.items()}}
-    new.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    new.replace(path)
+    write_whole(path, json.dumps(data, indent=1))
     return cells

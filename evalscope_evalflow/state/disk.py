@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from evalscope_evalflow.errors import EvalFlowError
+from evalscope_evalflow.events.disk_errors import OF_DISKS
 
 PROBE_BYTES = 4096
 _TODO = {
@@ -17,8 +18,12 @@ _TODO = {
     errno.EROFS: "Make it writable",
     errno.EACCES: "Make it writable",
     errno.EPERM: "Make it writable",
+    errno.EIO: "See to the disk, or to the connection to it (`dmesg` has more)",
+    errno.ESTALE: "See to the network file system, which has lost the file",
 }
-# What a write says, which names no file.
+_AGAIN = "run the same command again: it resumes with the answers that were saved."
+
+
 _OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -50,16 +55,14 @@ def explain(folder: Path, error: OSError) -> EvalFlowError:
     todo = _TODO.get(error.errno or 0)
     named = Path(os.fsdecode(error.filename)).absolute() if isinstance(error.filename, (str, bytes)) else None
     ours = named is None or folder.absolute() in (named, *named.parents)
-    if todo is None or (named is None and error.errno not in _OF_WRITING):
-        return EvalFlowError(str(error))
-    if error.errno not in _OF_WRITING and not ours:
-        return EvalFlowError(f"{named}: {error.strerror}\n    Is it yours to use? Then run the same command again.")
-    where = folder if ours or named is None else named
+    if todo is None or (named is None and error.errno not in OF_DISKS):
+        return EvalFlowError(f"{error}\n    See to that, and {_AGAIN}")
+    if error.errno not in OF_DISKS and not ours:
+        return EvalFlowError(f"{named}: {error.strerror}\n    Is it yours to use? Then {_AGAIN}")
+    where = named or folder
     free = ""
     with suppress(OSError):
         existing = next(path for path in (where, *where.parents) if path.exists())
         free = f" ({shutil.disk_usage(existing).free / 1e6:.1f} MB free)" if error.errno == errno.ENOSPC else ""
-    return FolderError(
-        f"{where} cannot be written: {error.strerror}{free}"
-        f"\n    {todo}, and run the same command again: it resumes with the answers that were saved."
-    )
+    cannot = "cannot be written" if error.errno in _OF_WRITING else "cannot be read or written"
+    return FolderError(f"{where} {cannot}: {error.strerror}{free}\n    {todo}, and {_AGAIN}")

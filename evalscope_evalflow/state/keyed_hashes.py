@@ -61,6 +61,9 @@ def _whole(file: Path) -> bool:
 def _make(file: Path) -> None:
     """Put a new key there as a whole, unless another process is first."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    for old in file.parent.glob(f"{FILE}.*.new"):  # of processes that were killed
+        if not os.path.exists(f"/proc/{old.name.split('.')[-2]}"):
+            old.unlink(missing_ok=True)
     new = file.with_name(f"{FILE}.{os.getpid()}.new")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:

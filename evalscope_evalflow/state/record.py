@@ -27,6 +27,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineWeights,
     OwnJudgeUsed,
 )
+from evalscope_evalflow.events.json_lines import append
 from evalscope_evalflow.events.progress_events import DatasetProgress
 from evalscope_evalflow.events.run_events import (
     FilesReadAhead,
@@ -41,6 +42,7 @@ from evalscope_evalflow.events.run_events import (
     WorkPlanned,
 )
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 from evalscope_evalflow.events.worker_events import WorkerStoodBy
 from evalscope_evalflow.state.costs import read_costs
 
@@ -259,8 +261,8 @@ def append_event(folder: Path, event: Event) -> None:
         event: what has happened.
     """
     line = {"schema": SCHEMA, "time": _now("milliseconds"), **_redacted(event.as_dict())}
-    with suppress(OSError), (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, default=str) + "\n")
+    with suppress(OSError):
+        append(folder / "events.jsonl", json.dumps(line, default=str) + "\n")
 
 
 def read(run_folder: Path) -> dict[str, Any] | None:
@@ -318,13 +320,8 @@ def _write(folder: Path, data: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    new = folder / ".run.json.new"  # one run a folder: nobody else writes it
-    try:
-        text = json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n"
-        new.write_text(text, encoding="utf-8", errors=ESCAPED)
-        new.replace(folder / "run.json")
-    finally:
-        new.unlink(missing_ok=True)
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_whole(folder / "run.json", text, ESCAPED)
 
 
 def _start_of(pid: Any) -> float | None:

@@ -6,11 +6,14 @@ import json
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.answers import FILE, AnswerKind, kinds_of
+from evalscope_evalflow.events.json_lines import append
 from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 
 # Of EvalScope's ModelOutput: the rest may be large.
 _LOOKED_AT = {"choices": {0: {"message": {"content", "tool_calls"}, "stop_reason": True}}}
@@ -42,11 +45,6 @@ class KindsFile:
         self._lock = threading.Lock()
         self._known: set[tuple[str, str, str]] = set()
         if os.path.exists(self._path):
-            with open(self._path, "rb+") as file:
-                if file.seek(0, os.SEEK_END):  # half a line, of a killed process, must not swallow the next
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        file.write(b"\n")
             with open(self._path, encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     try:
@@ -63,18 +61,20 @@ class KindsFile:
             subset: its subset.
             sample: its sample, as saved answers name it.
             kinds: what is unusual about it.
+
+        Raises:
+            FileError: it cannot be written down.
         """
         key = dataset, subset, str(sample)
         with self._lock:
             if not kinds and key not in self._known:
                 return
-            self._known.add(key)
             item = {
                 "schema": SCHEMA, "dataset": dataset, "subset": subset, "sample": str(sample),
                 "kinds": [kind.value for kind in kinds], "max_tokens": self._max_tokens,
             }  # fmt: skip
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(item) + "\n")
+            append(self._path, json.dumps(item) + "\n")
+            self._known.add(key)
 
     def forget(self, dataset: str, subset: str, samples: Collection[str]) -> None:
         """Strike out samples of a subset that other rows have taken the places of."""
@@ -93,10 +93,7 @@ class KindsFile:
             if os.path.exists(self._path):
                 with open(self._path, encoding="utf-8", errors="replace") as lines:
                     keep = [line for line in lines if not _is_of(line, dataset, subset)]
-                new = f"{self._path}.new"
-                with open(new, "w", encoding="utf-8") as file:
-                    file.writelines(keep)
-                os.replace(new, self._path)
+                write_whole(Path(self._path), "".join(keep))
             self._known = {key for key in self._known if key[:2] != (dataset, subset)}
         for sample, kinds in answers.items():
             self.add(dataset, subset, sample, kinds)

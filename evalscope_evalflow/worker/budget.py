@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.events.json_lines import FileError, append
 from evalscope_evalflow.events.schema import SCHEMA
 from evalscope_evalflow.events.spending import ANSWER, FILE, JUDGE_REPLY, JUDGE_REQUEST, read, room_for_an_answer
 from evalscope_evalflow.worker.progress_meter import ProgressMeter
@@ -51,8 +51,8 @@ class Budget:
         self._max_tokens = max_tokens
         self._spent = read(self._path)
         self._reserved = 0
+        self._unwritten = ""
         self._change = threading.Condition()
-        _end_line(self._path)
 
     @property
     def has_room(self) -> bool:
@@ -162,8 +162,23 @@ class Budget:
 
     def _write(self, item: dict[str, Any]) -> None:
         self._spent.add(item)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"schema": SCHEMA, **item}) + "\n")
+        self._unwritten += json.dumps({"schema": SCHEMA, **item}) + "\n"
+        with suppress(FileError):  # what was bought must not be lost for its bill: it is tried again
+            self._settle()
+
+    def settle(self) -> None:
+        """Write down what could not be written before.
+
+        Raises:
+            FileError: it still cannot be.
+        """
+        with self._change:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._unwritten:
+            append(self._path, self._unwritten)
+            self._unwritten = ""
 
 
 def _tokens(prompt: Any, output: Any) -> dict[str, int]:
@@ -193,13 +208,3 @@ def _tokens_of(prompt: Any) -> int:
             text = getattr(part, "text", None)
             tokens += len(text) // _CHARACTERS_PER_TOKEN + 1 if isinstance(text, str) else _TOKENS_PER_FILE
     return tokens
-
-
-def _end_line(path: Path) -> None:
-    """Half a line, of a process that was killed, must not swallow the next."""
-    if path.exists():
-        with path.open("rb+") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")

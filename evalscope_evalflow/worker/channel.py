@@ -6,10 +6,12 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, TextIO, TypeVar, overload
 
 from evalscope_evalflow.events.base import Event
+from evalscope_evalflow.events.json_lines import FileError
 from evalscope_evalflow.events.worker_events import WorkerAsking, WorkerFailed, WorkerWaiting
 from evalscope_evalflow.events.worker_requests import (
     JudgeAnswers,
@@ -100,13 +102,22 @@ class Channel:
         self.judge_url = request.judge_url
         return request.at_once
 
-    def abort(self, reason: str) -> NoReturn:
+    @contextmanager
+    def aborting(self) -> Iterator[None]:
+        """A block that ends this process where one of our files cannot be written: what is bought would be lost."""
+        try:
+            yield
+        except FileError as error:
+            self.abort(error)
+
+    def abort(self, reason: str | OSError) -> NoReturn:
         """End this process at once, from any thread; every answer so far is saved.
 
         Args:
-            reason: why no other sample can be answered.
+            reason: why no other sample can be answered; an OSError: a file that cannot be written.
         """
-        self.emit(WorkerFailed(kind="", message=reason))
+        failed = WorkerFailed.of_disk(reason) if isinstance(reason, OSError) else WorkerFailed(kind="", message=reason)
+        self.emit(failed)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from evalscope_evalflow.events.disk_errors import disk_error
 from evalscope_evalflow.events.worker_events import (
     AnswersSaved,
     WorkerDone,
@@ -145,7 +146,9 @@ def main() -> None:
         channel.emit(WorkerDone())
     except Exception as error:  # noqa: BLE001 - whatever a benchmark raises is the parent's to report
         traceback.print_exc()
-        channel.emit(WorkerFailed(kind=type(error).__name__, message=str(error)))
+        found = disk_error(error, os.path.dirname(os.path.dirname(request.failures_file)))
+        failed = WorkerFailed.of_disk(found) if found else WorkerFailed(type(error).__name__, str(error))
+        channel.emit(failed)
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

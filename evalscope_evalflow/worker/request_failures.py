@@ -14,11 +14,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Collection
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.events import any_json
+from evalscope_evalflow.events.json_lines import append
 from evalscope_evalflow.events.redirects import refused_redirect
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 from evalscope_evalflow.worker.api_clients import is_loopback
 from evalscope_evalflow.worker.credentials import masked
 
@@ -102,15 +105,19 @@ class Failures:
                         continue  # half a line, of a process that was killed
 
     def add(self, dataset: str, subset: str, sample: Any, cause: str, kind: str, transient: bool, said: str) -> None:
-        """Write one down."""
+        """Write one down.
+
+        Raises:
+            FileError: it cannot be.
+        """
         said = masked(said)
         item = {
             "schema": SCHEMA, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "dataset": dataset, "subset": subset, "sample": sample,
             "kind": kind, "transient": transient, "message": " ".join(said.split())[:500], "cause": cause,
         }  # fmt: skip
-        with self._lock, open(self._file, "a", encoding="utf-8", errors=ESCAPED) as file:
-            file.write(json.dumps(item, ensure_ascii=False, default=str) + "\n")
+        with self._lock:
+            append(self._file, json.dumps(item, ensure_ascii=False, default=str) + "\n", ESCAPED)
 
     def expect(self, dataset: str, subset: str, sample: Any, cause: str) -> None:
         """Fail at once where the same request is known to fail.
@@ -129,12 +136,8 @@ class Failures:
             return
         with self._lock:
             self._known = {place: item for place, item in self._known.items() if place not in gone}
-            new = f"{self._file}.new"
-            with open(new, "w", encoding="utf-8") as file:
-                file.writelines(
-                    json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in self._known.values()
-                )
-            os.replace(new, self._file)
+            lines = (json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in self._known.values())
+            write_whole(Path(self._file), "".join(lines), ESCAPED)
 
     def cause(self, prompt: Any) -> str:
         """A fingerprint of what makes a request fail: what the parent says of the task, and the prompt."""

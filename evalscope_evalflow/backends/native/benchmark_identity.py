@@ -16,6 +16,7 @@ from typing import Any
 
 from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 
 # What changes scores and no answers: such answers are scored anew, which the parent sees to.
 SCORING = ("filters", "metric_list", "aggregation", "primary_metric")
@@ -83,7 +84,7 @@ def _digest(value: Any) -> str:
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
         data = any_json.load_file(file)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # another OSError: it is there
         return {}
     if not isinstance(data, dict):
         return {}
@@ -91,7 +92,5 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(file: Path, data: dict[str, dict[str, Any]]) -> None:
-    new = file.with_suffix(".new")
     whole = {"schema": SCHEMA, "benchmarks": data}
-    new.write_text(json.dumps(whole, sort_keys=True, default=str), encoding="utf-8")
-    os.replace(new, file)
+    write_whole(file, json.dumps(whole, sort_keys=True, default=str))

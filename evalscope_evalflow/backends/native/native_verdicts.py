@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.answers import AnswerKind, kinds_of
+from evalscope_evalflow.events.whole_files import write_whole
 
 # How the worker's judge says why a request failed (native_judging.py); EvalScope writes the exception's name before it.
 _FAILED = re.compile(r"JudgeFailed: (\w+): (.*)", re.DOTALL)
@@ -102,8 +102,6 @@ def drop_fallbacks(files: Iterable[Path]) -> int:
             if not fallback and not incomplete:
                 keep.append(line)
         if len(keep) < rows:
-            new = path.with_suffix(".new")
-            new.write_text("".join(keep), encoding="utf-8", errors="surrogateescape")
-            os.replace(new, path)
+            write_whole(path, "".join(keep), "surrogateescape")
         dropped += lost
     return dropped

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 from evalscope_evalflow.backends.native.benchmark_identity import check_benchmarks
@@ -25,6 +25,8 @@ from evalscope_evalflow.backends.native.native_metric_scoring import scores_only
 from evalscope_evalflow.backends.native.native_report import scores_only_verdicts
 from evalscope_evalflow.backends.native.native_rows_worker import NativeRows
 from evalscope_evalflow.backends.native.native_verdicts import is_fallback, why_missing
+from evalscope_evalflow.events.disk_errors import disk_error
+from evalscope_evalflow.events.json_lines import FileError
 from evalscope_evalflow.events.worker_events import DatasetAnswered, DatasetFailed, DatasetNotSplit
 from evalscope_evalflow.events.worker_requests import StartTask
 from evalscope_evalflow.worker.answer_kinds import KindsFile, kinds_of_output
@@ -236,9 +238,12 @@ class NativeWorker:
         if dataset in self.done:  # its own evaluator does not say how many samples there are
             self.progress.begin(dataset, judging=False, total=None, saved=0)
         try:
-            return evaluate()
+            found = evaluate()
+            self.budget.settle()
+            return found
         except Exception as error:  # noqa: BLE001 - whatever a benchmark raises
             traceback.print_exc()
+            self._abort_if_of_disk(error)
             self.lost[dataset] = error
             if len(self.lost) == len(self.datasets):
                 raise self.data.named(*next(iter(self.lost.items()))) from None
@@ -250,8 +255,18 @@ class NativeWorker:
             raise _AllPredicted
         return {}
 
+    def _abort_if_of_disk(self, error: Exception) -> None:
+        """A disk that is full is full for all: what is bought from now on could not be saved."""
+        found = disk_error(error, self.stock_task["work_dir"])
+        if found is not None:
+            self.channel.abort(found)
+
     def _predict(self, evaluator: Any, item: Any, folder: str) -> Any:
-        """Ask for one answer, and save it; or write down why there is none."""
+        """Ask for one answer, and save it; or write down why there is none. Where neither can be, the worker ends."""
+        with self.channel.aborting():
+            return self._predict_one(evaluator, item, folder)
+
+    def _predict_one(self, evaluator: Any, item: Any, folder: str) -> Any:
         dataset, subset, sample = str(evaluator.benchmark_name), str(item.subset), item.sample.id
         missing = missing_files(item.sample.input)
         # Those that are missing are part of it: when they are there, it is asked again.
@@ -268,10 +283,13 @@ class NativeWorker:
             self.failures.add(dataset, subset, sample, cause, kind, transient, error_text(error))
             self.progress.sample(failed=True)
             raise
-        self.kinds.add(dataset, subset, sample, kinds_of_output(state.output, tools=bool(item.sample.tools)))
         try:
+            self.kinds.add(dataset, subset, sample, kinds_of_output(state.output, tools=bool(item.sample.tools)))
             with evaluator._prediction_cache_lock:
                 evaluator.cache_manager.save_prediction_cache(item.subset, state, evaluator.benchmark.save_metadata)
+        except OSError as error:
+            file = error.filename or evaluator.cache_manager.get_prediction_cache_path(item.subset)
+            raise FileError(error.errno, error.strerror, file) from error
         except Exception as error:
             self.failures.add(dataset, subset, sample, cause, "saving", True, error_text(error))
             raise
@@ -284,7 +302,7 @@ class NativeWorker:
     def _judge(self, at_once: int | None) -> Any:
         """An evaluator that scores, and asks the model for nothing; None: `eval_batch_size` answers at once."""
         phases, scorer = self, scores_only_verdicts(self.default, Path(self.stock_task["work_dir"]))
-        scorer = scores_only_metrics(scorer, self.channel)
+        scorer, saving = scores_only_metrics(scorer, self.channel), Lock()
 
         class Judge(scorer):  # type: ignore[misc, valid-type]
             def __init__(self, **parts: Any) -> None:
@@ -308,14 +326,21 @@ class NativeWorker:
                     raise Unanswered("unanswered", True, "it has no answer: see evalflow/failures.jsonl")
                 try:
                     found = super()._process_work_item(item, model_prediction_dir)
+                    with saving:
+                        super()._persist_result(item, *found)
                     phases.progress.sample()
                     return found
                 except Exception as error:
+                    phases._abort_if_of_disk(error)
                     phases.progress.sample(failed=True)
                     dataset, subset = str(self.benchmark_name), str(item.subset)
                     sample = item.task_state.sample_id
-                    phases.failures.add(dataset, subset, sample, "", "scoring", True, error_text(error))
+                    with phases.channel.aborting():
+                        phases.failures.add(dataset, subset, sample, "", "scoring", True, error_text(error))
                     raise
+
+            def _persist_result(self, *_: Any) -> None:
+                """It is saved already: here, in the main thread, verdicts would wait, and be lost in a kill."""
 
         return Judge
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 from evalscope_evalflow.backends.native.native_verdicts import is_fallback
 from evalscope_evalflow.events import any_json
 from evalscope_evalflow.events.schema import SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 
 TAG = "evalflow"
 _ANSWER = ("messages", "model_output", "agent_trace")  # of a prediction: what a verdict is on
@@ -147,14 +147,6 @@ def verdict_key(review: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return tag.get("answer"), tag.get("scored")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, or leave the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
-
-
 def _line(row: Mapping[str, Any]) -> str:
     text = json.dumps(row, ensure_ascii=False)
     try:
@@ -192,6 +184,6 @@ def archive_verdicts(
 def _object(path: Path) -> dict[str, Any]:
     try:
         data = any_json.load_file(path)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # another OSError: it is there
         return {}
     return data if isinstance(data, dict) else {}

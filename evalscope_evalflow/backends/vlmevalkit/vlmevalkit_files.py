@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.events import any_json
+from evalscope_evalflow.events.json_lines import append
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 
 FAILED = "Failed to obtain answer"  # how the text of a failure begins that VLMEvalKit takes for an answer
 
@@ -91,51 +93,44 @@ class Files:
         """What the last run knew."""
         try:
             data = any_json.load_file(self.state)
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # another OSError: it is there
             return {}
         return data if isinstance(data, dict) else {}
 
     def write(self, **changes: Any) -> None:
         """Change some of it."""
         data = {"schema": SCHEMA, **self.read(), **changes}
-        self.state.parent.mkdir(parents=True, exist_ok=True)
-        new = self.state.with_suffix(".new")
-        new.write_text(json.dumps(data, ensure_ascii=False, default=str), encoding="utf-8", errors=ESCAPED)
-        os.replace(new, self.state)
+        write_whole(self.state, json.dumps(data, ensure_ascii=False, default=str), ESCAPED)
 
     def rows(self) -> dict[str, list[str]]:
         """Of each row that answers are to, by index as text: digests of what is asked, and of all of it."""
         try:
             data = any_json.load_file(self._rows)
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # another OSError: it is there
             return {}
         found = data.get("rows") if isinstance(data, dict) else None
         return found if isinstance(found, dict) else {}
 
     def write_rows(self, rows: dict[str, list[str]]) -> None:
         """Write that down."""
-        self._rows.parent.mkdir(parents=True, exist_ok=True)
-        new = self._rows.with_suffix(".new")
-        new.write_text(json.dumps({"schema": SCHEMA, "rows": rows}), encoding="utf-8")
-        os.replace(new, self._rows)
+        write_whole(self._rows, json.dumps({"schema": SCHEMA, "rows": rows}))
 
     def keep_verdicts(self, judge: str) -> bool:
         """Move the verdicts to where they are found when their judge is back; whether there are any."""
         found, folder = self.verdicts(), self._earlier / judge
         if not found:
             return False
-        folder.mkdir(parents=True, exist_ok=True)
+        state = {"schema": SCHEMA, "verdicts_on": self.read().get("verdicts_on") or {}}
+        write_whole(folder / "verdicts_on.json", json.dumps(state))  # first: without it the verdicts are of no use
         for path in found:
             os.replace(path, folder / path.name)
-        state = {"schema": SCHEMA, "verdicts_on": self.read().get("verdicts_on") or {}}
-        (folder / "verdicts_on.json").write_text(json.dumps(state), encoding="utf-8")
         return True
 
     def verdicts_of(self, judge: str) -> dict[str, str]:
         """What the verdicts of a judge that is not the last one are on, by index as text."""
         try:
             data = any_json.load_file(self._earlier / judge / "verdicts_on.json")
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # another OSError: it is there
             return {}
         return dict(data.get("verdicts_on") or {}) if isinstance(data, dict) else {}
 
@@ -153,10 +148,7 @@ class Files:
         """Keep answers whole that Excel would cut."""
         long = {row: text for row, text in texts.items() if len(text) > CELL}
         if long:
-            self.long.parent.mkdir(parents=True, exist_ok=True)
-            new = self.long.with_suffix(".new")
-            new.write_text(json.dumps({**self._long(), **long}, ensure_ascii=False), encoding="utf-8", errors=ESCAPED)
-            os.replace(new, self.long)
+            write_whole(self.long, json.dumps({**self._long(), **long}, ensure_ascii=False), ESCAPED)
 
     def with_texts(self, data: Any) -> Any:
         """The answers' file as VLMEvalKit's `load` gives it, with answers as they are.
@@ -177,7 +169,7 @@ class Files:
     def _long(self) -> dict[str, str]:
         try:
             data = any_json.load_file(self.long)
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # another OSError: it is there
             return {}
         return data if isinstance(data, dict) else {}
 
@@ -208,21 +200,17 @@ class Journal:
         self._path = files.journal
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        with self._path.open("a+b") as file:  # a line that was torn must not swallow the next
-            if file.tell() and _last_byte(self._path) != b"\n":
-                file.write(b"\n")
+        append(self._path, "")  # a line that was torn must not swallow the next
 
     def add(self, index: Any, prediction: str) -> None:
-        """Save one."""
+        """Save one.
+
+        Raises:
+            FileError: it cannot be saved.
+        """
         line = json.dumps({"index": str(index), "prediction": prediction}, ensure_ascii=False) + "\n"
-        with self._lock, self._path.open("a", encoding="utf-8", errors=ESCAPED) as file:
-            file.write(line)
-
-
-def _last_byte(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1)
+        with self._lock:
+            append(self._path, line, ESCAPED)
 
 
 def digest(*texts: str) -> str:

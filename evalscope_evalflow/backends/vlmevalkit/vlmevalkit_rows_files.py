@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalscope_evalflow.events import any_json
+from evalscope_evalflow.events.whole_files import write_whole
 
 NOT_ASKED = ("index", "answer")  # columns that say where a row is, and what is right
 
@@ -100,10 +100,8 @@ def write_aside(path: Path, aside: Sequence[tuple[str, str]]) -> None:
     if not aside:
         path.unlink(missing_ok=True)
         return
-    new = path.with_suffix(".new")
     lines = [json.dumps({"asked": asked, "prediction": text}) + "\n" for asked, text in aside]
-    new.write_text("".join(lines), encoding="utf-8")
-    os.replace(new, path)
+    write_whole(path, "".join(lines))
 
 
 def _short(text: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from evalscope_evalflow.backends.vlmevalkit.vlmevalkit_files import Files
 from evalscope_evalflow.events.json_lines import objects_in
 from evalscope_evalflow.events.schema import ESCAPED, SCHEMA
+from evalscope_evalflow.events.whole_files import write_whole
 
 # Columns of VLMEvalKit's tables with a sample's score, and with what it took from the answer.
 _SCORES = ("hit", "correct", "score", "verifier_score", "joker")
@@ -84,12 +84,7 @@ def write(
                 "prompt": prompt_of(row), "target": _text(row.get("answer")), "answer": answer, **(found or {}),
             }
         )  # fmt: skip
-    path = path_of(files)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with new.open("w", encoding="utf-8", errors=ESCAPED) as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    os.replace(new, path)
+    write_whole(path_of(files), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), ESCAPED)
 
 
 def scored_rows(

@@ -298,9 +298,10 @@ class VLMEvalKitWorker:
         return results
 
     def _answer(self, func: Any, task: Any, key: Any) -> str:
-        """One answer, saved; or the text that VLMEvalKit knows for a failure, with why it failed written down."""
-        answer = self._ask(func, task, key)
+        """One answer, saved; or VLMEvalKit's text for a failure, with why written down; else the worker ends."""
         assert self.now is not None
+        with self.channel.aborting():
+            answer = self._ask(func, task, key)
         self._close(self.now.files.dataset, str(key))
         return answer
 

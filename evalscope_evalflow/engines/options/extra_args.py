@@ -26,6 +26,7 @@ from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.engines.base import Engine, ParserSource
 from evalscope_evalflow.errors import Problem
+from evalscope_evalflow.events.whole_files import write_whole
 
 DUMP = Path(__file__).with_name("dump_options.py")
 DUMP_TIMEOUT_S = 330.0  # dump_options.py gives up by itself after 300 s
@@ -159,9 +160,7 @@ def read_table(engine: Engine, env: Environment, notify: Callable[[str], None] |
             waits = f"reading the options of {engine.name} in {env.prefix}; once for each version, up to half a minute"
             table = _dump(source, env, lambda: notify(waits) if notify else None)
             if table is not None:
-                new = path.with_suffix(".new")
-                new.write_text(json.dumps(table), encoding="utf-8")
-                new.replace(path)
+                write_whole(path, json.dumps(table))
     return table
 
 

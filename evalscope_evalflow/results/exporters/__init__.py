@@ -6,6 +6,7 @@ What reads results is loaded when something is exported: a run looks at its expo
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -110,6 +111,9 @@ def export(
             files, where = _export(exported, exporter)
         except Exception as error:  # noqa: BLE001 - another package's code; the run's results must survive it
             message = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if isinstance(error, OSError):
+                message = f"{exported.work_dir}: {message}\n    See to that; then: "
+                message += f"evalflow show {exported.work_dir} --export {exporter.name}"
             warn(f"exporter {exporter.name} failed, and wrote nothing: {message}")
             continue
         written += files
@@ -126,7 +130,11 @@ def _export(result: ExportedResults, exporter: Exporter) -> tuple[list[Path], st
     """
     work_dir = result.work_dir
     work_dir.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".export-{exporter.name}-", dir=work_dir))
+    prefix = f".export-{exporter.name}-{platform.node()}."
+    for old in work_dir.glob(f"{prefix}*"):  # of processes that were killed
+        if not os.path.exists(f"/proc/{old.name.removeprefix(prefix).partition('-')[0]}"):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=work_dir))
     try:
         where = exporter.export(result, folder)
         files = sorted(folder.iterdir())

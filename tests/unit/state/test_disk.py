@@ -30,7 +30,16 @@ def test_a_write_that_fails_is_of_the_run_folder(tmp_path, number, todo):
 
 def test_a_file_in_the_run_folder_is_too(tmp_path):
     message = told(tmp_path, errno.EACCES, tmp_path / "evalflow" / "run.json")
-    assert message.startswith(f"{tmp_path} cannot be written: Permission denied")
+    assert message.startswith(f"{tmp_path / 'evalflow' / 'run.json'} cannot be read or written: Permission denied")
+    assert "Make it writable, and run the same command again" in message
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_is_told_of(tmp_path, number):
+    message = told(tmp_path, number, tmp_path / "evalflow" / "run.json")
+    assert message.startswith(f"{tmp_path / 'evalflow' / 'run.json'} cannot be read or written: {os.strerror(number)}")
+    assert "See to the" in message
+    assert told(tmp_path, number).startswith(f"{tmp_path} cannot be read")
 
 
 def test_a_full_disk_elsewhere_is_named(tmp_path):
@@ -48,4 +57,7 @@ def test_a_file_elsewhere_that_may_not_be_used_is_named(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.EPERM])
 def test_what_is_about_no_file_says_so(tmp_path, number):
-    assert told(tmp_path, number) == f"[Errno {number}] {os.strerror(number)}"
+    message = told(tmp_path, number)
+    assert message.startswith(
+        f"[Errno {number}] {os.strerror(number)}\n    See to that, and run the same command again"
+    )

@@ -1,7 +1,7 @@
 import dataclasses
 import json
+import os
 import stat
-from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -191,7 +191,7 @@ def test_the_record_is_replaced_as_a_whole_and_nothing_is_left_beside_it(record,
         raise Full
 
     before = (record.folder / "run.json").read_text()
-    monkeypatch.setattr(Path, "replace", dump)
+    monkeypatch.setattr(os, "replace", dump)
     with pytest.raises(Full):
         record.on_event(STARTING)
     assert (record.folder / "run.json").read_text() == before

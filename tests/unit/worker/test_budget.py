@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evalscope_evalflow.events.json_lines import FileError
 from evalscope_evalflow.events.spending import FILE, read
 from evalscope_evalflow.worker.budget import Budget
 from evalscope_evalflow.worker.request_failures import Unanswered, classify
@@ -186,3 +187,18 @@ def test_a_judges_tokens_are_written_down_once_however_many_benchmarks_share_its
         "schema": 2, "kind": "judge_reply", "dataset": "d", "tokens": 30, "input_tokens": 20, "output_tokens": 10,
     }  # fmt: skip
     assert (spent(tmp_path).tokens, spent(tmp_path).judge_requests) == (0, 1)
+
+
+def test_what_could_not_be_written_down_is_written_with_the_next(tmp_path, monkeypatch):
+    """An answer must not be lost for its bill."""
+    budget = Budget(str(tmp_path), {"judge_requests": 3}, None)
+    full = tmp_path / "full"
+    monkeypatch.setattr(budget, "_path", full / "usage.jsonl")  # a folder that is not there
+    budget.judge_request()
+    with pytest.raises(FileError, match="usage"):
+        budget.settle()
+    full.mkdir()
+    budget.judge_request()
+    budget.settle()
+    assert read(full / "usage.jsonl").judge_requests == 2
+    assert len((full / "usage.jsonl").read_text().splitlines()) == 2
