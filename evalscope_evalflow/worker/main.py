@@ -137,16 +137,17 @@ def main() -> None:
     """Run the task, and report how it ended."""
     channel = open_channel()
     first = channel.receive(StartTask, ImportAhead)
-    code = 0
+    code, folder = 0, os.getcwd()
     try:
+        restore = None
         if isinstance(first, ImportAhead):
-            run(*stand_by(first, channel))
-        else:
-            run(first, channel)
+            first, channel, restore = stand_by(first, channel)
+        folder = os.path.dirname(os.path.dirname(first.failures_file))
+        run(first, channel, restore)
         channel.emit(WorkerDone())
     except Exception as error:  # noqa: BLE001 - whatever a benchmark raises is the parent's to report
         traceback.print_exc()
-        found = disk_error(error, os.path.dirname(os.path.dirname(request.failures_file)))
+        found = disk_error(error, folder)
         failed = WorkerFailed.of_disk(found) if found else WorkerFailed(type(error).__name__, str(error))
         channel.emit(failed)
         code = 1
