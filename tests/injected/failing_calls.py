@@ -46,7 +46,7 @@ _CHANGING = [
     (re.compile(r"\.rerun-[0-9a-f]{32}"), ".rerun-*"),
     (re.compile(r"#\d+ \(deleted\)"), "*(deleted)"),
 ]
-_NOT_OURS = ("data/", "task.yaml")  # the user's
+_NOT_OURS = ("data/", "task.yaml", "policy.yaml")  # the user's
 
 
 @dataclass(frozen=True, order=True)

@@ -102,7 +102,7 @@ def test_a_whole_task(judged: Trials) -> None:
 
 def test_a_run_that_is_killed_again_and_again_ends(judged: Trials) -> None:
     """Each time after longer, by SIGKILL of the orchestrator: what it had finished is never done again."""
-    killed, in_flight = judged.killed_in_a_row(first_s=1.0, longer=1.6)
+    killed, in_flight = judged.killed_in_a_row(first_s=0.3, longer=1.4)
     assert killed >= 2
     assert judged.result() == judged.wanted
     asked_again = sum(number - 1 for number in judged.server.asked.values())
