@@ -19,10 +19,10 @@ from evalscope_evalflow.engines.base import (
     LogPattern,
     ParserSource,
     absolute_path,
-    key_launcher,
 )
 from evalscope_evalflow.engines.checkpoints.checkpoint_location import is_gguf, locate
 from evalscope_evalflow.engines.known_versions import version_note
+from evalscope_evalflow.engines.launchers import key_launcher
 from evalscope_evalflow.engines.llamacpp import LlamaCpp
 from evalscope_evalflow.engines.options.extra_args import check_extra_args, check_variables
 from evalscope_evalflow.engines.remote import Remote

@@ -21,6 +21,7 @@ from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.config.secret_names import is_secret_name
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder
 from evalscope_evalflow.engines.checkpoints.memory import Demand, Memory, demand
+from evalscope_evalflow.engines.launchers import ImportsAhead
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.events import any_json
 
@@ -67,20 +68,6 @@ class Command:
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
-
-
-def key_launcher(env: Environment, option: str, program: str) -> list[str]:
-    """The beginning of the command of a server that takes its key only as an argument, which everybody could read.
-
-    The launcher runs the server in the same process, and hands it the key of the variable `KEY_VARIABLE`.
-
-    Args:
-        env: environment that has the server; it need not have EvalFlow.
-        option: the server's option for its key, without dashes, such as "api-key"; "api-keys+" for one that takes
-            several. The server has to use argparse.
-        program: "package.module" that is run as with `python -m`, or "package.module:function" that is called.
-    """
-    return [str(env.python), str(Path(__file__).with_name("key_launcher.py")), option, program]
 
 
 @dataclass(frozen=True)
@@ -200,6 +187,7 @@ class Engine(ABC):
         interface_version: version of this interface that the engine was written for; declare it as a number.
         name: as in `deploy.engine`.
         local: whether there is something to start.
+        imports_ahead: what it imports before it touches a device; None: it is not started ahead of its turn.
         modules: Python modules that the engine's environment must have, extras included.
         requirement: what pip installs in an environment that lacks them, such as "transformers[serving]>=5";
             default: the first of `modules`.
@@ -244,6 +232,7 @@ class Engine(ABC):
     interface_version: ClassVar[int] = INTERFACE_VERSION
     name: ClassVar[str]
     local: ClassVar[bool] = True
+    imports_ahead: ClassVar[ImportsAhead | None] = None
     modules: ClassVar[tuple[str, ...]] = ()
     requirement: ClassVar[str] = ""
     distribution: ClassVar[str] = ""

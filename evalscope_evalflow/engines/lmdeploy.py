@@ -19,13 +19,13 @@ from evalscope_evalflow.engines.base import (
     LogPattern,
     ParserSource,
     holds_json,
-    key_launcher,
     parallel,
     shown_template,
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes
 from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
+from evalscope_evalflow.engines.launchers import ImportsAhead, key_launcher
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem, nearest
@@ -37,6 +37,7 @@ class LMDeploy(Engine):
     """`lmdeploy serve api_server`, measured with 0.18; `--backend pytorch` or `turbomind` goes into extra_args."""
 
     name = "lmdeploy"
+    imports_ahead = ImportsAhead(("lmdeploy.cli", "lmdeploy.serve.openai.api_server", "lmdeploy.turbomind"))
     modules = ("lmdeploy",)
     distribution = "lmdeploy"
     checked_versions = ("0.18", "0.18")  # served on an H100

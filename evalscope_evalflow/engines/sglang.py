@@ -21,13 +21,13 @@ from evalscope_evalflow.engines.base import (
     LogPattern,
     ParserSource,
     holds_json,
-    key_launcher,
     parallel,
     shown_template,
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
+from evalscope_evalflow.engines.launchers import ImportsAhead, key_launcher
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
@@ -40,6 +40,10 @@ class SGLang(Engine):
     """`python -m sglang.launch_server`."""
 
     name = "sglang"
+    imports_ahead = ImportsAhead(
+        ("sglang.srt.entrypoints.http_server", "sglang.srt.server_args"),
+        ("sglang.srt.managers.scheduler", "sglang.srt.managers.detokenizer_manager"),
+    )
     modules = ("sglang",)
     distribution = "sglang"
     checked_versions = ("0.5", "0.5")  # served: 0.5.17 on an H100; 0.5.23 by its source and its parser

@@ -21,12 +21,12 @@ from evalscope_evalflow.engines.base import (
     LogPattern,
     ParserSource,
     check_template,
-    key_launcher,
     parallel,
 )
 from evalscope_evalflow.engines.checkpoints import checkpoint_folder as checkpoint
 from evalscope_evalflow.engines.checkpoints.memory import GIB, RESERVE_BYTES, Memory, Options, float_bytes, kv_bytes
 from evalscope_evalflow.engines.checkpoints.tokenizer_check import check_tokenizer
+from evalscope_evalflow.engines.launchers import ImportsAhead, key_launcher
 from evalscope_evalflow.engines.log_patterns import NO_DEVICE, PORT_TAKEN, REJECTED, WHERE_IS_IT
 from evalscope_evalflow.engines.options import text_effects
 from evalscope_evalflow.errors import Problem
@@ -58,6 +58,20 @@ class VLLM(Engine):
     """`vllm serve`, measured with 0.26 (H100) and 0.32 (CPU)."""
 
     name = "vllm"
+    imports_ahead = ImportsAhead(
+        (
+            "vllm.entrypoints.cli.main", "vllm.entrypoints.cli.serve", "vllm.entrypoints.cli.openai",
+            "vllm.entrypoints.cli.benchmark.main", "vllm.entrypoints.cli.run_batch", "vllm.entrypoints.cli.launch",
+            "vllm.v1.engine.async_llm", "vllm.model_executor.models.registry",
+        ),
+        (
+            "vllm.v1.engine.core", "vllm.v1.engine.async_llm", "vllm.v1.executor.uniproc_executor",
+            "vllm.v1.executor.multiproc_executor", "vllm.v1.worker.gpu_worker", "vllm.v1.worker.gpu_model_runner",
+            "vllm.v1.worker.cpu_worker", "vllm.model_executor.model_loader.default_loader",
+            "transformers.models.auto.modeling_auto",
+        ),
+        ("vllm/libs/libtcmalloc*.so*", "torch.libs/libgomp*.so*|torch/lib/libgomp*.so*"),
+    )  # fmt: skip
     modules = ("vllm",)
     distribution = "vllm"
     checked_versions = ("0.26", "0.33")  # served: 0.26 on an H100, 0.32 on a CPU; 0.33 by its source and its parser

@@ -78,6 +78,19 @@ class EngineNotice(Event):
 
 
 @dataclass(frozen=True)
+class EngineStoodBy(Event):
+    """The engine's process was started before its model's turn came, and has imported what it needs ahead.
+
+    Attributes:
+        engine: its kind.
+        stood_by_s: seconds from that start to its turn.
+    """
+
+    engine: str
+    stood_by_s: float
+
+
+@dataclass(frozen=True)
 class EngineReady(Event):
     """The engine lives, is healthy, lists the model and has answered.
 

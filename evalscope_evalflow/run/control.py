@@ -10,6 +10,7 @@ from typing import Protocol
 from evalscope_evalflow.errors import RESUME, EvalFlowError, Stopped
 from evalscope_evalflow.events.run_events import FilesReadAhead
 from evalscope_evalflow.run.standby_worker import StandbyWorker
+from evalscope_evalflow.serving.standby_engine import StandbyEngine
 
 
 class JudgeUse(Protocol):
@@ -108,6 +109,13 @@ class Control:
         """A worker that was started ahead, and is the run's from now on; None: there is none.
 
         It is asked before each worker that the run starts.
+        """
+        return None
+
+    def standby_engine(self) -> StandbyEngine | None:
+        """A process that was started ahead, to become the run's engine; None: there is none.
+
+        It is asked before each engine that the run starts.
         """
         return None
 

@@ -20,6 +20,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineReleased,
     EngineReused,
     EngineStarting,
+    EngineStoodBy,
     EngineUnwell,
     EngineWeights,
     KeptEngineReleased,
@@ -64,6 +65,7 @@ class EngineSession:
             entry=entry,
             shared=run.control.shares_engine,
             swaps=run.control.swaps_weights,
+            standby=run.control.standby_engine,
         )
         self._entry, self._notify = entry, notify
         self._began = 0.0
@@ -150,6 +152,8 @@ class EngineSession:
             self.run.emit(EngineReused(name, facts.get("version"), deployment.reused, *about))
         else:
             self.run.emit(EngineStarting(name, facts.get("version"), self.engine.local, *about))
+        if deployment.server is not None and deployment.server.stood_by_s is not None and not deployment.reused:
+            self.run.emit(EngineStoodBy(name, deployment.server.stood_by_s))
         if note:
             self.run.emit(EngineNotice(note))
         for note in deployment.notes:

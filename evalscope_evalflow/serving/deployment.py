@@ -22,9 +22,9 @@ from evalscope_evalflow.processes.exit_reason import Exit
 from evalscope_evalflow.processes.registry import Registration
 from evalscope_evalflow.processes.supervised import SupervisedProcess
 from evalscope_evalflow.serving.endpoint import Endpoint
-from evalscope_evalflow.serving.engine_failure import RetryableStartError, engine_failure
+from evalscope_evalflow.serving.engine_failure import RetryableStartError, engine_failure, start_failure
 from evalscope_evalflow.serving.engine_state import EngineState, StateMachine
-from evalscope_evalflow.serving.engine_use import Request, Use, api_key, own_entry
+from evalscope_evalflow.serving.engine_use import Ahead, Request, Use, api_key, nothing_ahead, own_entry
 from evalscope_evalflow.serving.health import Symptom
 from evalscope_evalflow.serving.leases import Lease, Leases
 from evalscope_evalflow.serving.release import Release
@@ -64,6 +64,7 @@ class Deployment:
         waiting: int = 0,
         shared: bool = False,
         swaps: bool = False,
+        standby: Ahead = nothing_ahead,
     ) -> None:
         """Prepare; nothing is started.
 
@@ -78,13 +79,15 @@ class Deployment:
             waiting: models that wait for devices.
             shared: whether other models of the sweep may use it, too: then it can be kept whatever `keep_alive_s` is.
             swaps: whether they need its weights to be replaced by theirs.
+            standby: gives a process that was started ahead, once, if there is one.
         """
         self.engine, self.model, self.deploy = engine, model, deploy
         self.notes: list[str] = []
         self.leases = Leases()
         self.restarts = 0
         self.keeping: Keeping | None = None
-        self._request = Request(log, run_id, on_exit, entry, waiting, api_key(engine, model, deploy), shared, swaps)
+        key = api_key(engine, model, deploy)
+        self._request = Request(log, run_id, on_exit, entry, waiting, key, shared, swaps, standby)
         self._machine = StateMachine()
         self._entry = entry
         self._server: Server | None = None
@@ -198,11 +201,11 @@ class Deployment:
         self._machine.to(EngineState.STARTING)
         with choosing():  # until our command is written down, and with it what we have taken
             self._use = Use.begin(self._request.log)
-            about = self.engine, self.model, self.deploy, self._request
-            self._server = server = prepare_server(*about, self._wanted.identity, self._entry, self._exited)
+            about = self.engine, self.model, self.deploy, self._request, self._wanted.identity, self._entry
+            self._server = server = prepare_server(*about, self._exited)
             self._register(server)
             self._entry.phase("loading")
-            server.process.start()
+            server.begin()
         self.leases.take(self.model.name, self.run_id, self._request.on_exit)
 
     def _take_over(self, kept: Deployment) -> None:
@@ -224,8 +227,8 @@ class Deployment:
     def _register(self, server: Server) -> None:
         devices = server.deploy.devices or ""
         self.leases.use_devices(len(split(devices)))
-        if self._entry is not None:
-            self._entry.set(api_url=server.api_url, port=server.address.port, devices=devices)
+        assert self._entry is not None
+        self._entry.set(api_url=server.api_url, port=server.address.port, devices=devices)
 
     def wait_ready(self) -> Endpoint:
         """Wait until the engine is ready.
@@ -255,8 +258,10 @@ class Deployment:
                 self._machine.to(EngineState.SWAPPING)
                 self._phase("loading")
             self._wanted.wait_until_usable(server, self.reused is not None)
-        except EngineError:
-            self._fail()
+        except EngineError as error:
+            self._machine.fail()
+            if (found := start_failure(server, error)) is not error:
+                raise found from error
             raise
         exited = server.process.exited
         if not exited.is_set():
@@ -266,8 +271,8 @@ class Deployment:
                 self._use.load_s = time.monotonic() - self._use.began
                 self._machine.to(EngineState.READY)
         if not self.is_ready and self.load_s is None:
-            self._fail()
-            raise self.failure("while it was starting")
+            self._machine.fail()
+            raise start_failure(server, self.failure("while it was starting"))
         if exited.is_set():  # just now, perhaps before anybody would have been notified
             self._exited()
         self._phase("ready")
@@ -281,12 +286,6 @@ class Deployment:
         url = self._server.api_url if self._server is not None else api_base(self.model.api_url or "")
         return Endpoint(url, self.model.served_name, self.api_key)
 
-    def _fail(self) -> None:
-        """It does not serve any more, and has to be released."""
-        with self._machine.lock:
-            if self._machine.allows(EngineState.FAILED):
-                self._machine.to(EngineState.FAILED)
-
     def _exited(self) -> None:
         """Its processes are gone: tell whoever uses it.
 
@@ -298,7 +297,7 @@ class Deployment:
         with self._machine.lock:
             state = self.state
             if not server.process.stop_requested:
-                self._fail()
+                self._machine.fail()
         if state is EngineState.KEPT:
             POOL.died(self)
         elif self._use.load_s is not None:
@@ -339,9 +338,9 @@ class Deployment:
         Returns:
             Whether it lives; if not, nothing was changed.
         """
-        assert self._server is not None
+        process = self.process
         with self._machine.lock:
-            if not self.is_ready or not self._server.process.hand_over(keeping.entry, self._exited):
+            if not self.is_ready or process is None or not process.hand_over(keeping.entry, self._exited):
                 return False
             self.keeping = keeping
             self._machine.to(EngineState.KEPT)

@@ -16,6 +16,12 @@ class RetryableStartError(EngineError):
     """A start that may succeed a moment later, such as after somebody took the port just before it was bound."""
 
 
+def start_failure(server: Server, error: EngineError) -> EngineError:
+    """A start's error. One of a process that stood by is no proof that a fresh one would fail: it is tried again."""
+    stopped = server.process.stopped or server.process.stop_requested
+    return error if server.stood_by_s is None or stopped else RetryableStartError(str(error))
+
+
 def engine_failure(
     server: Server, when: str, after_s: float, log: Path, cause: Symptom | Exit | None = None
 ) -> EngineError:

@@ -71,6 +71,12 @@ class StateMachine:
             self.failures += new is EngineState.FAILED
             self._state = new
 
+    def fail(self) -> None:
+        """It does not serve any more, and has to be released."""
+        with self.lock:
+            if self.allows(EngineState.FAILED):
+                self.to(EngineState.FAILED)
+
     def allows(self, new: EngineState) -> bool:
         """Whether the table allows that state now."""
         return new in TRANSITIONS[self._state]

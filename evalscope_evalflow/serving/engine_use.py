@@ -15,6 +15,7 @@ from evalscope_evalflow.config.keys import reveal
 from evalscope_evalflow.engines import Engine
 from evalscope_evalflow.processes import cleanup
 from evalscope_evalflow.processes.registry import Registration
+from evalscope_evalflow.serving.standby_engine import StandbyEngine
 
 
 def api_key(engine: Engine, model: ModelConfig, deploy: DeployConfig) -> str | None:
@@ -34,6 +35,14 @@ def own_entry(run_id: str, engine: Engine, model: ModelConfig) -> Registration:
     return Registration(run_id, one_command=True, model=model.name, engine=engine.name)
 
 
+Ahead = Callable[[], StandbyEngine | None]  # gives a process that was started ahead, once, if there is one
+
+
+def nothing_ahead() -> StandbyEngine | None:
+    """No process was started ahead."""
+    return None
+
+
 @dataclass(frozen=True)
 class Request:
     """Who wants an engine; Deployment describes the fields."""
@@ -46,6 +55,7 @@ class Request:
     api_key: str | None
     shared: bool = False
     swaps: bool = False
+    standby: Ahead = nothing_ahead
 
 
 @dataclass

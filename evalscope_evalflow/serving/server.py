@@ -52,6 +52,7 @@ class Server:
         devices: who came to its devices since before its start.
         asked: its settings as they were asked for.
         control_key: opens its control, so that its weights can be replaced; empty: they cannot.
+        stood_by_s: seconds for which its process had stood by, which runs already; None: it has to be started.
         released: what was left of it at its end; None: it was not released yet.
     """
 
@@ -65,6 +66,7 @@ class Server:
     devices: DeviceWatch
     asked: DeployConfig
     control_key: str = field(default="", repr=False)
+    stood_by_s: float | None = None
     released: Release | None = None
 
     @property
@@ -76,6 +78,11 @@ class Server:
     def api_url(self) -> str:
         """Base URL of its API."""
         return f"{self.address.root}/v1"
+
+    def begin(self) -> None:
+        """Start its process, unless that runs already."""
+        if self.stood_by_s is None:
+            self.process.start()
 
     def is_healthy(self) -> bool:
         """Whether its process lives, and says that it is well."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Callable
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
@@ -25,9 +26,8 @@ from evalscope_evalflow.serving.engine_use import Request
 from evalscope_evalflow.serving.readiness import Readiness
 from evalscope_evalflow.serving.release import DeviceWatch
 from evalscope_evalflow.serving.server import Launch, Server
+from evalscope_evalflow.serving.standby_engine import GRACE_S, EngineCommand
 from evalscope_evalflow.serving.weight_swap import digest, new_control_key
-
-GRACE_S = 5.0  # between SIGTERM and SIGKILL
 
 
 def prepare_server(
@@ -73,10 +73,15 @@ def prepare_server(
         variables = {**env.variables(os.environ), **limits, **command.env, **values}
         launch = Launch(request.run_id, env.wrap(command.argv), shown, placement, identity)
         request.log.parent.mkdir(parents=True, exist_ok=True)
-        process = SupervisedProcess(
+        # Ours come last: a process whose first variable is set anew cannot change its title, as vLLM's do.
+        variables = {**variables, **cache_variables(variables), **no_proxy_variables(variables)}
+        # Whoever came to the devices since before its start: a process that stands by begins when it is taken.
+        devices = DeviceWatch(_watched_devices(deploy))
+        found = EngineCommand(command.argv, variables, frozenset(command.env), secret)
+        process, stood_by_s = _stood_by(engine, env, found, request, entry, on_exit)
+        process = process or SupervisedProcess(
             launch.argv,
-            # Ours come last: a process whose first variable is set anew cannot change its title, as vLLM's do.
-            env={**variables, **cache_variables(variables), **no_proxy_variables(variables)},
+            env=variables,
             log=request.log,
             run_id=f"{request.run_id}-engine",
             secrets=secret,
@@ -85,11 +90,29 @@ def prepare_server(
             entry=entry,
             role="engine",
         )
-        devices = DeviceWatch(_watched_devices(deploy))
-        return Server(engine, model, deploy, address, launch, process, port, devices, asked, control_key)
+        return Server(engine, model, deploy, address, launch, process, port, devices, asked, control_key, stood_by_s)
     except BaseException:
         port.release()
         raise
+
+
+def _stood_by(
+    engine: Engine,
+    env: Environment,
+    command: EngineCommand,
+    request: Request,
+    entry: Registration,
+    on_exit: Callable[[], None],
+) -> tuple[SupervisedProcess | None, float | None]:
+    """A process that stood by and becomes this engine now, and for how many seconds it did; None: there is none."""
+    standby = request.standby()
+    if standby is None:
+        return None, None
+    process = standby.take(engine, env, command, log=request.log, entry=entry, on_exit=on_exit)
+    if process is None:
+        standby.end()
+        return None, None
+    return process, round(time.monotonic() - standby.began, 3)
 
 
 def _may_swap(engine: Engine, deploy: DeployConfig, request: Request, identity: Identity | None) -> bool:

@@ -24,6 +24,7 @@ from evalscope_evalflow.events.engine_events import (
     EngineReleased,
     EngineReused,
     EngineStarting,
+    EngineStoodBy,
     EngineWeights,
     OwnJudgeUsed,
 )
@@ -167,6 +168,7 @@ class Record:
             else:
                 data.pop("reused", None)
             data.pop("weights", None)
+            data.pop("engine_ahead", None)
         elif isinstance(event, EngineWeights):
             facts = dataclasses.asdict(event)
             data["weights"] = {name: value for name, value in facts.items() if name != "engine"}
@@ -174,6 +176,8 @@ class Record:
             self._api(event)
         elif isinstance(event, FilesReadAhead):
             data["read_ahead"] = dataclasses.asdict(event)
+        elif isinstance(event, EngineStoodBy):
+            data["engine_ahead"] = {"stood_by_s": event.stood_by_s}
         elif isinstance(event, WorkerStoodBy):
             data["worker_ahead"] = dataclasses.asdict(event)
         elif isinstance(event, OwnJudgeUsed):

@@ -12,6 +12,7 @@ from pathlib import Path
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import HONOURABLE, Address, Command, Counters, Engine, LogPattern
+from evalscope_evalflow.engines.launchers import ImportsAhead
 from evalscope_evalflow.errors import Problem
 
 SERVER = Path(__file__).with_name("scripted_server.py")
@@ -52,6 +53,13 @@ class ScriptedEngine(Engine):
         settings = {name: getattr(deploy, name) for name in HONOURABLE}
         env_vars["SCRIPTED_SETTINGS"] = repr(settings)  # nothing comes of them
         return Command(argv, env_vars, secrets=(KEY_VARIABLE,))
+
+
+class AheadEngine(ScriptedEngine):
+    """The same, with imports that can be made before its turn."""
+
+    name = "scripted-ahead"
+    imports_ahead = ImportsAhead(("http.server", "no_such_module"), ("json",), room_bytes=1)
 
 
 class SwappingEngine(ScriptedEngine):

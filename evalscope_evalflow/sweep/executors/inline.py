@@ -12,6 +12,7 @@ from evalscope_evalflow.errors import EvalFlowError, Stopped
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.control import Control
 from evalscope_evalflow.run.standby_worker import StandbyWorker
+from evalscope_evalflow.serving.standby_engine import StandbyEngine
 from evalscope_evalflow.sweep.engine_groups import members_together, release_kept_for_heirs
 from evalscope_evalflow.sweep.executors.base import Executor
 from evalscope_evalflow.sweep.job import Job
@@ -34,7 +35,10 @@ class InlineControl(Control):
 
     def engine_ready(self) -> None:
         if self.standby is not None and self._following is not None and self._following.asks_model:
-            self.standby.begin(self._following)
+            self.standby.begin(self._following, with_engine=not self._heir_waits)
+
+    def standby_engine(self) -> StandbyEngine | None:
+        return None if self.standby is None else self.standby.take_engine()
 
     def standby_worker(self) -> StandbyWorker | None:
         return None if self.standby is None else self.standby.take()

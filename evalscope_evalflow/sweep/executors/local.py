@@ -21,6 +21,7 @@ from evalscope_evalflow.events.run_events import FilesReadAhead
 from evalscope_evalflow.results.outcome import ModelResult
 from evalscope_evalflow.run.control import Control, JudgeUse
 from evalscope_evalflow.run.standby_worker import StandbyWorker
+from evalscope_evalflow.serving.standby_engine import StandbyEngine
 from evalscope_evalflow.sweep.device_shares import among, named, share_of
 from evalscope_evalflow.sweep.engine_groups import release_kept_for_heirs
 from evalscope_evalflow.sweep.executors.base import Executor
@@ -78,6 +79,9 @@ class _LocalControl(Control):
     def engine_ready(self) -> None:
         self._executor.read_next_ahead()
         self._executor.stand_by()
+
+    def standby_engine(self) -> StandbyEngine | None:
+        return self._executor.standby.take_engine()
 
     def standby_worker(self) -> StandbyWorker | None:
         worker = self._executor.standby.take()
@@ -199,9 +203,8 @@ class Local(Executor):
                 self._free.update(dict.fromkeys(run.held))
             elif run.held:
                 left = ", ".join(run.held)
-                self.reporter.warn(
-                    f"{run.job.model.name}: its engine is not wholly gone from {left}, which stays unused"
-                )
+                name = run.job.model.name
+                self.reporter.warn(f"{name}: its engine is not wholly gone from {left}, which stays unused")
             run.held = ()
             self._begin_what_fits()
 
@@ -214,11 +217,12 @@ class Local(Executor):
                 following.ahead = Prefetch(files) if files else None
 
     def stand_by(self) -> None:
-        """Start a worker ahead, if a job waits for whose model one is needed."""
+        """Start ahead what the next job needs, if one waits whose model is asked."""
         with self._lock:
             following = next((run for run in self._waiting if run.job.asks_model), None)
             if following is not None:
-                self.standby.begin(following.job)
+                shared = {run.job.group for run in self._running if run.held and run.job.group}
+                self.standby.begin(following.job, with_engine=following.job.group not in shared)
 
     def end_standby_if_unneeded(self) -> None:
         """End the worker that was started ahead, if no job is left that has not begun one."""

@@ -40,7 +40,7 @@ class TwoModels:
 
     def start(self, engine: str, models: list[dict[str, Any]]) -> subprocess.Popen[str]:
         file = self.folder / "task.yaml"
-        one_device = {"devices": "0", "tensor_parallel": 1} if engine == "scripted" else {}
+        one_device = {"devices": "0", "tensor_parallel": 1} if engine.startswith("scripted") else {}
         flow = {"backend": "Native", "models": models, "deploy": {"engine": engine, **one_device}}
         file.write_text(yaml.safe_dump({**self.stock, "evalflow": flow}))
         return subprocess.Popen([BIN / "evalflow", "run", file], stderr=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -71,10 +71,10 @@ def scripted(seconds: float, *names: str) -> list[dict[str, Any]]:
     return [{"name": name, "path": "any", "deploy": {"extra_args": script}} for name in names]
 
 
-def standby(killed: Sequence[str] = ()) -> registry.Entry | None:
-    """The entry of the worker that waits, once its command runs; not one of those that were killed."""
+def standby(killed: Sequence[str] = (), role: str = "worker") -> registry.Entry | None:
+    """The entry of the worker, or engine, that waits, once its command runs; not one of those that were killed."""
     found = [entry for entry in registry.entries() if entry.phase == "standby" and entry.run_id not in killed]
-    return next((entry for entry in found if entry.guards), None)
+    return next((entry for entry in found if entry.guards and role in entry.commands), None)
 
 
 def worker_of(entry: registry.Entry) -> psutil.Process:
@@ -124,16 +124,36 @@ def test_one_that_is_killed_is_replaced_by_an_ordinary_one(two_models: TwoModels
     assert registry.entries() == []
 
 
+def test_the_next_engine_s_process_is_ready_too_and_one_that_is_killed_is_replaced(two_models: TwoModels) -> None:
+    """The second model's becomes its engine; the third one's is killed."""
+    process = two_models.start("scripted-ahead", scripted(1.5, "a", "b", "c"))
+    first = wait_for(lambda: standby(role="engine"), "an engine ahead", 120)
+    assert (first.devices, first.port) == ("", None)  # whoever looks for devices finds them free
+    assert not (two_models.work / "b").exists()
+    second = wait_for(lambda: standby([first.run_id], role="engine"), "another one", 120)
+    engine = worker_of(second)
+    engine.kill()
+    assert psutil.wait_procs([engine], timeout=GONE_WITHIN_S)[1] == []
+    finish(process)
+    assert [("engine_ahead" in two_models.record(name)) for name in ("a", "b", "c")] == [False, True, False]
+    assert two_models.record("b")["engine_ahead"]["stood_by_s"] > 0
+    assert "evalflow: imported ahead in" in (two_models.work / "b" / "evalflow" / "engine.log").read_text()
+    assert two_models.metrics("a") == two_models.metrics("b") == two_models.metrics("c")
+    assert registry.entries() == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_it_goes_with_its_owner_and_leaves_no_folder(two_models: TwoModels, number: signal.Signals) -> None:
-    process = two_models.start("scripted", scripted(5.0, "a", "b"))
-    entry = wait_for(standby, "a worker ahead")
-    worker, scratch = worker_of(entry), entry.commands["worker"].scratch
+    process = two_models.start("scripted-ahead", scripted(5.0, "a", "b"))
+    entries = {role: wait_for(lambda role=role: standby(role=role), "it stands by") for role in ("worker", "engine")}
+    worker = worker_of(entries["worker"])
+    scratch = [entry.commands[role].scratch for role, entry in entries.items()]
+    worker_of(entries["engine"])
     below = psutil.Process(process.pid).children(recursive=True)
     assert worker in below
     process.send_signal(number)
     process.communicate(timeout=60)
     _, alive = psutil.wait_procs(below, timeout=GONE_WITHIN_S)
     assert [other.cmdline() for other in alive if other.status() != psutil.STATUS_ZOMBIE] == []
-    assert not scratch.exists()
+    assert [folder for folder in scratch if folder.exists()] == []
     assert not (two_models.work / "b").exists()

@@ -12,7 +12,8 @@ import pytest
 from evalscope_evalflow.config import DeployConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.engines import lmdeploy, load_engine, sglang
-from evalscope_evalflow.engines.base import KEY_VARIABLE, Engine, ParserSource, key_launcher
+from evalscope_evalflow.engines.base import KEY_VARIABLE, Engine, ParserSource
+from evalscope_evalflow.engines.launchers import key_launcher
 from evalscope_evalflow.engines.options import extra_args as options
 
 SCRIPT = """\
