@@ -48,8 +48,9 @@ def main() -> None:
     ahead, spawned, preload = sys.argv[1:]
     sys.path.append(os.path.join(_HERE, "inside"))
     fork_server = importlib.import_module("evalflow_fork_server")
-    server = fork_server.begin(spawned, preload) if spawned else None
     fork_server.import_all(ahead)
+    # Last: with the variables that imports have set, as what is spawned has them.
+    server = fork_server.begin(spawned, preload) if spawned else None
     print(f"{IMPORTED} {time.monotonic() - began:.1f} s", flush=True)
     line = sys.stdin.readline()
     if not line:

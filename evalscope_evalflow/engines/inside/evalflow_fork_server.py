@@ -170,9 +170,9 @@ def _serve() -> None:
         os.environ["PYTHONPATH"] = path
     else:
         del os.environ["PYTHONPATH"]
+    _loaded_with.update(_load_variables())
     import_all(os.environ.pop(MODULES))
     _fork_what_is_spawned()
-    _loaded_with.update(_load_variables())
     new = f"{os.environ[READY]}.new"
     with open(new, "w", encoding="ascii") as file:
         file.write("bad" if knows_devices() else "good")

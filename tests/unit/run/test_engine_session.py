@@ -31,7 +31,7 @@ def start(tmp_path, monkeypatch):
         session = engine_session.EngineSession(run, load_engine("lmdeploy"), None, events.append)
         session.deployment = SimpleNamespace(
             start=lambda: None,
-            server=SimpleNamespace(devices=SimpleNamespace(names=["0"])),
+            server=SimpleNamespace(devices=SimpleNamespace(names=["0"]), stood_by_s=None),
             log="engine.log",
             argv=["x"],
             placement_facts={},

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.events.base import Event
 from evalscope_evalflow.events.worker_events import WorkerDone, WorkerExited, WorkerStoodBy
@@ -136,19 +137,21 @@ def test_one_that_is_dead_is_not_taken(half: str, start: Start, tmp_path: Path) 
 
 def job() -> Job:
     flow = SimpleNamespace(backend="Native", worker_env=None)
-    return cast(Job, SimpleNamespace(task=SimpleNamespace(flow=flow)))
+    model, settings = ModelConfig(name="m", path="/m"), DeployConfig(engine="vllm")
+    return cast(Job, SimpleNamespace(task=SimpleNamespace(flow=flow), model=model, deploy=settings))
 
 
 def test_one_at_a_time_within_free_memory_and_none_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
 
-    def start(half: str, env: str | None, *, forward: bool) -> Any:
+    def start(*about: Any, **options: Any) -> Any:
         found = SimpleNamespace(process=SimpleNamespace(exited=SimpleNamespace(is_set=lambda: False)), ended=False)
         found.end = lambda: setattr(found, "ended", True)
         started.append(found)
         return found
 
     monkeypatch.setattr(standby_module, "StandbyWorker", start)
+    monkeypatch.setattr(standby_module, "StandbyEngine", start)
     rooms = iter([standby_module.ROOM_BYTES - 1, *[standby_module.ROOM_BYTES] * 9])
     monkeypatch.setattr(standby_module, "room_bytes", lambda: next(rooms))
     standby = Standby(forward=False)
@@ -158,8 +161,13 @@ def test_one_at_a_time_within_free_memory_and_none_at_the_end(monkeypatch: pytes
     standby.begin(job())
     assert len(started) == 1
     assert standby.take() is started[0]
-    standby.begin(job())
+    standby.begin(job(), with_engine=True)  # there is no room for that
+    assert (len(started), standby.take_engine()) == (2, None)
+    monkeypatch.setattr(standby_module, "room_bytes", lambda: 1 << 40)
+    standby.begin(job(), with_engine=True)
+    standby.begin(job(), with_engine=True)
+    assert len(started) == 3
     standby.end(for_good=True)
-    assert [item.ended for item in started] == [False, True]
-    standby.begin(job())
-    assert len(started) == 2
+    assert [item.ended for item in started] == [False, True, True]
+    standby.begin(job(), with_engine=True)
+    assert len(started) == 3
