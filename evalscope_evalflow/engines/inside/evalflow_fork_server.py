@@ -18,6 +18,7 @@ import multiprocessing.context
 import multiprocessing.forkserver
 import multiprocessing.popen_forkserver
 import multiprocessing.popen_spawn_posix
+import multiprocessing.resource_tracker
 import multiprocessing.spawn
 import os
 import sys
@@ -140,7 +141,9 @@ def _load_variables() -> dict[str, str]:
 
 
 def _describe_with_variables(name: str) -> dict[str, Any]:
-    return {**_describe(name), "evalflow_variables": dict(os.environ)}
+    server: Any = multiprocessing.forkserver._forkserver
+    found = {"evalflow_variables": dict(os.environ), "evalflow_fork_server": server._forkserver_address}
+    return {**_describe(name), **found}
 
 
 def _prepare_with_variables(data: Mapping[str, Any]) -> None:
@@ -153,6 +156,10 @@ def _prepare_with_variables(data: Mapping[str, Any]) -> None:
         torch = sys.modules.get("torch")
         if torch is not None and os.environ.get(THREADS, "") not in ("", threads):
             torch.set_num_threads(int(os.environ[THREADS]))
+        # What this process spawns comes from the same server: multiprocessing would begin another, without imports.
+        server: Any = multiprocessing.forkserver._forkserver
+        server._forkserver_address = data["evalflow_fork_server"]
+        server.ensure_running = multiprocessing.resource_tracker.ensure_running
     _prepare(data)
 
 

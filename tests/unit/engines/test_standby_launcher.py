@@ -19,6 +19,11 @@ WAIT_S = 60
 ENGINE = """
 import json, multiprocessing, os, sys
 
+def pass_on(queue):
+    process = multiprocessing.get_context("spawn").Process(target=tell, args=[queue])
+    process.start()
+    process.join()
+
 def tell(queue):
     status = open(f"/proc/{os.getppid()}/cmdline").read()
     queue.put([os.environ.get("LATE"), os.environ.get("EARLY"), "chaosmodule" in sys.modules, "forkserver" in status])
@@ -28,7 +33,7 @@ if __name__ == "__main__":
         os.environ["OMP_PLACES"] = "{0}"
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=tell, args=[queue])
+    process = context.Process(target=pass_on if "--deep" in sys.argv else tell, args=[queue])
     process.start()
     print(json.dumps([queue.get(), [os.environ.get("LATE"), os.environ.get("EARLY"), "chaosmodule" in sys.modules]]))
     process.join()
@@ -66,6 +71,13 @@ def test_it_becomes_the_engine_and_what_that_spawns_is_forked_with_its_variables
     assert "evalflow: not imported ahead: no_such_module: No module named 'no_such_module'" in said
     assert "evalflow: not imported ahead: brokenmodule: broken" in said
     assert any(line.startswith("evalflow: imported ahead in ") for line in said)
+
+
+def test_what_is_spawned_by_what_was_spawned_comes_from_the_same_server(folder: Path) -> None:
+    done = launch(folder, word(folder, "--deep"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])[0] == ["2", None, True, True]
+    assert done.stdout.count("not imported ahead: brokenmodule") == 1  # there was one server
 
 
 def test_what_libraries_read_when_they_are_loaded_is_never_forked(folder: Path) -> None:
