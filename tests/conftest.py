@@ -39,16 +39,12 @@ def pytest_configure() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The fast layer first; tests that need a browser, or a cluster, only where `-m` names them."""
     for marker in ("browser", "cluster"):
         if marker not in config.option.markexpr:
             config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
             items[:] = [item for item in items if not item.get_closest_marker(marker)]
-    for item in items:
-        if item.get_closest_marker("cluster"):  # each cluster is started once, and both may be there at once
-            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
     items.sort(key=lambda item: item.get_closest_marker("real") is not None)
 
 

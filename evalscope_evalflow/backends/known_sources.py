@@ -16,6 +16,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from evalscope_evalflow.config.python_source import parse
 from evalscope_evalflow.events.whole_files import write_whole
 
 Places = Mapping[str, Mapping[str, str]]  # by FILE.py:NAME, hashes of the source, with the versions that have it
@@ -91,6 +92,6 @@ def _stamp(path: Path) -> list[int] | None:
 def _read(path: Path) -> tuple[str, ast.AST] | None:
     try:
         text = path.read_text(encoding="utf-8")
-        return text, ast.parse(text)
+        return text, parse(text)
     except (OSError, ValueError, SyntaxError):
         return None

@@ -8,13 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evalscope_evalflow.config.python_source import parse
+
 
 @lru_cache
 def _read(folder: Path, dataset: str) -> tuple[tuple[str, Any], ...]:
     try:
         index = json.loads((folder / "benchmarks" / "_index.json").read_text(encoding="utf-8"))
         file = folder.joinpath(*index[dataset].split(".")[1:]).with_suffix(".py")
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, AttributeError, SyntaxError):
         return ()
     constants = {
@@ -40,7 +42,7 @@ def _read(folder: Path, dataset: str) -> tuple[tuple[str, Any], ...]:
 def _of_all(folder: Path) -> tuple[tuple[str, Any], ...]:
     """The defaults that hold for every benchmark that says nothing else."""
     try:
-        tree = ast.parse((folder / "api" / "benchmark" / "meta.py").read_text(encoding="utf-8"))
+        tree = parse((folder / "api" / "benchmark" / "meta.py").read_text(encoding="utf-8"))
     except (OSError, SyntaxError):
         return ()
     found: dict[str, Any] = {}
@@ -59,8 +61,10 @@ def _made_by(node: ast.expr) -> ast.expr:
             match made:
                 case ast.Lambda(body=body):
                     return body
-                case ast.Name(id="list" | "dict" as kind):
-                    return ast.parse({"list": "[]", "dict": "{}"}[kind], mode="eval").body
+                case ast.Name(id="list"):
+                    return ast.List(elts=[], ctx=ast.Load())
+                case ast.Name(id="dict"):
+                    return ast.Dict(keys=[], values=[])
     return node
 
 

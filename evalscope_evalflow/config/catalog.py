@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 from evalscope_evalflow.config.environment import Environment
 from evalscope_evalflow.config.file_locks import locked
 from evalscope_evalflow.config.install_hint import install_command
+from evalscope_evalflow.config.python_source import parse
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.events.whole_files import write_whole
 
@@ -242,7 +243,7 @@ def benchmark_source(folder: Path, dataset: str) -> str:
 def scoring_policy(folder: Path, dataset: str) -> str | None:
     """How a benchmark is scored, such as `JUDGE_ONLY`, as its class says; None where it says nothing."""
     try:
-        tree = ast.parse(benchmark_source(folder, dataset))
+        tree = parse(benchmark_source(folder, dataset))
     except SyntaxError:
         return None
     for node in tree.body:
@@ -272,7 +273,7 @@ def _fields(file: Path, name: str) -> tuple[str, ...]:
 def _annotations(file: Path, name: str) -> dict[str, ast.expr]:
     """The annotated names of a class, with their annotations; empty where it is not found."""
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = parse(file.read_text(encoding="utf-8"))
     except OSError:
         return {}
     for node in tree.body:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from evalscope_evalflow.config import DeployConfig, ModelConfig
 from evalscope_evalflow.config.environment import Environment
+from evalscope_evalflow.config.python_source import parse
 from evalscope_evalflow.config.user_paths import user_path
 from evalscope_evalflow.engines.adapters import check_adapter, check_adapters, named_paths
 from evalscope_evalflow.engines.base import (
@@ -191,7 +192,7 @@ def template_names(env: Environment) -> list[str]:
     there. Importing it would take 5 s."""
     file = env.file_of("lmdeploy", "model.py")
     try:
-        tree = ast.parse(file.read_text(encoding="utf-8")) if file else ast.Module([], [])
+        tree = parse(file.read_text(encoding="utf-8")) if file else ast.Module([], [])
     except (OSError, SyntaxError, ValueError):
         return []
     found: list[str] = []
