@@ -23,6 +23,7 @@ from evalscope_evalflow.sweep.cluster import ray_node_job, ray_node_probe
 
 NAMESPACE = "evalflow"
 ANSWER_S = 0.5  # until an actor has said where it runs; one that waits for room says nothing
+CREATED_S = 2.0  # until the creation of actors has been asked for; of those that there is room for, until they run
 ASKED_S = 5.0  # until an actor has taken the request to end
 PROBE_S = 90.0  # an environment may have to be made on the node first
 GUESSES = " Some common causes include"  # in Ray's words for a process that was killed
@@ -68,6 +69,11 @@ class Bridge:
             }
             what = (job["command"], job["log"], job["environment"], job["own_python"])
             self._handles[job["id"]] = actor.options(**options).remote(*what)
+        # An actor that is named is not yet one that outlives this process: its creation is asked for a moment later.
+        asked = [self._ask_where(job["id"], True) for job in jobs]
+        if asked:
+            self.ray.wait(asked, num_returns=len(asked), timeout=CREATED_S)
+            self.nodes()
 
     def statuses(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Of each job: `stage`, and if it runs `node` and `since`; if it is gone, `reason` in Ray's words."""
