@@ -289,8 +289,8 @@ class FlowConfig(Section):
     executor: PluginChoice = Field(
         "local",
         validate_default=True,
-        description="what runs the models: local: this machine; inline: one after the other; or a plug-in; with "
-        "options: {name: local, max_models: 2}",
+        description="what runs the models: local: this machine; inline: here, one after the other; slurm, ray: a "
+        "cluster; or a plug-in; with options: {name: local, max_models: 2}",
     )
     exporters: list[PluginChoice] = Field(
         default_factory=list,

@@ -36,7 +36,7 @@ class WatchGate(Section):
     @classmethod
     def _no_shell(cls, value: Any) -> Any:
         if isinstance(value, str):
-            raise ValueError('is one text, and no shell is used: give a list, such as [scancel, "1234"]')
+            raise ValueError('is one text, and no shell is used: give a list, such as [./stop.sh, "1234"]')
         return [str(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -57,7 +57,9 @@ def devices_needed(model: ModelConfig, deploy: DeployConfig, offer: Offer) -> in
     for size in _splits(demand, offer.devices):
         if demand.sequences(size, offer.device_bytes) >= 1:
             return _within(offer, size * replicas * demand.memory.pipeline, model)
-    what = f"{model.name} does not fit on {offer.devices} devices of {gib(offer.device_bytes)}"
+    sizes = list(_splits(demand, offer.devices))
+    what = f"{model.name} does not fit on {_devices(offer.devices)} of {gib(offer.device_bytes)}"
+    what += _sum(demand, sizes[-1]) if sizes else ""
     todo = "Lower max_model_len, or use more or larger devices. If you know better, set tensor_parallel."
     raise ConfigError(Problem("deploy.tensor_parallel", what, todo))
 
@@ -87,6 +89,20 @@ def _within(offer: Offer, count: int, model: ModelConfig) -> int:
         ConfigError: so many are not offered.
     """
     if count > offer.devices:
-        what = f"{model.name} needs {count} devices, and {offer.devices} are offered to one job"
-        raise ConfigError(Problem("deploy.tensor_parallel", what, "Lower tensor_parallel or data_parallel."))
+        be = "is" if offer.devices == 1 else "are"
+        what = f"{model.name} needs {_devices(count)}, and {offer.devices} {be} offered to one job"
+        todo = "Lower tensor_parallel or data_parallel, or use nodes with more devices."
+        raise ConfigError(Problem("deploy.tensor_parallel", what, todo))
     return count
+
+
+def _devices(count: int) -> str:
+    return f"{count} device{'' if count == 1 else 's'}"
+
+
+def _sum(demand: Demand, size: int) -> str:
+    """What each of the most devices that a model can be split over would have to hold."""
+    need = demand.on_each(size)
+    kv = f"{gib(need.kv_bytes)} of KV cache for {demand.tokens} tokens"
+    whose = "it" if size == 1 else f"each of {size}"
+    return f": {whose} would have to hold {gib(need.weight_bytes)} of weights and {kv}"

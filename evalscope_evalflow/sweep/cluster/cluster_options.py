@@ -41,7 +41,7 @@ class ClusterOptions(PluginOptions):
     total_time_h: float | None = Field(
         None,
         gt=0,
-        description="hours from a job's first submission after which it is not submitted again; default: any",
+        description="hours from a job's first submission after which it is not submitted again; default: no limit",
     )
 
     def offer(self, found: Offer | None) -> Offer | None:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.sweep.cluster import ray_bridge
 from evalscope_evalflow.sweep.cluster.ray_bridge import READY, REFUSED
@@ -69,8 +70,9 @@ class RayConnection:
 
     def _connect(self) -> None:
         if find_spec("ray") is None:
-            todo = "pip install 'evalscope-evalflow[ray]', in the version that the cluster has; or use executor: local."
-            raise ConfigError(Problem(f"{WHERE}.name", "ray is not installed in this environment", todo))
+            todo = f"{install_command('ray')}, with the cluster's version of Ray; or choose `executor: local`."
+            what = "the executor ray needs Ray, which is not installed in this environment"
+            raise ConfigError(Problem(f"{WHERE}.name", what, todo))
         _reach(self.address)
         self.close()
         self._replies = queue.Queue()

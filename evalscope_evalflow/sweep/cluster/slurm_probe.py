@@ -79,7 +79,8 @@ def probe(settings: SlurmSettings, excluded: Sequence[str], folders: Sequence[Pa
     said = [line for line in (done.stderr or done.stdout).splitlines() if settings.python in line]
     words = "; ".join(said) or done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
     todo = (
-        "Nodes need the same interpreter with EvalFlow: executor.python names it, executor.setup has lines before it."
+        "Nodes need an interpreter with EvalFlow at that path. Set executor.python to another one; executor.setup has "
+        "lines of shell that run before it."
     )
     return [f"a probe job could not run {settings.python} on a node: {words}\n{todo}"]
 

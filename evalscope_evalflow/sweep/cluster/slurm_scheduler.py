@@ -29,6 +29,7 @@ ARRAY_SIZE = 1000  # Slurm's default: MaxArraySize=1001, and numbers begin at 0
 CANCEL_AT_ONCE = 1000  # ids on one command line
 FINAL = ("COMPLETED", "CANCELLED")  # states that a job which is put back into the queue never has
 DOUBT_S = 5.0  # that any other end has to last
+_LISTED = 20  # names that a message gives: a cluster may have a thousand nodes
 BEGIN_TIME = "BeginTime"  # squeue's word for a job that may not begin yet
 
 
@@ -321,5 +322,6 @@ def _refused(text: str) -> Problem:
 def _unknown(option: str, value: str, known: Sequence[str]) -> str:
     """The message for a value that the cluster does not have."""
     hint = nearest(value, known)
-    there = ", ".join(known) or "none"
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    there = (", ".join(known[:_LISTED]) or "none") + more
     return f"{option} {value!r} is not on this cluster\n{hint} There are: {there}."

@@ -17,9 +17,10 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 _SHARE_OF_LIMIT = 0.5  # of a short time limit, the grace takes no more
 # What is set here, or what the work of a job relies on.
 RESERVED = {
-    **dict.fromkeys(("array", "chdir", "error", "export", "export-file", "job-name", "nodes", "ntasks", "open-mode")),
+    **dict.fromkeys(("array", "chdir", "error", "job-name", "nodes", "ntasks", "open-mode")),
     **dict.fromkeys(("ntasks-per-node", "output", "parsable", "requeue", "no-requeue", "signal", "test-only", "wait")),
     **dict.fromkeys(("wrap", "gpus", "gpus-per-node", "gpus-per-task")),
+    **dict.fromkeys(("export", "export-file"), "pass_env"),
     "time": "time",
     "partition": "partition",
     "account": "account",

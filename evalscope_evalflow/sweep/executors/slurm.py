@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from evalscope_evalflow.config.install_hint import install_command
 from evalscope_evalflow.errors import ConfigError, Problem
 from evalscope_evalflow.sweep.cluster.cluster_executor import ClusterExecutor
 from evalscope_evalflow.sweep.cluster.cluster_options import GIB, ClusterOptions
@@ -89,15 +90,14 @@ class Slurm(ClusterExecutor):
                 if RESERVED.get(name):
                     raise ValueError(f"{name} is an option of its own: executor.{RESERVED[name]}")
                 if name in RESERVED:
-                    raise ValueError(f"{name} is set by EvalFlow")
+                    raise ValueError(f"{name} is set by EvalFlow; leave it out")
             return names
 
     def make_scheduler(self) -> Scheduler:
         if find_spec("submitit") is None:
-            todo = "Install it: pip install 'evalscope-evalflow[slurm]'. Or choose `executor: local`."
-            raise ConfigError(
-                Problem("evalflow.executor", "executor slurm needs submitit, which is missing here", todo)
-            )
+            todo = f"{install_command('slurm')}, or choose `executor: local`."
+            what = "the executor slurm needs submitit, which is not installed in this environment"
+            raise ConfigError(Problem("evalflow.executor", what, todo))
         from evalscope_evalflow.sweep.cluster.slurm_scheduler import SlurmScheduler
 
         options = self.options
