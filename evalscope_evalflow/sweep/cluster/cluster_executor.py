@@ -24,6 +24,7 @@ from evalscope_evalflow.sweep.cluster.cluster_work import (
     Unit,
     answering,
     groups_of,
+    host_problems,
     identity,
     key_problems,
     runs_on_cluster,
@@ -95,7 +96,7 @@ class ClusterExecutor(Executor):
         wanted = [job for job in jobs if runs_on_cluster(job)]
         found: list[Problem] = []
         for job in wanted:
-            found += key_problems(answering(job), self.cluster_options.pass_env)
+            found += [*key_problems(answering(job), self.cluster_options.pass_env), *host_problems(job)]
         if not wanted:
             return found
         try:

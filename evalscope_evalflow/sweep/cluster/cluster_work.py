@@ -17,6 +17,7 @@ from pydantic import BaseModel, SecretStr
 
 from evalscope_evalflow.backends import load_backend
 from evalscope_evalflow.config import keys
+from evalscope_evalflow.config.loopback import is_loopback
 from evalscope_evalflow.config.secret_names import MASK, NO_KEY, is_secret_name
 from evalscope_evalflow.engines import resolve_engine
 from evalscope_evalflow.errors import Problem
@@ -156,6 +157,16 @@ def key_problems(job: Job, pass_env: Collection[str]) -> Iterator[Problem]:
         elif name[1] not in pass_env:
             what = f"names the variable {name[1]}, which jobs on the cluster do not get"
             yield Problem(place, what, f"Add {name[1]} to executor.pass_env.")
+
+
+def host_problems(job: Job) -> Iterator[Problem]:
+    """An address at which others on the cluster's network would reach the engine."""
+    host = job.deploy.host
+    listens_everywhere = host in ("0.0.0.0", "::")
+    own = is_loopback(f"http://{f'[{host}]' if ':' in host else host}")
+    if resolve_engine(job.model, job.deploy).local and (listens_everywhere or not own):
+        what = f"{host} can be reached over the network, and on a cluster engines listen at loopback alone"
+        yield Problem("deploy.host", what, "Leave it out: engine and worker run on the same node.")
 
 
 def _secrets(node: Any, place: str, name: str = "") -> Iterator[tuple[str, str]]:

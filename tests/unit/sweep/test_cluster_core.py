@@ -270,6 +270,19 @@ def test_a_key_that_an_engine_needs_is_a_reference_to_a_variable_that_is_passed_
     assert list(cluster_work.key_problems(cluster_work.answering(job), ["MY_TOKEN"])) == []
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "node7.example"])
+def test_no_engine_of_a_cluster_is_reached_over_the_network(make, host):
+    (job,) = make("a", deploy={"host": host})
+    (problem,) = cluster_work.host_problems(job)
+    assert (problem.where, host in problem.what) == ("deploy.host", True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_is_where_an_engine_of_a_cluster_listens(make, host):
+    (job,) = make("a", deploy={"host": host})
+    assert list(cluster_work.host_problems(job)) == []
+
+
 class TestAdoption:
     def test_after_sigkill_of_the_submitter_the_same_command_takes_the_same_jobs(self, make, cluster, desk):
         executor, _ = cluster(make("a", "b"))
