@@ -64,7 +64,8 @@ def test_a_list_of_tasks_loads_the_model_once(stock_task: dict[str, Any], gguf: 
         assert record["state"] == "complete"
         assert record["release"]["released"] is False
         assert record["release"]["kept_until"] > record["started"][:10]
-        assert 0 <= record["engine_held_s"] - record["phases_s"]["load"] - record["phases_s"]["infer"] < 1
+        beside = record["engine_held_s"] - record["phases_s"]["load"] - record["phases_s"]["infer"]
+        assert -0.1 < beside < 3  # each of the three is rounded, and taken by another thread
     assert len(servers_of(model)) == 2, "a guard and its server"
     assert [entry.phase[:10] for entry in registry.entries()] == ["kept until"]
     assert [bool(released) for released in release_kept()] == [True]
