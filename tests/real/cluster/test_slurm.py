@@ -15,7 +15,7 @@ from slurm_cluster import SlurmCluster
 
 from evalscope_evalflow.testing.executor_suite import ExecutorSuite
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm")]  # one Slurm at a time
+pytestmark = pytest.mark.cluster
 SCRIPTED = Path(__file__).parents[2] / "scripted"
 BIN = Path(sys.executable).parent
 RUN_S = 300

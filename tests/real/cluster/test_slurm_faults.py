@@ -17,7 +17,7 @@ import pytest
 import yaml
 from slurm_cluster import NODES, SlurmCluster, ask, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm")]  # one Slurm at a time
+pytestmark = pytest.mark.cluster
 SCRIPTED = Path(__file__).parents[2] / "scripted"
 EVALFLOW = Path(sys.executable).parent / "evalflow"
 ITEMS = 8

@@ -12,7 +12,7 @@ from ray_cluster import CPUS, TwoNodes
 
 from evalscope_evalflow.testing.executor_suite import ExecutorSuite
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]  # one Ray at a time
+pytestmark = pytest.mark.cluster
 SCRIPTED = Path(__file__).parents[2] / "scripted"
 
 

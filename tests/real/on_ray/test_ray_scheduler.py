@@ -19,7 +19,7 @@ from evalscope_evalflow.sweep.cluster.ray_scheduler import RayScheduler, RaySett
 from evalscope_evalflow.sweep.cluster.scheduler import JobStatus, SchedulerSilent, Stage, Submission
 from evalscope_evalflow.sweep.device_needs import Offer
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]  # one Ray at a time
+pytestmark = pytest.mark.cluster
 # Says what it was given, starts a process of its own as an engine would, and waits to be told to end.
 SCRIPT = """
 import json, os, subprocess, sys, threading

@@ -16,7 +16,7 @@ import yaml
 from fault_run import orphans_come_here
 from ray_cluster import TwoNodes, actor_processes, wait_gone, wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("ray")]  # one Ray at a time
+pytestmark = pytest.mark.cluster
 BIN = Path(sys.executable).parent
 SCRIPTED = Path(__file__).parents[2] / "scripted"
 KEY = "sk-never-to-be-on-a-node"
